@@ -1,0 +1,54 @@
+//! wharf runs GPU jobs on a fleet of machines. This page is the map.
+//!
+//! ```text
+//!        cli ---------------------------- daemon (puts the parts together)
+//!         |                                  |
+//!        rpc   the wire: gRPC in both directions, sockets, who is calling
+//!         |
+//!        api   the two services as traits
+//!       /   \
+//! controller  agent       one owner of state each: decide, make it durable, then act
+//!    |    \    /  |  \
+//! scheduler store |   runtime > shim > the user's command > logs
+//!    |            gpu
+//! jobfile, domain         pure: words and decisions
+//! ```
+//!
+//! | folder | what it is for |
+//! |---|---|
+//! | [`domain`] | PURE. Ids, job specification, GPUs, the life of a task and of a run, completion, retry, allocation |
+//! | [`jobfile`] | PURE. Job files into [`domain::spec::JobSpec`]; the environment of their tasks |
+//! | [`scheduler`] | PURE. Where a gang goes, who goes first, why something waits |
+//! | [`api`] | the Agent and Controller services as traits |
+//! | [`controller`] | admission, queue, placing, commands to agents, recovery |
+//! | [`agent`] | one node: stage, prepare, launch, stop, release; adopts its tasks after a restart |
+//! | [`runtime`] | the trait that runs tasks; [`runtime::process`] |
+//! | [`shim`] | the static program under every command, and its protocol |
+//! | [`logs`] | reads what shims write: records, segments, cursors, following |
+//! | [`gpu`] | the trait that knows GPUs; [`gpu::sim`] |
+//! | [`store`] | the trait that keeps state; [`store::sqlite`]; the history of events |
+//! | [`rpc`] | the only place that sees generated code: conversions, servers, clients, sockets |
+//! | [`daemon`] | an agent and a controller from their settings |
+//! | [`cli`] | commands and what they print |
+//! | [`config`], [`telemetry`] | settings; logging and the clock |
+//!
+//! # Directions
+//!
+//! `cli > daemon > rpc > agent, controller > scheduler > jobfile > domain`, and never back. `api` speaks the domain's
+//! words only; agent and controller know each other only through it. Adapters (`gpu::sim`, `runtime::process`,
+//! `store::sqlite`) see the domain and their own trait. Pure folders import no tokio, tonic, clock or randomness:
+//! time, ids and chance come in as arguments. `tests/architecture.rs` reads the `use` lines and keeps it so.
+//!
+//! # The life of a job
+//!
+//! 1. [`cli`] sends the file to the controller; [`jobfile::parse`] names everything that is wrong with it at once.
+//! 2. [`controller`] makes job, specification and first run durable in one transaction, then answers.
+//! 3. [`scheduler::schedule`] finds seats for the whole gang or for none; seats are promises, written before anything
+//!    is asked of a node.
+//! 4. [`domain::run::Run::actions`] says what agents should have been told by now: stage, then prepare everywhere,
+//!    then launch everywhere. It looks at states, not at messages, so a restart simply asks again.
+//! 5. [`agent`] holds what was promised or vetoes, and brings the task to its barrier: the [`shim`] waits for "go".
+//! 6. The shim runs the command, writes its output and its end to disk, and outlives everything of ours.
+//! 7. Each end goes to [`domain::completion`]; the run's end goes to [`domain::retry`].
+//! 8. Release: the agent answers once nothing of the task is left; only then is the promise taken back.
+
