@@ -52,3 +52,4 @@
 //! 7. Each end goes to [`domain::completion`]; the run's end goes to [`domain::retry`].
 //! 8. Release: the agent answers once nothing of the task is left; only then is the promise taken back.
 
+pub mod domain;

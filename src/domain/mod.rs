@@ -1,0 +1,23 @@
+//! The words of wharf and its pure decisions. No IO, no clock, no randomness:
+//! time, ids and chance come in as arguments.
+
+pub mod allocation;
+pub mod command;
+pub mod completion;
+pub mod event;
+pub mod exit;
+pub mod gpu;
+pub mod ids;
+pub mod job;
+pub mod lifecycle;
+pub mod nearest;
+pub mod principal;
+pub mod promise;
+pub mod quantity;
+pub mod reconcile;
+pub mod retry;
+pub mod run;
+pub mod spec;
+pub mod task;
+pub mod time;
+pub mod view;
