@@ -53,3 +53,4 @@
 //! 8. Release: the agent answers once nothing of the task is left; only then is the promise taken back.
 
 pub mod domain;
+pub mod jobfile;
