@@ -54,3 +54,4 @@
 
 pub mod domain;
 pub mod jobfile;
+pub mod scheduler;
