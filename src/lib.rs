@@ -52,6 +52,10 @@
 //! 7. Each end goes to [`domain::completion`]; the run's end goes to [`domain::retry`].
 //! 8. Release: the agent answers once nothing of the task is left; only then is the promise taken back.
 
+pub mod api;
 pub mod domain;
+pub mod gpu;
 pub mod jobfile;
 pub mod scheduler;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,70 @@
+//! What one node can be asked.
+
+use super::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
+use crate::domain::command::{CommandHeader, Error};
+use crate::domain::ids::{JournalId, NodeName, NodeUid, TaskId};
+use crate::domain::principal::Principal;
+use crate::domain::task::{Inventory, TaskSpec, TaskStatus};
+use crate::domain::view::GpuView;
+use async_trait::async_trait;
+
+/// One node. Commands are idempotent and end by their header's deadline; see `agent.proto`.
+#[async_trait]
+pub trait AgentApi: std::fmt::Debug + Send + Sync + 'static {
+    async fn stage(&self, header: CommandHeader, task: TaskSpec) -> Result<TaskStatus, Error>;
+
+    /// Answers when the task is READY. An error of kind `Exhausted` is a veto: something promised is not free here.
+    async fn prepare(&self, header: CommandHeader, task: TaskSpec) -> Result<TaskStatus, Error>;
+
+    async fn launch(
+        &self,
+        header: CommandHeader,
+        id: TaskId,
+        env: Vec<(String, String)>,
+    ) -> Result<TaskStatus, Error>;
+
+    async fn stop(&self, header: CommandHeader, id: TaskId, grace_ms: u64) -> Result<TaskStatus, Error>;
+
+    /// Answers once nothing of the task is left and nothing is held for it. Stop or Release of an unknown task
+    /// leaves a tombstone for a day, so that a late Prepare of that generation is refused as stale.
+    async fn release(&self, header: CommandHeader, id: TaskId) -> Result<TaskStatus, Error>;
+
+    /// Tasks in id order after `token`, and the token of the next page.
+    async fn list_tasks(
+        &self,
+        who: &Principal,
+        page_size: u32,
+        token: &str,
+    ) -> Result<(Vec<TaskStatus>, String), Error>;
+
+    async fn get_node(&self, who: &Principal) -> Result<NodeInfo, Error>;
+
+    /// Changes of tasks after the cursor (`JOURNAL_ID:SEQUENCE`; `None`: from now on).
+    async fn watch(&self, who: &Principal, cursor: Option<String>) -> Result<Answers<WatchedStatus>, Error>;
+
+    async fn logs(&self, who: &Principal, query: LogQuery) -> Result<Answers<LogBatch>, Error>;
+
+    async fn exec(&self, who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error>;
+}
+
+/// A node as its agent sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeInfo {
+    pub name: NodeName,
+    pub node_uid: NodeUid,
+    pub journal_id: JournalId,
+    pub version: String,
+    pub inventory: Inventory,
+    pub gpus: Vec<GpuView>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct WatchedStatus {
+    pub status: TaskStatus,
+    pub cursor: String,
+}
+
+/// Makes clients of agents by the address they registered (`HOST:PORT` or `unix:PATH`). Does not connect yet.
+pub trait AgentDialer: std::fmt::Debug + Send + Sync + 'static {
+    fn dial(&self, address: &str) -> Result<std::sync::Arc<dyn AgentApi>, Error>;
+}

@@ -1,0 +1,84 @@
+//! What the controller can be asked by users, operators and agents.
+
+use super::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
+use crate::domain::command::{Error, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus};
+use crate::domain::event::Event;
+use crate::domain::ids::{JournalId, NodeUid, TaskId};
+use crate::domain::principal::Principal;
+use crate::domain::view::{Explanation, GpuView, JobView, NodeView, Submitted};
+use async_trait::async_trait;
+
+/// The fleet. `job` arguments are texts: digits (a job id), a name of the caller's (unfinished first, else
+/// newest), or `USER/NAME`.
+#[async_trait]
+pub trait ControllerApi: std::fmt::Debug + Send + Sync + 'static {
+    /// Validates everything, then queues; durable before it answers. With `dry_run` nothing is queued and both
+    /// ids are 0. The same `request_id` of one user again gets the first answer.
+    async fn submit(&self, who: &Principal, submit: Submit) -> Result<Submitted, Error>;
+
+    /// Jobs, newest first, without tasks, and the token of the next page (empty: no more).
+    async fn list_jobs(
+        &self,
+        who: &Principal,
+        filter: JobFilter,
+        page_size: u32,
+        token: &str,
+    ) -> Result<(Vec<JobView>, String), Error>;
+
+    /// One job with the tasks of one run: `run` is a run id, -1 for the previous, `None` for the newest.
+    async fn get_job(&self, who: &Principal, job: &str, run: Option<i64>) -> Result<JobView, Error>;
+
+    async fn explain_job(&self, who: &Principal, job: &str) -> Result<Explanation, Error>;
+
+    /// Asks for the end and answers at once; stopping an ended job changes nothing.
+    async fn stop_job(&self, who: &Principal, job: &str, grace_ms: Option<u64>) -> Result<JobView, Error>;
+
+    async fn list_nodes(&self, who: &Principal) -> Result<Vec<NodeView>, Error>;
+
+    async fn list_gpus(&self, who: &Principal, node: Option<&str>) -> Result<Vec<GpuView>, Error>;
+
+    async fn watch(&self, who: &Principal, filter: EventFilter) -> Result<Answers<Event>, Error>;
+
+    async fn logs(&self, who: &Principal, query: LogQuery) -> Result<Answers<LogBatch>, Error>;
+
+    async fn exec(&self, who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error>;
+
+    /// From agents. A second live agent of one name is refused.
+    async fn register(&self, who: &Principal, registration: Registration) -> Result<Registered, Error>;
+
+    async fn heartbeat(&self, who: &Principal, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error>;
+
+    /// Answers with the sequence up to which everything is durable here.
+    async fn report(
+        &self,
+        who: &Principal,
+        node_uid: NodeUid,
+        journal_id: JournalId,
+        statuses: Vec<SequencedStatus>,
+    ) -> Result<u64, Error>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Submit {
+    /// For messages, and to tell the format.
+    pub file_name: String,
+    pub content: Vec<u8>,
+    pub request_id: String,
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct JobFilter {
+    /// Ended jobs too.
+    pub all: bool,
+    pub user: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EventFilter {
+    /// Only events after this sequence number; `None`: from the oldest kept.
+    pub after: Option<u64>,
+    pub follow: bool,
+    pub job: Option<String>,
+    pub node: Option<String>,
+}

@@ -1,0 +1,61 @@
+//! GPUs whose type the operator names: the node's `gpu_type` label goes before what the driver's name says.
+
+use super::{GpuError, GpuProcess, GpuSource};
+use crate::domain::gpu::{Gpu, GpuSample, Topology};
+use crate::domain::ids::GpuUuid;
+use async_trait::async_trait;
+use std::sync::Arc;
+
+/// Another source with one type for all of its GPUs.
+#[derive(Debug)]
+pub struct Labelled {
+    inner: Arc<dyn GpuSource>,
+    gpu_type: String,
+}
+
+impl Labelled {
+    /// `inner` itself where no type is named.
+    pub fn over(inner: Arc<dyn GpuSource>, gpu_type: Option<&String>) -> Arc<dyn GpuSource> {
+        match gpu_type {
+            Some(gpu_type) => Arc::new(Self { inner, gpu_type: gpu_type.clone() }),
+            None => inner,
+        }
+    }
+}
+
+#[async_trait]
+impl GpuSource for Labelled {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    async fn devices(&self) -> Result<(Vec<Gpu>, Topology), GpuError> {
+        let (mut devices, topology) = self.inner.devices().await?;
+        devices.iter_mut().for_each(|gpu| gpu.gpu_type.clone_from(&self.gpu_type));
+        Ok((devices, topology))
+    }
+
+    async fn samples(&self) -> Result<Vec<(GpuUuid, GpuSample)>, GpuError> {
+        self.inner.samples().await
+    }
+
+    async fn processes(&self) -> Result<Vec<GpuProcess>, GpuError> {
+        self.inner.processes().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::sim::SimGpus;
+
+    #[tokio::test]
+    async fn the_label_names_the_type() {
+        let sim: Arc<dyn GpuSource> = Arc::new(SimGpus::new(SimGpus::parse("2xA100").unwrap(), "node"));
+        let types = |source: Arc<dyn GpuSource>| async move {
+            source.devices().await.unwrap().0.into_iter().map(|gpu| gpu.gpu_type).collect::<Vec<_>>()
+        };
+        assert_eq!(types(Labelled::over(sim.clone(), None)).await, ["A100", "A100"]);
+        assert_eq!(types(Labelled::over(sim, Some(&"jd_a100".to_owned()))).await, ["jd_a100", "jd_a100"]);
+    }
+}

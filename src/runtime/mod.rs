@@ -1,0 +1,119 @@
+//! Runs tasks behind a shim: the trait, and one folder per way of doing it.
+//!
+//! A runtime keeps no decisions. The agent tells it what to do, in this order for one task:
+//! `stage`, `prepare` (everything up to the barrier), `launch`, and `stop` at any time; `remove` at the end.
+//! What happens on its own arrives on the event channel that the runtime was built with.
+
+#[cfg(test)]
+pub mod contract;
+pub mod process;
+
+use crate::api::stream::{ExecSession, ExecSpec};
+use crate::domain::exit::Exit;
+use crate::domain::ids::TaskId;
+use crate::domain::task::TaskSpec;
+use crate::domain::time::Timestamp;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a runtime tells the agent without being asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RuntimeEvent {
+    pub id: TaskId,
+    pub kind: RuntimeEventKind,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum RuntimeEventKind {
+    /// The user's command runs.
+    Started { at: Timestamp },
+    /// The command ended, its output is drained to disk and nothing of the task runs any more.
+    /// `exit.class` is success, user, platform, stopped (the stop was ours) or time_limit (a lease that ran out).
+    Exited { at: Timestamp, exit: Exit },
+}
+
+/// What preparing or adopting found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Notices(pub Vec<String>);
+
+/// What is left of a task that an earlier agent process started.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Adopted {
+    /// At its barrier, waiting for launch.
+    Waiting,
+    Running {
+        started_at: Timestamp,
+    },
+    Ended {
+        started_at: Option<Timestamp>,
+        at: Timestamp,
+        exit: Exit,
+    },
+    /// Nothing is left, and no record of an end: its class is platform.
+    Gone,
+}
+
+/// The last word before the user's command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launch {
+    /// The whole environment of the command, in order; later entries of one name win.
+    pub env: Vec<(String, String)>,
+}
+
+/// Why a runtime refused or failed. `user_error` ends the job; everything else is the platform's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{operation} {task}: {message}")]
+pub struct RuntimeError {
+    /// `stage`, `prepare`, `launch` ...
+    pub operation: &'static str,
+    pub task: TaskId,
+    pub message: String,
+    /// The job asked for something that cannot be: retrying elsewhere would not help.
+    pub user_error: bool,
+}
+
+/// Runs tasks. Implementations: [`process`].
+#[async_trait]
+pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
+    fn name(&self) -> &'static str;
+
+    /// Fetches what the task needs (images, code). Holds nothing. Idempotent.
+    async fn stage(&self, task: &TaskSpec) -> Result<Notices, RuntimeError>;
+
+    /// Creates the task up to its barrier: its shim waits for [`Runtime::launch`]. Leaves nothing behind on error.
+    async fn prepare(&self, task: &TaskSpec) -> Result<Notices, RuntimeError>;
+
+    /// Says "go". Returns when the shim has the command; `Started` or `Exited` follows as an event. Idempotent.
+    async fn launch(&self, id: TaskId, launch: &Launch) -> Result<(), RuntimeError>;
+
+    /// Asks the task to end: SIGTERM to its process group, SIGKILL to all of it after `grace`. Returns when the
+    /// shim has been told; `Exited` follows. A task at its barrier ends at once. Idempotent.
+    async fn stop(&self, id: TaskId, grace: Duration) -> Result<(), RuntimeError>;
+
+    /// Ends whatever is left of the task and returns once it is really gone. Its log stays until
+    /// [`Runtime::purge`]. Idempotent; unknown tasks are gone.
+    async fn remove(&self, id: TaskId) -> Result<(), RuntimeError>;
+
+    /// Deletes what a removed task leaves beside its log, such as its working folder. Idempotent. [`Runtime::purge`]
+    /// does it too; this is for what need not be kept as long as a log.
+    async fn clear_work(&self, id: TaskId) -> Result<(), RuntimeError>;
+
+    /// Takes over what an earlier process of this agent prepared or launched. Later ends arrive as events.
+    async fn adopt(&self, task: &TaskSpec) -> Result<Adopted, RuntimeError>;
+
+    /// Renews the lease of a running task, as counted from `sent` on CLOCK_BOOTTIME.
+    async fn renew_lease(&self, id: TaskId, sent_boottime: Duration) -> Result<(), RuntimeError>;
+
+    async fn exec(&self, id: TaskId, exec: ExecSpec) -> Result<ExecSession, RuntimeError>;
+
+    /// The folder with the task's log segments and exit record; see `logs`.
+    fn log_dir(&self, id: TaskId) -> PathBuf;
+
+    /// Deletes the log and records of a removed task.
+    async fn purge(&self, id: TaskId) -> Result<(), RuntimeError>;
+
+    /// Tasks that have anything on this machine, journalled or not.
+    async fn list(&self) -> Result<Vec<TaskId>, RuntimeError>;
+}
