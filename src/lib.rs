@@ -56,6 +56,8 @@ pub mod api;
 pub mod domain;
 pub mod gpu;
 pub mod jobfile;
+pub mod logs;
 pub mod scheduler;
+pub mod shim;
 pub mod store;
 pub mod telemetry;
