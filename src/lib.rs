@@ -57,6 +57,7 @@ pub mod domain;
 pub mod gpu;
 pub mod jobfile;
 pub mod logs;
+pub mod runtime;
 pub mod scheduler;
 pub mod shim;
 pub mod store;

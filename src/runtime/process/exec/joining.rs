@@ -1,0 +1,80 @@
+//! Puts a command that is about to run where its task is: groups, IPC namespace, session, user.
+//! Between fork and exec only what is safe there: system calls on memory that was made before.
+
+use super::super::{OpenFiles, Task};
+use nix::sched::CloneFlags;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use tokio::process::Command;
+
+const UMASK: Mode = Mode::from_bits_truncate(crate::runtime::process::setup::UMASK);
+
+pub(super) fn join_task(
+    command: &mut Command,
+    task: &Task,
+    child_pid: u32,
+    tty: bool,
+    open_files: Option<OpenFiles>,
+) -> io::Result<()> {
+    let entries = task.groups.payload_entries()?;
+    // Best effort: without rights, or on a machine where the task shares the node's.
+    let ipc = File::open(format!("/proc/{child_pid}/ns/ipc")).ok();
+    let oom_score_adj = std::fs::read_to_string(format!("/proc/{child_pid}/oom_score_adj")).unwrap_or_default();
+    let account = &task.record.account;
+    let groups: Vec<Gid> = account.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+    let root = Uid::effective().is_root();
+    let join = move || {
+        for entry in &entries {
+            write(entry.as_raw_fd(), b"0")?;
+        }
+        if let Some(ipc) = &ipc {
+            nix::sched::setns(ipc, CloneFlags::CLONE_NEWIPC).ok();
+        }
+        shield_others(oom_score_adj.as_bytes());
+        nix::unistd::setsid()?;
+        // As the task's own command has it.
+        umask(UMASK);
+        if let Some(OpenFiles { soft, hard }) = open_files {
+            setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        }
+        if tty {
+            // SAFETY: standard input is the terminal; the call takes one integer.
+            let result = unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) };
+            nix::errno::Errno::result(result)?;
+        }
+        if root {
+            nix::unistd::setgroups(&groups)?;
+            nix::unistd::setgid(gid)?;
+            nix::unistd::setuid(uid)?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only; everything that it touches was allocated before the fork.
+    unsafe {
+        command.pre_exec(join);
+    }
+    Ok(())
+}
+
+/// The kernel prefers it as it prefers the task's command.
+fn shield_others(oom_score_adj: &[u8]) {
+    // SAFETY: a constant, terminated path.
+    let fd = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    if fd >= 0 {
+        write(fd, oom_score_adj).ok();
+        // SAFETY: opened above, and not used after this.
+        unsafe { libc::close(fd) };
+    }
+}
+
+fn write(fd: i32, bytes: &[u8]) -> io::Result<()> {
+    // SAFETY: the buffer and its length belong together.
+    let result = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+    nix::errno::Errno::result(result)?;
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! A pseudoterminal for an interactive command.
+
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use std::fs::File;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::fchown;
+use tokio::net::unix::pipe;
+
+/// Both ends of a terminal.
+pub(super) struct Terminal {
+    pub(super) reader: pipe::Receiver,
+    pub(super) writer: pipe::Sender,
+    /// The end that the command sees.
+    pub(super) user: File,
+}
+
+/// Opens a terminal of this many rows and columns, owned by the task's user as after a login.
+pub(super) fn open((rows, columns): (u16, u16), uid: u32) -> io::Result<Terminal> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let (mut ours, mut theirs) = (-1, -1);
+    // SAFETY: two integers to fill, no name and no settings wanted, a size that outlives the call.
+    let result = unsafe { libc::openpty(&mut ours, &mut theirs, std::ptr::null_mut(), std::ptr::null(), &size) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: openpty just made both descriptors; nobody else owns them.
+    let (ours, theirs) = unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
+    for fd in [&ours, &theirs] {
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    }
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK | OFlag::O_RDWR))?;
+    if nix::unistd::Uid::effective().is_root() {
+        fchown(&theirs, Some(uid), None)?;
+    }
+    // Unchecked: a terminal is no pipe, but is read, written and waited for like one.
+    let reader = pipe::Receiver::from_owned_fd_unchecked(ours.try_clone()?)?;
+    let writer = pipe::Sender::from_owned_fd_unchecked(ours)?;
+    Ok(Terminal { reader, writer, user: File::from(theirs) })
+}

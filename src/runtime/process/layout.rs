@@ -1,0 +1,329 @@
+//! Where a process task's files are, and the two small records that let a later agent take it over.
+//! Blocking file access; decides nothing.
+//!
+//! ```text
+//! STATE/shim/wharf-shim-CRC       the shim's program: stays for tasks that outlive an upgrade
+//! STATE/tasks/TASK/task.json      what was prepared        shim.json   which process the shim is
+//!                  spec, command  what the shim is told    exit        its word on the end
+//!                  started.json   when the command began   log.N       log segments
+//!                  work/          the task's own working directory
+//! RUN/TASK/s                      the shim connects here
+//! ```
+
+use super::account::Account;
+use super::process_id::ProcessId;
+use super::tree;
+use crate::domain::ids::TaskId;
+use crate::domain::task::TaskSpec;
+use crate::domain::time::Timestamp;
+use crate::shim::exit::ExitRecord;
+use crate::shim::spec::{Command, ShimSpec};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// The shim's socket in its directory: short, because socket paths end at 108 bytes.
+pub const SOCKET_NAME: &str = "s";
+/// Larger records are damage: a task cannot write them, a disk fault can.
+const MAX_RECORD_BYTES: u64 = 32 * 1024 * 1024;
+
+/// `task.json`: facts that hold for the task's whole life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    pub spec: TaskSpec,
+    /// Known to its shim and us alone.
+    pub nonce: String,
+    pub account: Account,
+    pub cwd: PathBuf,
+    pub notices: Vec<String>,
+}
+
+/// `started.json`: spares whoever adopts a running task from waiting until its shim calls back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartRecord {
+    pub started_at: Timestamp,
+    pub child_pid: u32,
+    /// The task's, so that no other task's start is taken for it.
+    #[serde(default)]
+    pub nonce: String,
+    /// The command, if it still ran when this was written.
+    pub child: Option<ProcessId>,
+}
+
+/// The two roots of a runtime.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    tasks: PathBuf,
+    shims: PathBuf,
+    run: PathBuf,
+}
+
+/// The places of one task.
+#[derive(Debug, Clone)]
+pub struct TaskDir {
+    pub dir: PathBuf,
+    pub socket_dir: PathBuf,
+}
+
+impl Layout {
+    pub fn create(state_dir: &Path, run_dir: &Path) -> io::Result<Self> {
+        let layout = Self { tasks: state_dir.join("tasks"), shims: state_dir.join("shim"), run: run_dir.to_owned() };
+        // Other users pass through to their own `work`, and list nothing.
+        make_dirs(&layout.tasks, 0o711)?;
+        make_dirs(&layout.shims, 0o755)?;
+        make_run_dir(&layout.run)?;
+        Ok(layout)
+    }
+
+    pub fn task(&self, id: TaskId) -> TaskDir {
+        TaskDir { dir: self.tasks.join(id.to_string()), socket_dir: self.run.join(id.to_string()) }
+    }
+
+    /// Tasks with a folder in the state or run directory.
+    pub fn tasks(&self) -> io::Result<Vec<TaskId>> {
+        let mut found = Vec::new();
+        for root in [&self.tasks, &self.run] {
+            let entries = match fs::read_dir(root) {
+                Ok(entries) => entries,
+                // A cleaner of temporary files may have taken the run directory.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(at("listing", root, error)),
+            };
+            for entry in entries {
+                let name = entry?.file_name();
+                found.extend(name.to_str().and_then(|name| name.parse::<TaskId>().ok()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Writes the program once per content: running tasks keep the file that they were started from.
+    pub fn install_shim(&self, program: &[u8], crc: u32) -> io::Result<PathBuf> {
+        let path = self.shims.join(format!("wharf-shim-{crc:08x}"));
+        let complete = fs::metadata(&path).is_ok_and(|found| found.len() == program.len() as u64);
+        if !complete {
+            write_atomically(&path, program, 0o755)?;
+        }
+        Ok(path)
+    }
+}
+
+impl TaskDir {
+    pub fn create(&self) -> io::Result<()> {
+        make_dirs(&self.dir, 0o711)?;
+        self.create_socket_dir()
+    }
+
+    /// Makes the socket's folder if it is not there: a cleaner of temporary files may have taken it.
+    pub fn create_socket_dir(&self) -> io::Result<()> {
+        self.socket_dir.parent().map_or(Ok(()), make_run_dir)?;
+        make_dirs(&self.socket_dir, 0o700)
+    }
+
+    pub fn log(&self, segment: u32) -> PathBuf {
+        self.dir.join(format!("log.{segment}"))
+    }
+
+    pub fn exit(&self) -> PathBuf {
+        self.dir.join("exit")
+    }
+
+    pub fn work(&self) -> PathBuf {
+        self.dir.join("work")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.socket_dir.join(SOCKET_NAME)
+    }
+
+    /// Log segments, empty, in order.
+    pub fn create_segments(&self, count: u32) -> io::Result<Vec<File>> {
+        (0..count).map(|segment| create_file(&self.log(segment))).collect()
+    }
+
+    pub fn create_exit(&self) -> io::Result<File> {
+        create_file(&self.exit())
+    }
+
+    /// Makes the task's own working directory, given to its user.
+    pub fn create_work(&self, account: &Account) -> io::Result<()> {
+        let work = self.work();
+        make_dirs(&work, 0o700)?;
+        if nix::unistd::Uid::effective().is_root() {
+            std::os::unix::fs::chown(&work, Some(account.uid), Some(account.gid))
+                .map_err(|error| at("giving away", &work, error))?;
+        }
+        Ok(())
+    }
+
+    pub fn write_task(&self, record: &TaskRecord) -> io::Result<()> {
+        write_json(&self.dir.join("task.json"), record)
+    }
+
+    pub fn read_task(&self) -> io::Result<Option<TaskRecord>> {
+        read_json(&self.dir.join("task.json"))
+    }
+
+    pub fn write_shim(&self, shim: &ProcessId) -> io::Result<()> {
+        write_json(&self.dir.join("shim.json"), shim)
+    }
+
+    pub fn read_shim(&self) -> io::Result<Option<ProcessId>> {
+        read_json(&self.dir.join("shim.json"))
+    }
+
+    pub fn write_start(&self, start: &StartRecord) -> io::Result<()> {
+        write_json(&self.dir.join("started.json"), start)
+    }
+
+    pub fn read_start(&self) -> io::Result<Option<StartRecord>> {
+        read_json(&self.dir.join("started.json"))
+    }
+
+    /// Who led a session of the task: its shim, and its command. Damaged records name nobody.
+    pub fn session_leaders(&self) -> io::Result<Vec<ProcessId>> {
+        let shim = undamaged(self.read_shim())?;
+        let child = undamaged(self.read_start())?.and_then(|start| start.child);
+        Ok(shim.into_iter().chain(child).collect())
+    }
+
+    /// Forgets which process the shim was: it is gone.
+    pub fn remove_shim(&self) -> io::Result<()> {
+        remove_file(&self.dir.join("shim.json"))
+    }
+
+    /// Writes what the shim reads as its specification, and opens it for the shim.
+    pub fn write_spec(&self, spec: &ShimSpec) -> io::Result<File> {
+        write_for_shim(&self.dir.join("spec"), &spec.encode())
+    }
+
+    /// Writes what the shim runs, and opens it for the shim. Kept for `exec`, which runs in the same environment.
+    pub fn write_command(&self, command: &Command) -> io::Result<File> {
+        write_for_shim(&self.dir.join("command"), &command.encode())
+    }
+
+    pub fn read_command(&self) -> io::Result<Option<Command>> {
+        let path = self.dir.join("command");
+        let Some(bytes) = read_bounded(&path)? else { return Ok(None) };
+        Command::decode(&bytes).map(Some).map_err(|error| damaged(&path, error))
+    }
+
+    /// The shim's word on the end; `None` while there is none.
+    pub fn read_exit(&self) -> io::Result<Option<ExitRecord>> {
+        let path = self.exit();
+        let Some(bytes) = read_bounded(&path)? else { return Ok(None) };
+        ExitRecord::decode_file(&bytes).map_err(|error| damaged(&path, error))
+    }
+
+    pub fn remove_socket_dir(&self) -> io::Result<()> {
+        tree::remove(&self.socket_dir).map_err(|error| at("removing", &self.socket_dir, error))
+    }
+
+    /// Everything but the socket directory: log, records, working directory.
+    pub fn remove_state(&self) -> io::Result<()> {
+        tree::remove(&self.dir).map_err(|error| at("removing", &self.dir, error))
+    }
+}
+
+/// Others pass through to sockets that are for them. A folder that is there already has the rights that it should have.
+fn make_run_dir(path: &Path) -> io::Result<()> {
+    if path.is_dir() { Ok(()) } else { make_dirs(path, 0o711) }
+}
+
+fn make_dirs(path: &Path, mode: u32) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(|error| at("creating", parent, error))?;
+    }
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at("creating", path, error)),
+        _ => {}
+    }
+    // The umask may have taken bits away.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|error| at("opening up", path, error))
+}
+
+fn create_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true).mode(0o600);
+    options.open(path).map_err(|error| at("creating", path, error))
+}
+
+fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let text = serde_json::to_vec_pretty(value).map_err(io::Error::other)?;
+    write_atomically(path, &text, 0o600)
+}
+
+/// `None` where there is no file; a damaged one is an error that names it.
+fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let Some(text) = read_bounded(path)? else { return Ok(None) };
+    serde_json::from_slice(&text).map(Some).map_err(|error| damaged(path, error))
+}
+
+fn read_bounded(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(at("reading", path, error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_RECORD_BYTES + 1).read_to_end(&mut bytes).map_err(|error| at("reading", path, error))?;
+    if bytes.len() as u64 > MAX_RECORD_BYTES {
+        return Err(damaged(path, format!("more than {MAX_RECORD_BYTES} bytes")));
+    }
+    Ok(Some(bytes))
+}
+
+fn damaged(path: &Path, error: impl ToString) -> io::Error {
+    at("reading", path, io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+}
+
+/// A record whose content makes no sense is as good as none. One that could not be read may be there: an error.
+pub fn undamaged<T>(read: io::Result<Option<T>>) -> io::Result<Option<T>> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::warn!(%error, "a record is damaged");
+            Ok(None)
+        }
+        read => read,
+    }
+}
+
+fn write_for_shim(path: &Path, content: &[u8]) -> io::Result<File> {
+    write_atomically(path, content, 0o600)?;
+    File::open(path).map_err(|error| at("opening", path, error))
+}
+
+/// A reader sees the old content, or the new, also after a power cut.
+fn write_atomically(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    // Two agents of one test directory must not share a half-written file.
+    name.push(format!(".{}.{:08x}", std::process::id(), uuid::Uuid::new_v4().as_fields().0));
+    let draft = path.with_file_name(name);
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
+        file.write_all(content)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        drop(file);
+        fs::rename(&draft, path)?;
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    };
+    write().map_err(|error| {
+        fs::remove_file(&draft).ok();
+        at("writing", path, error)
+    })
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at("removing", path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn at(operation: &str, path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{operation} {}: {error}", path.display()))
+}

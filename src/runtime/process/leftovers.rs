@@ -1,0 +1,100 @@
+//! Ends what a shim left behind: by control group where there is one, elsewhere by session and by environment.
+
+use super::cgroup::TaskGroups;
+use super::layout::{TaskDir, undamaged};
+use super::process_id::{self, ProcessId};
+use std::io;
+use std::time::{Duration, Instant};
+
+/// The variable by which a task's processes are known where there are no groups. Its value is the task's nonce: ids
+/// of tasks come again with another controller, and two of those may share a machine.
+pub const MARK: &str = "WHARF_TASK_NONCE";
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// By what the processes of one task are known.
+#[derive(Debug, Clone)]
+pub struct Traces {
+    groups: TaskGroups,
+    /// Who led a session of it.
+    leaders: Vec<ProcessId>,
+    /// Its user, and the entry of its environment; unknown where its record is lost.
+    owner: Option<(u32, Vec<u8>)>,
+}
+
+impl Traces {
+    /// Reads what is on disk about the task; blocking. Without groups, which know everybody, it must be readable.
+    pub fn read(dir: &TaskDir, groups: TaskGroups) -> io::Result<Self> {
+        let read = || -> io::Result<_> { Ok((undamaged(dir.read_task())?, dir.session_leaders()?)) };
+        let (record, leaders) = match read() {
+            Ok(read) => read,
+            Err(error) if groups.is_empty() => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "ending a task by its control groups alone");
+                (None, Vec::new())
+            }
+        };
+        let owner = record.map(|record| (record.account.uid, format!("{MARK}={}", record.nonce).into_bytes()));
+        Ok(Self { groups, leaders, owner })
+    }
+
+    /// One round of killing; the processes that it found.
+    fn kill_once(&self) -> Vec<i32> {
+        let mut left: Vec<i32> = self.groups.members().into_iter().collect();
+        if !left.is_empty() {
+            self.groups.kill();
+        }
+        // With groups the kernel has counted everybody; the rest is the second best.
+        let Some((uid, mark)) = self.owner.as_ref().filter(|_| self.groups.is_empty()) else { return left };
+        for leader in &self.leaders {
+            for pid in process_id::session_members(leader, *uid) {
+                process_id::kill_if(pid, |pid| process_id::in_session(pid, leader, *uid));
+                left.push(pid);
+            }
+        }
+        for pid in process_id::marked(mark, *uid) {
+            process_id::kill_if(pid, |pid| process_id::is_marked(pid, mark, *uid));
+            left.push(pid);
+        }
+        left.sort_unstable();
+        left.dedup();
+        left
+    }
+}
+
+/// Kills everything that is left of a task, and waits for it for a while.
+pub async fn kill(dir: &TaskDir, groups: &TaskGroups) {
+    let end = Instant::now() + DEADLINE;
+    let killed = loop {
+        let (dir, groups) = (dir.clone(), groups.clone());
+        let traces = tokio::task::spawn_blocking(move || Traces::read(&dir, groups)).await.map_err(io::Error::other);
+        match traces.and_then(|traces| traces) {
+            Ok(traces) => break kill_until(traces, DEADLINE).await,
+            Err(error) if Instant::now() >= end => break Err(error),
+            // Descriptors may be short for a moment.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    };
+    if let Err(error) = killed {
+        tracing::warn!(%error, "a task's processes do not end");
+    }
+}
+
+/// Kills until nothing is left. `Err` names what is left at the deadline.
+pub async fn kill_until(traces: Traces, deadline: Duration) -> io::Result<()> {
+    let end = Instant::now() + deadline;
+    let mut pause = Duration::from_millis(2);
+    let traces = std::sync::Arc::new(traces);
+    loop {
+        let round = traces.clone();
+        let left = tokio::task::spawn_blocking(move || round.kill_once()).await.map_err(io::Error::other)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            let pids: Vec<_> = left.iter().map(i32::to_string).collect();
+            return Err(io::Error::other(format!("processes do not end: {}", pids.join(", "))));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,100 @@
+//! Finds what an earlier agent process left of a task, and follows it from there.
+
+use super::layout::undamaged;
+use super::leftovers::{self, Traces};
+use super::supervisor::State;
+use super::{Adopted, Shared, Slot, Task, exit, link, platform, setup};
+use crate::domain::ids::TaskId;
+use crate::runtime::RuntimeError;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A shim that lives calls back as soon as its socket is there again.
+const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+
+impl Shared {
+    pub(super) async fn adopt(self: &Arc<Self>, id: TaskId) -> Result<Adopted, RuntimeError> {
+        let task = match self.find(id) {
+            Some(Slot::Live(task)) => Some(task),
+            Some(Slot::Preparing { .. }) => return Err(platform("adopt", id, "the task is being prepared")),
+            None => self.take_over(id).await.map_err(|error| platform("adopt", id, error))?,
+        };
+        if let Some(task) = task {
+            return self.ask_phase(&task).await;
+        }
+        let dir = self.layout.task(id);
+        // Its shim is gone, so what it recorded is there to stay: whoever cannot read it now asks again.
+        let read = move || Ok((undamaged(dir.read_task())?, undamaged(dir.read_exit())?));
+        if let (Some(record), Some(end)) = super::blocking("adopt", id, read).await? {
+            return Ok(Adopted::Ended {
+                started_at: end.started_realtime_ns.map(exit::timestamp),
+                at: exit::ended_at(&end),
+                exit: exit::exit_of(&end, setup::promised(&record.spec, &record.account)),
+            });
+        }
+        self.kill_leftovers(id).await?;
+        Ok(Adopted::Gone)
+    }
+
+    async fn ask_phase(self: &Arc<Self>, task: &Arc<Task>) -> Result<Adopted, RuntimeError> {
+        let mut states = task.state.clone();
+        let heard = states.wait_for(|state| *state != State::Connecting);
+        // Late, or its supervisor has ended: either way the last state tells.
+        tokio::time::timeout(HELLO_DEADLINE, heard).await.map(drop).ok();
+        let state = task.state.borrow().clone();
+        match state {
+            State::Waiting { .. } => Ok(Adopted::Waiting),
+            State::Running { started_at, .. } => Ok(Adopted::Running { started_at }),
+            State::Ended { started_at, at, exit } => Ok(Adopted::Ended { started_at, at, exit }),
+            // Its preparation was cut off: nobody is waiting for it.
+            State::Unprepared { .. } => {
+                self.remove(task.id).await?;
+                Ok(Adopted::Gone)
+            }
+            State::Connecting => {
+                let pid = task.shim.pid;
+                let message = format!("its shim (pid {pid}) lives and has not called back within 10 s");
+                Err(platform("adopt", task.id, message))
+            }
+        }
+    }
+
+    /// Follows the task's shim if it lives. `None`: it does not. An error says nothing about it.
+    pub(super) async fn take_over(self: &Arc<Self>, id: TaskId) -> io::Result<Option<Arc<Task>>> {
+        let dir = self.layout.task(id);
+        let look = move || -> io::Result<_> {
+            let (record, shim) = (undamaged(dir.read_task())?, undamaged(dir.read_shim())?);
+            // A damaged record is as good as none here: without it nothing can be followed.
+            let (Some(record), Some(shim)) = (record, shim) else { return Ok(None) };
+            let Some(pidfd) = shim.open()? else { return Ok(None) };
+            // In this order: a task that started and ended in between is seen as ended, or ends soon.
+            let start = undamaged(dir.read_start())?.filter(|start| start.nonce == record.nonce);
+            let end = undamaged(dir.read_exit())?;
+            Ok(Some((record, shim, pidfd, start, end, link::bind(&dir))))
+        };
+        let found = tokio::task::spawn_blocking(look).await.map_err(io::Error::other)??;
+        let Some((record, shim, pidfd, start, end, socket)) = found else { return Ok(None) };
+        let state = match (&start, &end) {
+            (_, Some(end)) => State::Ended {
+                started_at: end.started_realtime_ns.map(exit::timestamp),
+                at: exit::ended_at(end),
+                exit: exit::exit_of(end, setup::promised(&record.spec, &record.account)),
+            },
+            (Some(start), None) => State::Running { started_at: start.started_at, child_pid: start.child_pid },
+            (None, None) => State::Connecting,
+        };
+        let groups = self.cgroups.existing(id);
+        let task = self.follow(record, groups, shim, pidfd, socket, None, state)?;
+        self.lock().insert(id, Slot::Live(task.clone()));
+        Ok(Some(task))
+    }
+
+    /// Kills what a dead shim left.
+    async fn kill_leftovers(&self, id: TaskId) -> Result<(), RuntimeError> {
+        let (dir, groups) = (self.layout.task(id), self.cgroups.existing(id));
+        let traces = super::blocking("adopt", id, move || Traces::read(&dir, groups)).await?;
+        let killed = leftovers::kill_until(traces, Duration::from_secs(10)).await;
+        killed.map_err(|error| platform("adopt", id, error))
+    }
+}
