@@ -52,6 +52,7 @@
 //! 7. Each end goes to [`domain::completion`]; the run's end goes to [`domain::retry`].
 //! 8. Release: the agent answers once nothing of the task is left; only then is the promise taken back.
 
+pub mod agent;
 pub mod api;
 pub mod domain;
 pub mod gpu;

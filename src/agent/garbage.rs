@@ -1,0 +1,89 @@
+//! What is forgotten, and when: the logs of released tasks after `keep_ended`, or earlier when there are more
+//! than `max_ended` or they take more than `max_log_bytes`; their tombstones after a day. What anybody reads, waits for or works on is left alone.
+
+use super::actor::Actor;
+use super::executor::Work;
+use crate::domain::ids::TaskId;
+use crate::domain::lifecycle::TOMBSTONE;
+use crate::domain::time::Timestamp;
+use crate::runtime::RuntimeError;
+use tracing::{info, warn};
+
+impl Actor {
+    pub(super) fn collect_garbage(&mut self) {
+        if self.writer.is_failing() {
+            // A write that hangs says nothing; it is noticed here.
+            return self.go_on_without_journal();
+        }
+        let now = self.clock.now();
+        for id in self.logs_to_purge(now) {
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.enqueue(Work::Purge);
+                self.ready.insert(id);
+            }
+        }
+        let forgettable: Vec<TaskId> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| {
+                entry.purged
+                    && entry.is_idle()
+                    && entry.record.is_forgettable(now)
+                    && self.is_acknowledged(entry.published)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in forgettable {
+            if let Some(entry) = self.entries.remove(&id) {
+                self.unreported.remove(&entry.published);
+                self.writer.forget(id);
+            }
+        }
+    }
+
+    /// Released tasks with a log whose time is over, and the oldest of too many.
+    ///
+    /// Counted from the release, by this agent's clock: a task that ended while nobody looked must not lose its
+    /// log the moment the controller hears of it.
+    fn logs_to_purge(&self, now: Timestamp) -> Vec<TaskId> {
+        let mut kept: Vec<(Timestamp, TaskId, bool, u64)> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.record.released && !entry.purged)
+            .map(|(id, entry)| {
+                let free = entry.is_idle() && self.is_acknowledged(entry.published);
+                (entry.record.tombstone_until.unwrap_or_default(), *id, free, entry.log_bytes)
+            })
+            .collect();
+        kept.sort_unstable();
+        // The newest that fit, in number and in bytes; a log that is being read counts like any other.
+        let mut bytes = 0_u64;
+        let fits = |(_, _, _, log_bytes): &&(_, _, _, u64)| {
+            bytes = bytes.saturating_add(*log_bytes);
+            bytes <= self.retention.max_log_bytes
+        };
+        let fitting = kept.iter().rev().take(self.retention.max_ended).take_while(fits).count();
+        let too_many = kept.len() - fitting;
+        let due = kept.into_iter().enumerate().filter(|(position, (tombstone_until, _, free, _))| {
+            *free
+                && (*position < too_many || now.plus(TOMBSTONE).since(*tombstone_until) >= self.retention.keep_ended)
+        });
+        due.map(|(_, (_, id, _, _))| id).collect()
+    }
+
+    /// The log is gone: a tombstone stays, without the specification, which is the bulk of it.
+    pub(super) fn purged(&mut self, id: TaskId, result: Result<(), RuntimeError>) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        match result {
+            // A newer generation began meanwhile: its turn comes.
+            Ok(()) if !entry.record.released => {}
+            Ok(()) => {
+                info!(task = %id, "the log of an ended task is deleted");
+                entry.purged = true;
+                entry.record.spec = None;
+                self.writer.mark(id, entry);
+            }
+            Err(error) => warn!(task = %id, reason = error.message, "the log of an ended task is not deleted"),
+        }
+    }
+}

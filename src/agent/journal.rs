@@ -1,0 +1,187 @@
+//! The agent's memory on disk: what is read at the start, and how it is written.
+//!
+//! | key | value |
+//! |---|---|
+//! | `meta/node_uid`, `meta/journal_id` | text, made at the first start |
+//! | `meta/cluster_id`, `meta/term` | of the controller this node belongs to |
+//! | `meta/acknowledged` | the controller has every status up to this sequence |
+//! | `meta/sequence` | sequences up to here may have been given out; see `commit` |
+//! | `task/ID` | the record with the sequence of its newest status |
+//!
+//! A status is the whole state of a task, so the newest one per task is all there is to report: the outbox is
+//! the tasks whose sequence is above `meta/acknowledged`, bounded by the tasks themselves. The environment of
+//! a task is never written.
+
+use crate::domain::command::{Error, ErrorKind};
+use crate::domain::ids::{JournalId, NodeUid, TaskId, Term};
+use crate::domain::lifecycle::TaskRecord;
+use crate::store::{Compare, Entry, MAX_VALUE_BYTES, Op, Outcome, Range, Store, StoreError, Transaction};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub const NODE_UID: &str = "meta/node_uid";
+pub const JOURNAL_ID: &str = "meta/journal_id";
+pub const CLUSTER_ID: &str = "meta/cluster_id";
+pub const TERM: &str = "meta/term";
+pub const ACKNOWLEDGED: &str = "meta/acknowledged";
+pub const SEQUENCE: &str = "meta/sequence";
+pub const TASK_PREFIX: &str = "task/";
+
+/// Longest record; the rest of a value is for the reasons and notices that come later.
+pub const MAX_RECORD_BYTES: usize = MAX_VALUE_BYTES - 32 * 1024;
+/// Stands in the journal for what was too long for it.
+const LEFT_OUT: &str = "left out: too long for the node's journal";
+/// For reading at the start; later writes are waited for without end, one at a time.
+const READ_DEADLINE: Duration = Duration::from_secs(30);
+const PAGE: usize = 200;
+
+/// Who this node is; needed before its runtime and GPUs are built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub node_uid: NodeUid,
+    pub journal_id: JournalId,
+}
+
+/// Everything that an earlier process of this agent left.
+#[derive(Debug)]
+pub struct Journal {
+    pub identity: Identity,
+    /// `None` until the first registration.
+    pub cluster_id: Option<String>,
+    pub term: Term,
+    pub acknowledged: u64,
+    /// Nothing above it was given out.
+    pub sequence: u64,
+    pub tasks: Vec<(TaskId, Journalled)>,
+}
+
+/// The value of a `task/ID` key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Journalled {
+    pub sequence: u64,
+    pub record: TaskRecord,
+    /// Its log is gone; the record stays as a tombstone.
+    #[serde(default)]
+    pub purged: bool,
+}
+
+/// Reads the node's identity, or makes it at the first start.
+pub async fn load_identity(store: &Arc<dyn Store>) -> Result<Identity, Error> {
+    let fresh = || uuid::Uuid::new_v4().to_string();
+    let node_uid = get_or_make(store, NODE_UID, fresh()).await?;
+    let journal_id = get_or_make(store, JOURNAL_ID, fresh()).await?;
+    Ok(Identity { node_uid: NodeUid(node_uid), journal_id: JournalId(journal_id) })
+}
+
+async fn get_or_make(store: &Arc<dyn Store>, key: &str, fresh: String) -> Result<String, Error> {
+    if let Some(text) = get_text(store, key).await? {
+        return Ok(text);
+    }
+    let transaction = Transaction {
+        compares: vec![Compare::Absent { key: key.to_owned() }],
+        ops: vec![put(key, fresh.clone().into_bytes())],
+    };
+    match bounded(store.commit(transaction)).await? {
+        Outcome::Committed { .. } => Ok(fresh),
+        // Somebody else was first: theirs holds.
+        Outcome::Conflict => get_text(store, key)
+            .await?
+            .ok_or_else(|| Error::internal(format!("reading the journal: {key} is there and is not"))),
+    }
+}
+
+/// Reads the whole journal. A value that cannot be understood is an error: going on without the record of a
+/// task would end that task as somebody else's.
+pub async fn load(store: &Arc<dyn Store>) -> Result<Journal, Error> {
+    let identity = load_identity(store).await?;
+    let cluster_id = get_text(store, CLUSTER_ID).await?;
+    let term = Term(get_number(store, TERM).await?);
+    let acknowledged = get_number(store, ACKNOWLEDGED).await?;
+    let mut sequence = get_number(store, SEQUENCE).await?.max(acknowledged);
+    let mut tasks = Vec::new();
+    let mut range = Range { limit: PAGE, ..Range::prefix(TASK_PREFIX) };
+    loop {
+        let (entries, _) = bounded(store.range(range.clone())).await?;
+        let full = entries.len() >= PAGE;
+        for entry in entries {
+            // The next key after this one in byte order.
+            range.start = format!("{}\0", entry.key);
+            let (id, journalled) = decode(&entry)?;
+            sequence = sequence.max(journalled.sequence);
+            tasks.push((id, journalled));
+        }
+        if !full {
+            break;
+        }
+    }
+    Ok(Journal { identity, cluster_id, term, acknowledged, sequence, tasks })
+}
+
+fn decode(entry: &Entry) -> Result<(TaskId, Journalled), Error> {
+    let unreadable = |why: String| Error::internal(format!("reading the journal: {}: {why}", entry.key));
+    let id = entry.key.strip_prefix(TASK_PREFIX).unwrap_or_default().parse();
+    let id: TaskId = id.map_err(|error: crate::domain::ids::InvalidTaskId| unreadable(error.to_string()))?;
+    let journalled = serde_json::from_slice(&entry.value).map_err(|error| unreadable(error.to_string()))?;
+    Ok((id, journalled))
+}
+
+/// The write of a record. It always fits a value of the store: a write that is refused for its size would be tried
+/// for ever, and everybody else's with it. Specifications are checked against [`MAX_RECORD_BYTES`] when they come in;
+/// where reasons and notices take more than is left (JSON writes some characters in six bytes), they are left out.
+pub fn put_task(id: TaskId, journalled: &Journalled) -> Result<Op, Error> {
+    let mut bytes = encode(id, journalled)?;
+    if bytes.len() > MAX_VALUE_BYTES {
+        let mut smaller = journalled.clone();
+        smaller.record.notices = vec![LEFT_OUT.to_owned()];
+        bytes = encode(id, &smaller)?;
+        if let Some(exit) = smaller.record.exit.as_mut().filter(|_| bytes.len() > MAX_VALUE_BYTES) {
+            exit.reason = LEFT_OUT.to_owned();
+            bytes = encode(id, &smaller)?;
+        }
+    }
+    if bytes.len() > MAX_VALUE_BYTES {
+        let found = bytes.len();
+        return Err(Error::internal(format!("the record is {found} bytes, at most {MAX_VALUE_BYTES} are allowed")));
+    }
+    Ok(put(&task_key(id), bytes))
+}
+
+fn encode(id: TaskId, journalled: &Journalled) -> Result<Vec<u8>, Error> {
+    // Records are numbers and text: there is nothing to refuse in them.
+    serde_json::to_vec(journalled).map_err(|error| Error::internal(format!("write the record of {id}: {error}")))
+}
+
+pub fn put(key: &str, value: Vec<u8>) -> Op {
+    Op::Put { key: key.to_owned(), value }
+}
+
+pub fn put_number(key: &str, number: u64) -> Op {
+    put(key, number.to_string().into_bytes())
+}
+
+pub fn task_key(id: TaskId) -> String {
+    format!("{TASK_PREFIX}{id}")
+}
+
+async fn get_text(store: &Arc<dyn Store>, key: &str) -> Result<Option<String>, Error> {
+    let Some(entry) = bounded(store.get(key)).await? else { return Ok(None) };
+    let text = String::from_utf8(entry.value)
+        .map_err(|_| Error::internal(format!("reading the journal: {key} is not text")))?;
+    Ok(Some(text))
+}
+
+async fn get_number(store: &Arc<dyn Store>, key: &str) -> Result<u64, Error> {
+    let Some(text) = get_text(store, key).await? else { return Ok(0) };
+    text.parse().map_err(|_| Error::internal(format!("reading the journal: {key} is '{text}', not a number")))
+}
+
+async fn bounded<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, Error> {
+    match tokio::time::timeout(READ_DEADLINE, call).await {
+        Ok(answer) => answer.map_err(|error| Error::unavailable(format!("reading the journal: {error}"))),
+        Err(_) => {
+            let message = format!("reading the journal: no answer within {} s", READ_DEADLINE.as_secs());
+            Err(Error::new(ErrorKind::DeadlineExceeded, message))
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The node agent: owns the state of all tasks of one node.
+//!
+//! ```text
+//!  AgentHandle ──requests──> actor (domain::lifecycle, ledger) ──transactions──> journal
+//!                              ^   │ durable: effects                              │
+//!   runtime events ────────────┤   └──> executor ──calls──> runtime                │
+//!   results, commits, samples ─┴───────────┴──────────────────────────────────────-┘
+//!  reporter <── durable statuses ── actor          reporter ──> controller
+//! ```
+//!
+//! The actor decides and waits for nothing. An effect runs, and a caller is answered, once the decision is in the
+//! journal; only a stop and the report of an end do not wait for a journal that fails. Everything that may hang
+//! (runtime, GPUs, controller, disk) is called from tasks of its own with a deadline. The end of the agent stops
+//! no task.
+
+mod actor;
+mod adopt;
+mod api;
+mod backoff;
+mod commands;
+mod commit;
+mod entry;
+mod executor;
+mod garbage;
+mod gpus;
+mod journal;
+mod lingering;
+mod message;
+mod output;
+mod ports;
+mod queries;
+mod report;
+mod start;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use api::AgentHandle;
+pub use executor::Deadlines;
+pub use journal::{Identity, load_identity};
+pub use start::{AgentParts, AgentRunning, Tuning, start};

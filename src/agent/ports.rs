@@ -1,0 +1,138 @@
+//! Keeps the promised ports of a task from everybody else between Prepare and "go".
+//!
+//! The sockets are bound on every address and never listen, so nobody can connect to them. They may not be
+//! opened with SO_REUSEADDR: a port that something else still uses has to show itself here, as a veto, and not
+//! in the task as "address already in use". The one exception is a port of which nothing is left but connections in
+//! TIME_WAIT: the task before had it, and this one need not wait a minute for it.
+
+use super::lingering::Lingering;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, setsockopt, socket, sockopt,
+};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Bound sockets of one task; dropping them gives the ports to the task.
+#[derive(Debug, Default)]
+pub struct HeldPorts {
+    sockets: Vec<OwnedFd>,
+}
+
+/// A promised port that cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("port {port} cannot be bound: {reason}")]
+pub struct PortTaken {
+    pub port: u16,
+    pub reason: String,
+}
+
+impl HeldPorts {
+    /// Binds all of `ports`, TCP over IPv4 and IPv6; none stay bound on error. Does not wait for anything.
+    pub fn bind(ports: impl IntoIterator<Item = u16>) -> Result<Self, PortTaken> {
+        let mut held = Self::default();
+        // Looked up once, for all ports.
+        let mut lingering: Option<Lingering> = None;
+        for port in ports {
+            let sockets = bind_port(port, false).or_else(|errno| {
+                let lingers = errno == Errno::EADDRINUSE && lingering.get_or_insert_with(Lingering::read).only(port);
+                if lingers { bind_port(port, true) } else { Err(errno) }
+            });
+            let taken = |errno: Errno| PortTaken { port, reason: errno.desc().to_lowercase() };
+            held.sockets.extend(sockets.map_err(taken)?);
+        }
+        Ok(held)
+    }
+}
+
+fn bind_port(port: u16, beside_lingering: bool) -> Result<Vec<OwnedFd>, Errno> {
+    let mut sockets = vec![bind_ipv4(port, beside_lingering)?];
+    sockets.extend(bind_ipv6(port, beside_lingering)?);
+    if beside_lingering {
+        // Only for the bind: others who set it must not get in beside us.
+        sockets.iter().try_for_each(|fd| setsockopt(fd, sockopt::ReuseAddr, &false))?;
+    }
+    Ok(sockets)
+}
+
+fn bind_ipv4(port: u16, beside_lingering: bool) -> Result<OwnedFd, Errno> {
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &beside_lingering)?;
+    bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
+    Ok(fd)
+}
+
+/// `None` on a machine without IPv6: then nobody else can have the port there either.
+fn bind_ipv6(port: u16, beside_lingering: bool) -> Result<Option<OwnedFd>, Errno> {
+    let fd = match socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None) {
+        Ok(fd) => fd,
+        Err(Errno::EAFNOSUPPORT) => return Ok(None),
+        Err(errno) => return Err(errno),
+    };
+    // Without this the socket wants the IPv4 port as well, which our other socket has.
+    setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &beside_lingering)?;
+    match bind(fd.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0))) {
+        Ok(()) => Ok(Some(fd)),
+        Err(Errno::EADDRNOTAVAIL) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn a_port_in_use_is_named() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = other.local_addr().unwrap().port();
+        let error = HeldPorts::bind([port]).unwrap_err();
+        assert_eq!(error.port, port);
+        assert!(error.to_string().contains("already in use"), "{error}");
+    }
+
+    /// Leaves a connection of a port in TIME_WAIT, as a server does that hangs up first. As servers do, std sets
+    /// SO_REUSEADDR, without which the task could not bind either.
+    fn lingering_port(address: &str) -> u16 {
+        use std::io::Read;
+        let server = TcpListener::bind(address).unwrap();
+        let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        drop(server.accept().unwrap());
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        let port = server.local_addr().unwrap().port();
+        drop(server);
+        drop(client);
+        port
+    }
+
+    #[test]
+    fn a_port_of_closed_connections_can_be_had_at_once() {
+        let mut addresses = vec!["127.0.0.1:0"];
+        addresses.extend(TcpListener::bind("[::1]:0").is_ok().then_some("[::1]:0"));
+        for address in addresses {
+            let port = lingering_port(address);
+            assert_eq!(bind_port(port, false).unwrap_err(), Errno::EADDRINUSE);
+            let held = HeldPorts::bind([port]).unwrap();
+            // As exclusive as any other.
+            assert!(TcpListener::bind(("0.0.0.0", port)).is_err(), "{address}");
+            assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+            drop(held);
+            drop(TcpListener::bind(("0.0.0.0", port)).unwrap());
+            let server = TcpListener::bind(("127.0.0.1", port)).unwrap();
+            assert!(HeldPorts::bind([port]).is_err(), "somebody listens beside the closed connections");
+            drop(server);
+        }
+    }
+
+    #[test]
+    fn held_ports_refuse_others_and_connections_until_dropped() {
+        let port = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+        let held = HeldPorts::bind([port]).unwrap();
+        assert!(TcpListener::bind(("0.0.0.0", port)).is_err());
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+        drop(held);
+        assert!(TcpListener::bind(("0.0.0.0", port)).is_ok());
+    }
+}

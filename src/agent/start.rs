@@ -1,0 +1,237 @@
+//! Puts an agent together and starts it.
+
+use super::actor::{Actor, Inbox, NodeFacts, Retention};
+use super::api::AgentHandle;
+use super::commit::Writer;
+use super::executor::{Deadlines, Executor};
+use super::message::ReportHint;
+use super::report::Reporter;
+use super::watch::Watchers;
+use super::{adopt, gpus, journal};
+use crate::api::controller::ControllerApi;
+use crate::domain::allocation::Ledger;
+use crate::domain::command::Error;
+use crate::domain::gpu::Topology;
+use crate::domain::ids::NodeName;
+use crate::domain::task::Inventory;
+use crate::gpu::GpuSource;
+use crate::runtime::{Runtime, RuntimeEvent};
+use crate::store::Store;
+use crate::telemetry::clock::Clock;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+/// Requests that wait for the actor; more are refused.
+const REQUESTS: usize = 256;
+/// Words of the agent's own tasks that wait for the actor; more wait where they are.
+const INSIDE: usize = 1024;
+/// How long a start waits for what is left of earlier tasks; slow ones are looked at further meanwhile.
+const ADOPTION_WAIT: Duration = Duration::from_secs(10);
+/// For what is going on when the agent ends.
+const END_WAIT: Duration = Duration::from_secs(5);
+
+/// Everything an agent is made of.
+#[derive(Debug)]
+pub struct AgentParts {
+    pub name: NodeName,
+    /// Where the agent listens, as told to the controller: `HOST:PORT` or `unix:PATH`.
+    pub address: String,
+    /// What tasks of other nodes connect to.
+    pub task_ip: String,
+    pub version: String,
+    pub labels: BTreeMap<String, String>,
+    pub cpus: u32,
+    pub memory_mb: u64,
+    /// First and last port for tasks.
+    pub ports: (u16, u16),
+    pub runtime: Arc<dyn Runtime>,
+    pub runtime_events: mpsc::Receiver<RuntimeEvent>,
+    pub gpus: Arc<dyn GpuSource>,
+    pub store: Arc<dyn Store>,
+    /// `None`: a node on its own.
+    pub controller: Option<Arc<dyn ControllerApi>>,
+    pub clock: Arc<dyn Clock>,
+    pub tuning: Tuning,
+}
+
+/// What rarely needs another value.
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    pub deadlines: Deadlines,
+    /// Logs of released tasks are kept this long ...
+    pub keep_ended: Duration,
+    /// ... and of this many tasks at most.
+    pub max_ended: usize,
+    /// ... and at most this much of the disk, oldest first.
+    pub max_log_bytes: u64,
+    pub garbage_period: Duration,
+    /// Log streams served at a time; more are refused.
+    pub max_log_streams: usize,
+    pub sample_period: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            deadlines: Deadlines::default(),
+            keep_ended: Duration::from_secs(24 * 60 * 60),
+            max_ended: 1000,
+            max_log_bytes: 20 * 1024 * 1024 * 1024,
+            garbage_period: Duration::from_secs(30),
+            max_log_streams: 1024,
+            sample_period: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A running agent, to wait for.
+#[derive(Debug)]
+pub struct AgentRunning {
+    tracker: TaskTracker,
+    cancel: CancellationToken,
+    actor: JoinHandle<()>,
+}
+
+impl AgentRunning {
+    /// Waits until the agent has ended, which it does when its token is cancelled. Its tasks go on. An actor that
+    /// ends by itself is an error: nobody would look after the tasks, so the rest is ended too.
+    pub async fn join(mut self) -> Result<(), Error> {
+        let result = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Ok(()),
+            ended = &mut self.actor => {
+                let why = ended.err().map_or_else(|| "it ended by itself".to_owned(), |error| error.to_string());
+                Err(Error::internal(format!("running the node: {why}")))
+            }
+        };
+        self.cancel.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(END_WAIT, self.tracker.wait()).await.is_err() {
+            warn!(left = self.tracker.len(), "the agent ends with calls still under way");
+        }
+        result
+    }
+}
+
+/// Reads the journal, takes over what is left of earlier tasks, and starts. `cancel` ends the agent, not its tasks.
+pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(AgentHandle, AgentRunning), Error> {
+    let journal = journal::load(&parts.store).await?;
+    let devices = gpus::devices(&parts.gpus).await;
+    let known = devices.is_ok();
+    let (devices, topology) = devices.unwrap_or_else(|error| {
+        // The node's tasks must be looked after all the same; the poller goes on asking.
+        warn!(node = %parts.name, %error, "starting without GPUs");
+        (Vec::new(), Topology::default())
+    });
+    let inventory = Inventory {
+        cpus: parts.cpus,
+        memory_mb: parts.memory_mb,
+        gpus: devices,
+        topology,
+        ports: parts.ports,
+        labels: parts.labels,
+        runtime: parts.runtime.name().to_owned(),
+    };
+    let facts = NodeFacts {
+        name: parts.name.clone(),
+        identity: journal.identity.clone(),
+        address: parts.address,
+        task_ip: parts.task_ip,
+        version: parts.version,
+    };
+    let tracker = TaskTracker::new();
+    let (requests, requests_in) = mpsc::channel(REQUESTS);
+    let (inside, inside_in) = mpsc::channel(INSIDE);
+    let (hint, hint_in) = watch::channel(ReportHint::default());
+    let (adopting, mut adopting_in) = watch::channel(0);
+    let executor = Executor {
+        runtime: Arc::clone(&parts.runtime),
+        deadlines: parts.tuning.deadlines.clone(),
+        inside: inside.clone(),
+        tracker: tracker.clone(),
+        cancel: cancel.clone(),
+    };
+    let newest = journal.tasks.iter().map(|(_, task)| task.sequence).max().unwrap_or(0).max(journal.acknowledged);
+    let mut actor = Actor {
+        watchers: Watchers::new(facts.identity.journal_id.clone(), newest),
+        facts,
+        ledger: Ledger::of(&inventory),
+        inventory,
+        entries: BTreeMap::new(),
+        cluster_id: journal.cluster_id,
+        term: journal.term,
+        acknowledged: journal.acknowledged,
+        standalone: parts.controller.is_none(),
+        registered_before: false,
+        register_again_at: None,
+        unreported: BTreeMap::new(),
+        hint,
+        samples: BTreeMap::new(),
+        writer: Writer::new(Arc::clone(&parts.store), journal.sequence),
+        executor,
+        clock: Arc::clone(&parts.clock),
+        retention: Retention {
+            keep_ended: parts.tuning.keep_ended,
+            max_ended: parts.tuning.max_ended,
+            max_log_bytes: parts.tuning.max_log_bytes,
+            period: parts.tuning.garbage_period,
+        },
+        ready: BTreeSet::new(),
+        adopting,
+    };
+    actor.restore(journal.tasks);
+    let inbox = Inbox {
+        requests: requests_in,
+        inside: inside_in,
+        runtime_events: parts.runtime_events,
+        cancel: cancel.clone(),
+    };
+    let actor = tracker.spawn(actor.run(inbox));
+    let until = |task: &CancellationToken| task.clone().cancelled_owned();
+    tracker.spawn(either(until(&cancel), gpus::poll(parts.gpus, known, parts.tuning.sample_period, inside.clone())));
+    tracker.spawn(either(until(&cancel), adopt::list_everything(Arc::clone(&parts.runtime), inside.clone())));
+    if let Some(controller) = parts.controller {
+        let node = parts.name.to_string();
+        let reporter = Reporter { controller, inside, hint: hint_in, clock: parts.clock, node };
+        tracker.spawn(either(until(&cancel), reporter.run()));
+    }
+    // Not an error: tasks that a hung runtime says nothing about refuse their commands meanwhile.
+    let _ = tokio::time::timeout(ADOPTION_WAIT, adopting_in.wait_for(|left| *left == 0)).await;
+    let handle = AgentHandle {
+        node: parts.name.to_string(),
+        requests,
+        runtime: parts.runtime,
+        log_streams: Arc::new(Semaphore::new(parts.tuning.max_log_streams)),
+        tracker: tracker.clone(),
+        cancel: cancel.clone(),
+    };
+    Ok((handle, AgentRunning { tracker, cancel, actor }))
+}
+
+/// Runs `work` until it is done or `end` comes.
+async fn either(end: impl Future<Output = ()>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = end => {}
+        () = work => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_actor_that_fails_ends_the_agent_with_an_error() {
+        let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let actor = tracker.spawn(async { panic!("as a defect would") });
+        let running = AgentRunning { tracker, cancel: cancel.clone(), actor };
+        assert!(running.join().await.unwrap_err().to_string().contains("running the node"));
+        assert!(cancel.is_cancelled(), "the rest ends with it");
+    }
+}

@@ -1,0 +1,219 @@
+//! A new process of the agent on the same journal and machine.
+
+use super::{Node, header, me, spec, task, tuning};
+use crate::api::AgentApi;
+use crate::domain::command::ErrorKind;
+use crate::domain::exit::{Exit, ExitClass};
+use crate::domain::gpu::GpuState;
+use crate::domain::task::TaskState;
+use crate::domain::time::Timestamp;
+use crate::runtime::Adopted;
+use std::time::Duration;
+
+async fn prepared(node: &Node, index: u32, gpu: &str) {
+    node.agent.prepare(header(1), spec(task(index), &[gpu])).await.unwrap();
+}
+
+async fn running(node: &Node, index: u32, gpu: &str) {
+    prepared(node, index, gpu).await;
+    node.agent.launch(header(1), task(index), Vec::new()).await.unwrap();
+    node.until(task(index), TaskState::Running).await;
+}
+
+#[tokio::test]
+async fn at_the_barrier_it_is_still_held_and_can_be_launched() {
+    let mut node = Node::new().await;
+    prepared(&node, 0, "GPU-0").await;
+    let before = node.agent.get_node(&me()).await.unwrap();
+    node.restart().await;
+    let after = node.agent.get_node(&me()).await.unwrap();
+    assert_eq!((after.node_uid, after.journal_id), (before.node_uid, before.journal_id));
+    assert_eq!(after.gpus[0].state, GpuState::Held);
+    let error = node.agent.prepare(header(1), spec(task(1), &["GPU-0"])).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Exhausted);
+    node.agent.launch(header(1), task(0), Vec::new()).await.unwrap();
+    node.until(task(0), TaskState::Running).await;
+    assert_eq!(node.machine.count("prepare", task(0)), 1);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn running_tasks_go_on_and_ends_are_found() {
+    let mut node = Node::new().await;
+    running(&node, 0, "GPU-0").await;
+    running(&node, 1, "GPU-1").await;
+    node.end().await;
+    let exit = Exit { code: Some(3), ..Exit::without_status(ExitClass::User, "status 3") };
+    node.machine.put(task(1), Adopted::Ended { started_at: None, at: Timestamp(8), exit: exit.clone() });
+    node.begin().await;
+    assert_eq!(node.until(task(0), TaskState::Running).await.state, TaskState::Running);
+    assert_eq!(node.until(task(1), TaskState::Failed).await.exit, Some(exit));
+    node.agent.stop(header(1), task(0), 0).await.unwrap();
+    node.until(task(0), TaskState::Stopped).await;
+    node.end().await;
+}
+
+#[tokio::test]
+async fn interrupted_staging_and_preparing_are_taken_up_again() {
+    let mut node = Node::new().await;
+    node.machine.hang("stage", task(0));
+    node.machine.hang("prepare", task(1));
+    let mut hasty = header(1);
+    hasty.deadline_ms = 20;
+    let late = [
+        node.agent.stage(hasty.clone(), spec(task(0), &[])).await.unwrap_err(),
+        node.agent.prepare(hasty, spec(task(1), &["GPU-0"])).await.unwrap_err(),
+    ];
+    assert!(late.iter().all(|error| error.kind == ErrorKind::DeadlineExceeded));
+    node.end().await;
+    node.machine.unhang();
+    node.begin().await;
+    node.until(task(0), TaskState::Waiting).await;
+    node.until(task(1), TaskState::Ready).await;
+    node.end().await;
+}
+
+#[tokio::test]
+async fn an_interrupted_removal_is_finished() {
+    let mut node = Node::new().await;
+    running(&node, 0, "GPU-0").await;
+    node.machine.fail("remove", "device or resource busy", false);
+    let mut hasty = header(1);
+    hasty.deadline_ms = 100;
+    assert_eq!(node.agent.release(hasty, task(0)).await.unwrap_err().kind, ErrorKind::DeadlineExceeded);
+    assert!(node.until(task(0), TaskState::Stopped).await.holding);
+    node.end().await;
+    node.machine.mend();
+    node.begin().await;
+    assert!(!node.agent.release(header(1), task(0)).await.unwrap().holding);
+    assert!(!node.machine.has(task(0)));
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_stop_is_told_again() {
+    let mut node = Node::new().await;
+    node.machine.set_stubborn();
+    running(&node, 0, "GPU-0").await;
+    node.agent.stop(header(1), task(0), 500).await.unwrap();
+    node.restart().await;
+    node.until_status(task(0), "the stop is told twice", |_| node.machine.count("stop", task(0)) >= 2).await;
+    assert_eq!(node.until(task(0), TaskState::Stopping).await.state, TaskState::Stopping);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn what_is_not_in_the_journal_is_removed() {
+    let mut node = Node::new().await;
+    node.end().await;
+    node.machine.put(task(7), Adopted::Running { started_at: Timestamp(1) });
+    node.begin().await;
+    super::eventually("it is removed", || !node.machine.has(task(7))).await;
+    super::eventually("a tombstone is written", || node.store.text("task/1.1.0.7").is_some()).await;
+    assert!(node.store.text("task/1.1.0.7").unwrap().contains("without a record"));
+    assert_eq!(node.status(task(7)).await, None);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn commands_wait_for_a_runtime_that_does_not_say_what_is_there() {
+    let mut node = Node::new().await;
+    running(&node, 0, "GPU-0").await;
+    node.end().await;
+    node.machine.hang("adopt", task(0));
+    let machine = node.machine.clone();
+    // The start itself waits a while for what it takes over.
+    let mend = async move {
+        while machine.count("adopt", task(0)) < 2 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        machine.unhang();
+    };
+    tokio::join!(node.begin(), mend);
+    assert_eq!(node.until(task(0), TaskState::Running).await.state, TaskState::Running);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn ended_tasks_are_forgotten_in_time() {
+    let mut short = tuning();
+    short.keep_ended = Duration::ZERO;
+    let mut node = Node::with(None, short).await;
+    prepared(&node, 0, "GPU-0").await;
+    node.agent.release(header(1), task(0)).await.unwrap();
+    let purged = || node.store.text("task/1.1.0.0").is_some_and(|record| record.contains("\"purged\":true"));
+    super::eventually("the log is deleted, on record", purged).await;
+    node.restart().await;
+    assert_eq!(node.agent.prepare(header(1), spec(task(0), &[])).await.unwrap_err().kind, ErrorKind::Stale);
+    assert_eq!(node.agent.prepare(header(2), spec(task(0), &[])).await.unwrap().state, TaskState::Ready);
+    assert_eq!(node.machine.count("purge", task(0)), 1);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_log_is_kept_from_the_release_on_however_long_ago_the_task_ended() {
+    let mut node = Node::with(None, super::Tuning { keep_ended: Duration::from_secs(3600), ..tuning() }).await;
+    node.machine.set_short();
+    // The scripted machine says that both ended in 1970.
+    for index in 0..2 {
+        prepared(&node, index, "GPU-0").await;
+        node.agent.launch(header(1), task(index), Vec::new()).await.unwrap();
+        node.until(task(index), TaskState::Succeeded).await;
+        node.agent.release(header(1), task(index)).await.unwrap();
+        node.clock.advance(Duration::from_secs(1801));
+    }
+    // One look finds both, so the log of the second was seen and left when that of the first is deleted.
+    super::eventually("the first is purged", || node.machine.count("purge", task(0)) == 1).await;
+    assert_eq!(node.machine.count("purge", task(1)), 0);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_take_over_that_breaks_is_tried_again() {
+    let mut node = Node::new().await;
+    running(&node, 0, "GPU-0").await;
+    node.end().await;
+    node.machine.panic("adopt", 2);
+    node.begin().await;
+    assert_eq!(node.until(task(0), TaskState::Running).await.id, task(0));
+    node.machine.panic("stop", 2);
+    node.machine.panic("remove", 2);
+    node.agent.stop(header(1), task(0), 0).await.unwrap();
+    assert!(!node.agent.release(header(1), task(0)).await.unwrap().holding);
+    assert!(!node.machine.has(task(0)));
+    node.end().await;
+}
+
+#[tokio::test]
+async fn released_tasks_leave_logs_within_a_budget_and_nothing_else() {
+    const KIB: u64 = 1024;
+    let mut node = Node::with(None, super::Tuning { max_log_bytes: 250 * KIB, ..tuning() }).await;
+    let logs = tempfile::tempdir().unwrap();
+    node.machine.set_logs(logs.path().to_owned());
+    node.machine.fail("clear_work", "directory not empty", false);
+    for index in 0..3 {
+        let dir = logs.path().join(task(index).to_string());
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("log.0"), vec![7; 100 * KIB as usize]).unwrap();
+        running(&node, index, "GPU-0").await;
+        // One after the other, by the clock too.
+        node.clock.advance(Duration::from_secs(1));
+        node.agent.release(header(1), task(index)).await.unwrap();
+        super::eventually("it is cleared", || node.machine.count("clear_work", task(index)) == 1).await;
+        node.machine.mend();
+    }
+    super::eventually("the oldest log is purged", || node.machine.count("purge", task(0)) == 1).await;
+    node.restart().await;
+    // Measured again, and cleared where that was interrupted.
+    super::eventually("cleared again", || node.machine.count("clear_work", task(2)) == 2).await;
+    let (agent, machine) = (node.agent.clone(), node.machine.clone());
+    running(&node, 3, "GPU-0").await;
+    let dir = logs.path().join(task(3).to_string());
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("log.0"), vec![7; 140 * KIB as usize]).unwrap();
+    node.clock.advance(Duration::from_secs(1));
+    agent.release(header(1), task(3)).await.unwrap();
+    super::eventually("the next one too", || machine.count("purge", task(1)) == 1).await;
+    assert_eq!([0, 2, 3].map(|index| machine.count("purge", task(index))), [1, 0, 0]);
+    node.end().await;
+}
