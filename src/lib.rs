@@ -54,6 +54,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod controller;
 pub mod domain;
 pub mod gpu;
 pub mod jobfile;

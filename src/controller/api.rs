@@ -1,0 +1,191 @@
+//! The controller as others call it: reads look at the state, changes go through the core.
+
+use super::core::{Controller, Message, Reply, read};
+use super::{logs, resolve, schedule, views};
+use crate::api::ControllerApi;
+use crate::api::controller::{EventFilter, JobFilter, Submit};
+use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
+use crate::domain::command::{
+    Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
+};
+use crate::domain::event::Event;
+use crate::domain::ids::{JobId, JournalId, NodeName, NodeUid, TaskId};
+use crate::domain::principal::{Principal, Role};
+use crate::domain::quantity::DEFAULT_GRACE_MS;
+use crate::domain::view::{Explanation, GpuView, JobView, NodeView, Submitted};
+use async_trait::async_trait;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// A change that has not been answered by then is reported as unknown; asking again is safe.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// Jobs in one page of a list.
+const MAX_PAGE: usize = 500;
+
+impl Controller {
+    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.try_send(message(reply)).map_err(|full| match full {
+            tokio::sync::mpsc::error::TrySendError::Full(_) => Error {
+                retry_after_ms: Some(500),
+                ..Error::new(ErrorKind::Exhausted, "the controller has too much to do; try again")
+            },
+            tokio::sync::mpsc::error::TrySendError::Closed(_) => ending(),
+        })?;
+        match tokio::time::timeout(DEADLINE, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(ending()),
+            Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded, "the controller did not answer in time")),
+        }
+    }
+}
+
+fn ending() -> Error {
+    Error::unavailable("the controller is shutting down")
+}
+
+/// Whether `who` may change or enter what belongs to `owner`.
+fn may_touch(who: &Principal, owner: &str, what: &str) -> Result<(), Error> {
+    let privileged = who.roles.iter().any(|role| matches!(role, Role::Admin | Role::Operator));
+    if privileged || who.user == owner {
+        return Ok(());
+    }
+    let message =
+        format!("{what} belongs to {owner}; only {owner}, an operator or an admin may do that, not {}", who.user);
+    Err(Error::new(ErrorKind::NotAllowed, message))
+}
+
+/// Only agents speak for nodes.
+fn agents_only(who: &Principal) -> Result<(), Error> {
+    if who.roles.contains(&Role::Agent) {
+        return Ok(());
+    }
+    let message = format!("only agents may register and report, and {} is none", who.user);
+    Err(Error::new(ErrorKind::NotAllowed, message))
+}
+
+#[async_trait]
+impl ControllerApi for Controller {
+    async fn submit(&self, who: &Principal, submit: Submit) -> Result<Submitted, Error> {
+        let who = who.clone();
+        self.ask(|reply| Message::Submit { who, submit, reply }).await
+    }
+
+    async fn list_jobs(
+        &self,
+        _who: &Principal,
+        filter: JobFilter,
+        page_size: u32,
+        token: &str,
+    ) -> Result<(Vec<JobView>, String), Error> {
+        let below = match token {
+            "" => JobId(u64::MAX),
+            text => JobId(text.parse().map_err(|_| {
+                Error::new(ErrorKind::Invalid, format!("'{text}' is not a page token that a list has given"))
+            })?),
+        };
+        let size = (page_size as usize).clamp(1, MAX_PAGE);
+        let state = read(&self.shared);
+        let mut wanted = state
+            .jobs
+            .range(..below)
+            .rev()
+            .map(|(_, job)| job)
+            .filter(|job| filter.all || !job.state.is_terminal())
+            .filter(|job| filter.user.as_ref().is_none_or(|user| *user == job.user));
+        let page: Vec<JobView> = wanted.by_ref().take(size).map(|job| views::job(&state, job, None)).collect();
+        let more = wanted.next().is_some();
+        let next = page.last().filter(|_| more).map_or_else(String::new, |last| last.job_id.to_string());
+        Ok((page, next))
+    }
+
+    async fn get_job(&self, who: &Principal, job: &str, run: Option<i64>) -> Result<JobView, Error> {
+        let state = read(&self.shared);
+        let job = resolve::job_ref(&state, who, job)?;
+        let run = resolve::run(&state, job, run)?;
+        Ok(views::job(&state, job, Some(run)))
+    }
+
+    async fn explain_job(&self, who: &Principal, job: &str) -> Result<Explanation, Error> {
+        let state = read(&self.shared);
+        let job = resolve::job_ref(&state, who, job)?;
+        Ok(schedule::explain(&state, job, self.parts.clock.now()))
+    }
+
+    async fn stop_job(&self, who: &Principal, job: &str, grace_ms: Option<u64>) -> Result<JobView, Error> {
+        let id = {
+            let state = read(&self.shared);
+            let job = resolve::job_ref(&state, who, job)?;
+            may_touch(who, &job.user, &format!("job {}", job.id))?;
+            job.id
+        };
+        let (by, grace_ms) = (who.clone(), grace_ms.unwrap_or(DEFAULT_GRACE_MS));
+        self.ask(|reply| Message::StopJob { who: by, job: id, grace_ms, reply }).await?;
+        self.get_job(who, &id.to_string(), None).await
+    }
+
+    async fn list_nodes(&self, _who: &Principal) -> Result<Vec<NodeView>, Error> {
+        let state = read(&self.shared);
+        let holders = views::holders(&state);
+        Ok(state.nodes.values().map(|node| views::node(node, &holders)).collect())
+    }
+
+    async fn list_gpus(&self, _who: &Principal, node: Option<&str>) -> Result<Vec<GpuView>, Error> {
+        let state = read(&self.shared);
+        let holders = views::holders(&state);
+        if let Some(name) = node {
+            let known = state.nodes.get(&NodeName::from(name)).ok_or_else(|| unknown_node(&state, name))?;
+            return Ok(views::gpus(known, &holders));
+        }
+        Ok(state.nodes.values().flat_map(|node| views::gpus(node, &holders)).collect())
+    }
+
+    async fn watch(&self, who: &Principal, filter: EventFilter) -> Result<Answers<Event>, Error> {
+        let job = match &filter.job {
+            Some(text) => Some(resolve::job_ref(&read(&self.shared), who, text)?.id),
+            None => None,
+        };
+        logs::watch(self, filter, job).await
+    }
+
+    async fn logs(&self, who: &Principal, query: LogQuery) -> Result<Answers<LogBatch>, Error> {
+        logs::logs(self, who, query)
+    }
+
+    async fn exec(&self, who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error> {
+        let owner = {
+            let state = read(&self.shared);
+            resolve::job(&state, task.job)?.user.clone()
+        };
+        may_touch(who, &owner, &format!("job {}", task.job))?;
+        logs::agent_of(self, task)?.exec(who, task, exec).await
+    }
+
+    async fn register(&self, who: &Principal, registration: Registration) -> Result<Registered, Error> {
+        agents_only(who)?;
+        self.ask(|reply| Message::Register { registration, reply }).await
+    }
+
+    async fn heartbeat(&self, who: &Principal, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
+        agents_only(who)?;
+        self.ask(|reply| Message::Heartbeat { heartbeat, reply }).await
+    }
+
+    async fn report(
+        &self,
+        who: &Principal,
+        node_uid: NodeUid,
+        _journal_id: JournalId,
+        statuses: Vec<SequencedStatus>,
+    ) -> Result<u64, Error> {
+        agents_only(who)?;
+        self.ask(|reply| Message::Report { node_uid, statuses, reply }).await
+    }
+}
+
+fn unknown_node(state: &super::state::State, name: &str) -> Error {
+    let names = state.nodes.keys().map(|known| known.0.as_str());
+    let near = crate::domain::nearest::nearest(name, names)
+        .map_or_else(String::new, |near| format!("; '{near}' is the nearest name"));
+    Error::not_found(format!("there is no node '{name}'{near}"))
+}

@@ -1,0 +1,35 @@
+//! The controller: admits jobs, queues them, places them on nodes and sees them through to their end.
+//!
+//! ```text
+//!   ControllerApi (api.rs) --messages--> core.rs: apply (state.rs, apply.rs, schedule.rs)
+//!        |  reads                            |
+//!        v                                   v  one batch
+//!   Shared state <------------------- commit to the store (persist.rs)
+//!                                            |  durable
+//!                                            v
+//!                      answers to callers, events to history, commands to agents (dispatch.rs)
+//! ```
+//!
+//! One task owns every change. It takes what has arrived, changes the state in memory, commits all of it as one
+//! batch, and only then answers and sends commands. Readers look at the state in memory under a short lock and
+//! so never wait for a disk. When a commit fails nothing is known about it: the state is read anew from the
+//! store and the work goes on from there, as after a restart.
+
+mod api;
+mod apply;
+mod core;
+mod dispatch;
+mod forget;
+mod logs;
+mod nodes;
+mod persist;
+mod resolve;
+mod schedule;
+mod state;
+mod submit;
+mod views;
+
+pub use self::core::{Controller, ControllerParts, ControllerRunning, start};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+//! Nodes: who is there, who is silent, and what should be on them.
+
+use super::apply::{Context, change_run};
+use super::persist::{key_of_node, registration_bytes};
+use super::schedule;
+use super::state::{Node, State};
+use crate::domain::command::{Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration};
+use crate::domain::ids::{Generation, NodeName, TaskId};
+use crate::domain::reconcile::{self, DesiredTask, Phase};
+use crate::domain::run::{Action, Leftover, Phase as RunPhase, Run, RunTask, Verb};
+use crate::domain::task::TaskState;
+use std::collections::{BTreeSet, HashMap};
+
+/// Most that a registration takes in the store, whose values have a limit.
+const MAX_REGISTRATION: usize = 200 * 1024;
+
+/// An agent introduces itself. A second live agent of one name is refused.
+pub(super) fn register(
+    state: &mut State,
+    registration: Registration,
+    context: &mut Context<'_>,
+) -> Result<Registered, Error> {
+    let name = registration.name.clone();
+    if !registration.cluster_id.is_empty() && registration.cluster_id != state.cluster_id {
+        let message = format!(
+            "node {name} belongs to cluster {}, this is cluster {}; its state directory must be emptied before it can join",
+            registration.cluster_id, state.cluster_id
+        );
+        return Err(Error::refused(message));
+    }
+    if registration.term > state.term {
+        let message =
+            format!("node {name} has obeyed term {}, this controller is at {}", registration.term, state.term);
+        return Err(Error::new(ErrorKind::Stale, message));
+    }
+    refuse_oversized(&registration)?;
+    if let Some(known) = state.nodes.get(&name)
+        && *known.uid() != registration.node_uid
+        && may_live(known, context)
+    {
+        let message = format!(
+            "a live agent at {} has the name {name} already; give this one another name",
+            known.registration.address
+        );
+        return Err(Error::new(ErrorKind::AlreadyExists, message));
+    }
+    rename(state, &registration)?;
+    let known = state.nodes.get(&name).filter(|known| *known.uid() == registration.node_uid);
+    let news = known.is_none_or(|known| !known.reachable);
+    let unchanged = known.is_some_and(|known| known.registration == registration);
+    let samples = known.map_or_else(HashMap::new, |known| known.samples.clone());
+    if news {
+        let message = format!("{} at {}", registration.version, registration.address);
+        state.note(context.now, "node.joined", None, None, Some(&name), message);
+    }
+    let node = Node {
+        registration,
+        heard: Some(context.instant),
+        last_heartbeat: Some(context.now),
+        reachable: true,
+        samples,
+    };
+    state.nodes.insert(name.clone(), node);
+    schedule::nodes_changed(state);
+    if !unchanged {
+        state.dirty.nodes.insert(name.clone());
+    }
+    context.outbox.list.push(name);
+    Ok(Registered {
+        cluster_id: state.cluster_id.clone(),
+        term: state.term,
+        heartbeat_ms: u32::try_from(context.parts.heartbeat.as_millis()).unwrap_or(u32::MAX),
+    })
+}
+
+/// Heard lately, or not yet given the time to be heard by this controller.
+fn may_live(node: &Node, context: &Context<'_>) -> bool {
+    node.reachable || (node.heard.is_none() && context.instant - context.started < context.parts.node_timeout)
+}
+
+fn refuse_oversized(registration: &Registration) -> Result<(), Error> {
+    let found = registration_bytes(registration);
+    if found <= MAX_REGISTRATION {
+        return Ok(());
+    }
+    let message = format!(
+        "the registration of node {} takes {found} bytes, at most {MAX_REGISTRATION} are allowed; its {} labels, {} GPUs \
+         and {} links between them are what takes most",
+        registration.name,
+        registration.inventory.labels.len(),
+        registration.inventory.gpus.len(),
+        registration.inventory.topology.links.len(),
+    );
+    Err(Error::new(ErrorKind::Invalid, message))
+}
+
+/// A node that comes back under another name leaves the old one, once nothing of it is on the books.
+fn rename(state: &mut State, registration: &Registration) -> Result<(), Error> {
+    let known = state.node_by_uid(&registration.node_uid).map(|(name, _)| name.clone());
+    let Some(old) = known.filter(|old| *old != registration.name) else { return Ok(()) };
+    let tasks = desired_tasks(state, &old).len();
+    if tasks > 0 {
+        let message = format!(
+            "node {} was {old} before, and {tasks} tasks are there under that name; let them end, or take the old name",
+            registration.name
+        );
+        return Err(Error::refused(message));
+    }
+    state.nodes.remove(&old);
+    state.garbage.push(key_of_node(&old));
+    Ok(())
+}
+
+pub(super) fn heartbeat(state: &mut State, heartbeat: Heartbeat, context: &mut Context<'_>) -> HeartbeatReply {
+    let term = state.term;
+    let Some(name) = state.node_by_uid(&heartbeat.node_uid).map(|(name, _)| name.clone()) else {
+        return HeartbeatReply { term, register_again: true };
+    };
+    let Some(node) = state.nodes.get_mut(&name) else { return HeartbeatReply { term, register_again: true } };
+    // Not heard since this start, or silent for long: what is on it has to be compared first.
+    let register_again = !node.reachable || node.registration.journal_id != heartbeat.journal_id;
+    if !register_again {
+        node.heard = Some(context.instant);
+        node.last_heartbeat = Some(context.now);
+        node.samples = heartbeat.samples.into_iter().collect();
+    }
+    HeartbeatReply { term, register_again }
+}
+
+/// Nodes that have not been heard for too long are unreachable: nothing is placed there.
+pub(super) fn notice_silence(state: &mut State, context: &mut Context<'_>) {
+    let silent: Vec<NodeName> = state
+        .nodes
+        .iter()
+        .filter(|(_, node)| node.reachable)
+        .filter(|(_, node)| {
+            context.instant.duration_since(node.heard.unwrap_or(context.started)) > context.parts.node_timeout
+        })
+        .map(|(name, _)| name.clone())
+        .collect();
+    for name in silent {
+        if let Some(node) = state.nodes.get_mut(&name) {
+            node.reachable = false;
+        }
+        schedule::nodes_changed(state);
+        let message = format!("not heard for {} s", context.parts.node_timeout.as_secs_f32());
+        tracing::warn!(node = %name, "{message}");
+        state.note(context.now, "node.unreachable", None, None, Some(&name), message);
+    }
+}
+
+/// Nodes that have had their time to be heard and were not.
+pub(super) fn silent(state: &State, context: &Context<'_>) -> BTreeSet<NodeName> {
+    let waited = |node: &Node| {
+        context.instant.duration_since(node.heard.unwrap_or(context.started)) > context.parts.node_timeout
+    };
+    let silent = state.nodes.iter().filter(|(_, node)| !node.reachable && waited(node));
+    silent.map(|(name, _)| name.clone()).collect()
+}
+
+/// What should be on a node, for comparing with what is.
+pub(super) fn desired_tasks(state: &State, node: &NodeName) -> Vec<DesiredTask> {
+    let mut desired = Vec::new();
+    for run in state.unsettled.iter().filter_map(|id| state.runs.get(id)) {
+        for task in run.tasks.iter().filter(|task| task.seat.node == *node && !task.released) {
+            desired.push(DesiredTask {
+                id: run.task_id(task.role, task.index),
+                generation: run.generation,
+                phase: desired_phase(run, task),
+                last: None,
+            });
+        }
+        for left in run.leftovers.iter().filter(|left| left.seat.node == *node) {
+            desired.push(DesiredTask {
+                id: run.task_id(left.role, left.index),
+                generation: left.generation,
+                phase: Phase::Releasing,
+                last: None,
+            });
+        }
+    }
+    desired
+}
+
+fn desired_phase(run: &Run, task: &RunTask) -> Phase {
+    match (run.phase, task.state) {
+        (_, state) if state.is_terminal() => Phase::Releasing,
+        (RunPhase::Stopping, _) => Phase::Stopping,
+        (_, TaskState::Running | TaskState::Stopping) => Phase::Launched,
+        (_, TaskState::Ready) => Phase::Prepared,
+        // Prepare may be on its way; the node need not know of it yet.
+        _ => Phase::Placed,
+    }
+}
+
+/// Tasks that the agent of a node must know by now.
+pub(super) fn must_know(state: &State, node: &NodeName) -> BTreeSet<(TaskId, Generation)> {
+    let known = |task: &DesiredTask| matches!(task.phase, Phase::Prepared | Phase::Launched);
+    desired_tasks(state, node).into_iter().filter(known).map(|task| (task.id, task.generation)).collect()
+}
+
+/// Carries out one line of the comparison.
+pub(super) fn reconcile(
+    state: &mut State,
+    node: &NodeName,
+    action: reconcile::Action,
+    asked: &BTreeSet<(TaskId, Generation)>,
+    context: &mut Context<'_>,
+) {
+    let command = |verb, id, generation| Action { verb, task: id, generation, node: node.clone(), grace_ms: 0 };
+    match action {
+        // Reports of the same list were taken already.
+        reconcile::Action::Adopt(_) => {}
+        reconcile::Action::Stop { id, generation } => {
+            if !is_ours(state, id, generation) {
+                tracing::warn!(%node, task = %id, "stopping a task that no job has there");
+                context.outbox.orphans.push(command(Verb::Stop, id, generation));
+            }
+        }
+        reconcile::Action::Release { id, generation } => {
+            if !is_ours(state, id, generation) {
+                context.outbox.orphans.push(command(Verb::Release, id, generation));
+            }
+        }
+        // Only what the agent should have known when it was asked: the list may be older than a Prepare.
+        reconcile::Action::Lost { id, generation, .. } if asked.contains(&(id, generation)) => {
+            task_lost(state, node, id, context);
+        }
+        // A Release is on its way or will be; it also fences off a Prepare that is still under way.
+        reconcile::Action::Lost { .. } | reconcile::Action::Forget { .. } => {}
+    }
+}
+
+/// A run still looks after this generation of the task by itself.
+fn is_ours(state: &State, id: TaskId, generation: Generation) -> bool {
+    state.runs.get(&id.run).is_some_and(|run| {
+        let seated = run.generation == generation && run.find(id.role, id.index).is_some();
+        let left = |left: &Leftover| (left.role, left.index, left.generation) == (id.role, id.index, generation);
+        (seated && !run.settled) || run.leftovers.iter().any(left)
+    })
+}
+
+/// Says that a task which should be on a node is not known there.
+fn task_lost(state: &mut State, node: &NodeName, id: TaskId, context: &mut Context<'_>) {
+    let why = format!("{node} has no record of the task any more");
+    let now = context.now;
+    let changed = change_run(state, id.run, now, |run, spec| {
+        run.lost(id.role, id.index, &why, &spec.roles, now);
+        true
+    });
+    if changed {
+        state.dirty.tasks.insert(id);
+        state.note(now, "task.lost", Some(id.job), Some(id), Some(node), why);
+    }
+}

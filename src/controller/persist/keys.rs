@@ -1,0 +1,59 @@
+//! Names of keys, and what belongs together under them.
+
+use crate::domain::command::Error;
+use crate::domain::ids::{Generation, JobId, NodeName, RunId, TaskId};
+use crate::domain::job::Job;
+
+/// The key of a node that goes by another name now.
+pub(in crate::controller) fn key_of_node(name: &NodeName) -> String {
+    format!("node/{name}")
+}
+
+/// Everything that the store has of a job, in the order to delete it: what makes it known goes last, so that a
+/// deletion cut short is taken up again.
+pub(in crate::controller) fn keys_of_job(job: &Job) -> Vec<String> {
+    let runs = job.runs.iter().flat_map(|run| keys_of_run(*run));
+    runs.chain([format!("{}/", spec_key(job.id)), job_key(job.id)]).collect()
+}
+
+/// Prefixes of everything that the store has of a run.
+pub(in crate::controller) fn keys_of_run(run: RunId) -> Vec<String> {
+    vec![format!("plan/{:020}/", run.0), format!("task/{:020}/", run.0), run_key(run)]
+}
+
+/// Prefixes of the seats and tasks of one generation.
+pub(in crate::controller) fn keys_of_generation(run: RunId, generation: Generation) -> [String; 2] {
+    ["plan", "task"].map(|kind| format!("{kind}/{:020}/{:010}/", run.0, generation.0))
+}
+
+pub(super) fn spec_key(id: JobId) -> String {
+    format!("spec/{:020}", id.0)
+}
+
+pub(super) fn job_key(id: JobId) -> String {
+    format!("job/{:020}", id.0)
+}
+
+pub(super) fn run_key(id: RunId) -> String {
+    format!("run/{:020}", id.0)
+}
+
+pub(super) fn plan_key(id: RunId, generation: Generation, chunk: usize) -> String {
+    format!("plan/{:020}/{:010}/{chunk:06}", id.0, generation.0)
+}
+
+pub(super) fn task_key(id: TaskId, generation: Generation) -> String {
+    format!("task/{:020}/{:010}/{:06}/{:06}", id.run.0, generation.0, id.role, id.index)
+}
+
+/// The number at a position of a key's path.
+pub(super) fn number_in(key: &str, position: usize) -> Result<u64, Error> {
+    key.split('/')
+        .nth(position)
+        .and_then(|part| part.parse().ok())
+        .ok_or_else(|| corrupt(key, "its key has no number where one belongs"))
+}
+
+pub(super) fn corrupt(key: &str, why: &str) -> Error {
+    Error::internal(format!("reading the store: {key} is damaged: {why}"))
+}

@@ -1,0 +1,24 @@
+//! The controller's state as keys of the store.
+//!
+//! | key | value |
+//! |---|---|
+//! | `meta/cluster_id`, `meta/term`, `meta/next_id` | text |
+//! | `job/ID` | [`Job`](crate::domain::job::Job) |
+//! | `spec/ID/CHUNK` | pieces of the [`JobSpec`](crate::domain::spec::JobSpec) |
+//! | `run/ID` | [`Run`](crate::domain::run::Run) without its tasks: the header that makes a plan true |
+//! | `plan/ID/GENERATION/CHUNK` | pieces of the seats of one generation |
+//! | `task/ID/GENERATION/ROLE/INDEX` | what is known of a task beyond its seat |
+//! | `node/NAME` | the last registration |
+//!
+//! A gang bigger than one transaction is written in chunks under its new generation, which nothing refers to
+//! until the run's header with that generation follows.
+
+mod keys;
+mod load;
+mod record;
+mod write;
+
+pub(super) use keys::{key_of_node, keys_of_generation, keys_of_job, keys_of_run};
+pub(super) use load::load;
+pub(super) use record::{registration_bytes, spec_bytes};
+pub(super) use write::{WriteError, Writes, barrier, delete_all, take_term};

@@ -1,0 +1,215 @@
+//! From what changed to transactions, fenced by the term.
+
+use super::super::state::{Dirty, State};
+use super::keys::{job_key, key_of_node, plan_key, run_key, spec_key, task_key};
+use super::record::{StoredNode, StoredSeat, StoredTask, json, stored_task};
+use crate::domain::ids::{JobId, Term};
+use crate::domain::run::Run;
+use crate::domain::spec::JobSpec;
+use crate::store::{
+    Compare, MAX_OPERATIONS, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, Op, Outcome, Range, Store, StoreError,
+    Transaction, chunked,
+};
+use std::collections::BTreeMap;
+
+/// More than the compare with the term takes of a transaction.
+const FENCE_BYTES: usize = 256;
+const CHUNK_BYTES: usize = MAX_VALUE_BYTES - 1024;
+
+/// Units of writing, each applied whole or not at all, in order.
+#[derive(Debug, Default)]
+pub(in crate::controller) struct Writes {
+    units: Vec<Vec<Op>>,
+}
+
+/// Why a batch was not written.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::controller) enum WriteError {
+    #[error("another controller has taken over: its term is newer than {0}")]
+    Deposed(Term),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Writes {
+    /// Turns what changed into operations.
+    pub(in crate::controller) fn of(state: &State, dirty: &Dirty) -> Self {
+        let mut writes = Self::default();
+        for id in &dirty.plans {
+            if let Some(run) = state.runs.get(id) {
+                writes.plan(run);
+            }
+        }
+        let mut unit = Vec::new();
+        if dirty.next_id {
+            unit.push(put("meta/next_id".into(), state.next_id.to_string().into_bytes()));
+        }
+        for id in &dirty.specs {
+            if let (Some(job), Some(spec)) = (state.jobs.get(id), state.specs.get(id)) {
+                let mut whole = std::mem::take(&mut unit);
+                whole.extend(spec_ops(*id, spec));
+                whole.push(put(job_key(*id), json(job)));
+                if let Some(run) = state.runs.get(&job.newest_run()) {
+                    whole.push(put(run_key(run.id), json(run)));
+                }
+                writes.units.push(whole);
+            }
+        }
+        if !unit.is_empty() {
+            writes.units.push(unit);
+        }
+        for id in &dirty.tasks {
+            let found = state.runs.get(&id.run).and_then(|run| Some((run, &run.tasks[run.find(id.role, id.index)?])));
+            if let Some((run, task)) = found {
+                writes.units.push(vec![put(task_key(*id, run.generation), json(&stored_task(task)))]);
+            }
+        }
+        for (id, generation) in &dirty.freed {
+            writes.units.push(vec![put(task_key(*id, *generation), json(&StoredTask::freed()))]);
+        }
+        writes.headers(state, dirty);
+        for name in &dirty.nodes {
+            if let Some(node) = state.nodes.get(name) {
+                writes.units.push(vec![put(key_of_node(name), json(&StoredNode::of(&node.registration)))]);
+            }
+        }
+        writes
+    }
+
+    /// A job and its runs that changed together are written together.
+    fn headers(&mut self, state: &State, dirty: &Dirty) {
+        let mut by_job: BTreeMap<JobId, Vec<Op>> = BTreeMap::new();
+        for id in dirty.jobs.difference(&dirty.specs) {
+            if let Some(job) = state.jobs.get(id) {
+                by_job.entry(*id).or_default().push(put(job_key(*id), json(job)));
+            }
+        }
+        for id in &dirty.runs {
+            if let Some(run) = state.runs.get(id) {
+                by_job.entry(run.job).or_default().push(put(run_key(*id), json(run)));
+            }
+        }
+        self.units.extend(by_job.into_values());
+    }
+
+    fn plan(&mut self, run: &Run) {
+        let seats: Vec<StoredSeat> = run
+            .tasks
+            .iter()
+            .map(|task| StoredSeat { role: task.role, index: task.index, seat: task.seat.clone() })
+            .collect();
+        let bytes = json(&seats);
+        let count = bytes.chunks(CHUNK_BYTES).len();
+        for (number, chunk) in bytes.chunks(CHUNK_BYTES).enumerate() {
+            // Each says how many belong together: a longer plan of the same generation may have been begun before.
+            let mut value = format!("{count}\n").into_bytes();
+            value.extend_from_slice(chunk);
+            self.units.push(vec![put(plan_key(run.id, run.generation, number), value)]);
+        }
+    }
+
+    pub(in crate::controller) fn is_empty(&self) -> bool {
+        self.units.is_empty()
+    }
+
+    /// Writes everything in order, as few transactions as the limits allow, fenced by the term.
+    pub(in crate::controller) async fn commit(self, store: &dyn Store, term: Term) -> Result<(), WriteError> {
+        let fence = fence(term);
+        let mut ops: Vec<Op> = Vec::new();
+        let mut bytes = 0;
+        for unit in self.units {
+            let unit_bytes: usize = unit.iter().map(op_bytes).sum();
+            let full = ops.len() + unit.len() + 1 > MAX_OPERATIONS
+                || bytes + unit_bytes > MAX_TRANSACTION_BYTES - FENCE_BYTES;
+            if full && !ops.is_empty() {
+                flush(store, &fence, std::mem::take(&mut ops), term).await?;
+                bytes = 0;
+            }
+            bytes += unit_bytes;
+            ops.extend(unit);
+        }
+        if ops.is_empty() { Ok(()) } else { flush(store, &fence, ops, term).await }
+    }
+}
+
+async fn flush(store: &dyn Store, fence: &Compare, ops: Vec<Op>, term: Term) -> Result<(), WriteError> {
+    match store.commit(Transaction { compares: vec![fence.clone()], ops }).await? {
+        Outcome::Committed { .. } => Ok(()),
+        Outcome::Conflict => Err(WriteError::Deposed(term)),
+    }
+}
+
+/// Takes the lead: a new term, durable before anything else is done.
+pub(in crate::controller) async fn take_term(
+    store: &dyn Store,
+    fresh_cluster_id: &str,
+) -> Result<(String, Term), StoreError> {
+    loop {
+        let cluster = store.get("meta/cluster_id").await?;
+        let term = store.get("meta/term").await?;
+        let old = term.as_ref().and_then(|entry| super::load::parse_number(&entry.value)).unwrap_or(0);
+        let new = Term(old + 1);
+        let mut transaction = Transaction::default();
+        transaction.compares.push(match &term {
+            Some(entry) => Compare::ModRevision { key: "meta/term".into(), revision: entry.mod_revision },
+            None => Compare::Absent { key: "meta/term".into() },
+        });
+        transaction.ops.push(put("meta/term".into(), new.to_string().into_bytes()));
+        let cluster_id = match &cluster {
+            Some(entry) => String::from_utf8_lossy(&entry.value).into_owned(),
+            None => {
+                transaction.ops.push(put("meta/cluster_id".into(), fresh_cluster_id.as_bytes().to_vec()));
+                fresh_cluster_id.to_owned()
+            }
+        };
+        if let Outcome::Committed { .. } = store.commit(transaction).await? {
+            return Ok((cluster_id, new));
+        }
+    }
+}
+
+/// Deletes each of `keys`; one that ends with `/` stands for all below it. In their order.
+pub(in crate::controller) async fn delete_all(
+    store: &dyn Store,
+    term: Term,
+    keys: &[String],
+) -> Result<(), WriteError> {
+    for key in keys {
+        let exact = || Range { start: key.clone(), end: Some(format!("{key}\0")), limit: 1 };
+        let range = if key.ends_with('/') { Range::prefix(key) } else { exact() };
+        loop {
+            let (entries, _) = store.range(Range { limit: MAX_OPERATIONS - 1, ..range.clone() }).await?;
+            if entries.is_empty() {
+                break;
+            }
+            let ops = entries.into_iter().map(|entry| Op::Delete { key: entry.key }).collect();
+            flush(store, &fence(term), ops, term).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until everything that was sent to the store before has happened or never will: a commit whose answer was
+/// lost may still be on its way.
+pub(in crate::controller) async fn barrier(store: &dyn Store, term: Term) -> Result<(), WriteError> {
+    flush(store, &fence(term), vec![put("meta/barrier".into(), term.to_string().into_bytes())], term).await
+}
+
+fn fence(term: Term) -> Compare {
+    Compare::Value { key: "meta/term".into(), value: term.to_string().into_bytes() }
+}
+
+fn spec_ops(id: JobId, spec: &JobSpec) -> Vec<Op> {
+    chunked::put(&spec_key(id), &json(spec)).expect("admission refuses specifications above the limit")
+}
+
+fn put(key: String, value: Vec<u8>) -> Op {
+    Op::Put { key, value }
+}
+
+fn op_bytes(op: &Op) -> usize {
+    match op {
+        Op::Put { key, value } => key.len() + value.len(),
+        Op::Delete { key } => key.len(),
+    }
+}

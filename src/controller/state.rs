@@ -1,0 +1,155 @@
+//! Everything the controller knows, in memory. A copy of what the store holds, plus what agents keep telling.
+
+use crate::domain::command::Registration;
+use crate::domain::event::Event;
+use crate::domain::gpu::GpuSample;
+use crate::domain::ids::{Generation, GpuUuid, JobId, NodeName, NodeUid, RunId, TaskId, Term};
+use crate::domain::job::{Job, JobState};
+use crate::domain::run::{Phase, Run};
+use crate::domain::spec::JobSpec;
+use crate::domain::time::Timestamp;
+use crate::scheduler::Snapshot;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Place in the queue: higher priority first, then the longer waiting.
+pub(super) type QueueKey = (Reverse<i32>, Timestamp, RunId);
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) cluster_id: String,
+    pub(super) term: Term,
+    pub(super) next_id: u64,
+    pub(super) jobs: BTreeMap<JobId, Job>,
+    pub(super) specs: HashMap<JobId, Arc<JobSpec>>,
+    pub(super) runs: BTreeMap<RunId, Run>,
+    pub(super) nodes: BTreeMap<NodeName, Node>,
+    /// Names of unfinished jobs, by user.
+    pub(super) names: HashMap<(String, String), JobId>,
+    /// Answers to repeated submits, by user and request id.
+    pub(super) requests: HashMap<(String, String), JobId>,
+    pub(super) queue: BTreeSet<QueueKey>,
+    /// Runs with anything left to do for agents.
+    pub(super) unsettled: BTreeSet<RunId>,
+    /// What has to be written with the next batch.
+    pub(super) dirty: Dirty,
+    /// Ended jobs by the time of their end; the oldest are forgotten.
+    pub(super) ended: BTreeSet<(Timestamp, JobId)>,
+    /// Keys that nothing refers to any more, to be deleted in this order; with a `/` at the end, all below it.
+    pub(super) garbage: Vec<String>,
+    /// The scheduler's picture of what is free; none when the nodes have changed.
+    pub(super) snapshot: Option<Snapshot>,
+    /// Something was freed, or waits anew: worth a pass of the scheduler.
+    pub(super) schedule_due: bool,
+    /// When back-offs were last looked at.
+    pub(super) looked_at: Timestamp,
+}
+
+/// What changed since the last batch.
+#[derive(Debug, Default)]
+pub(super) struct Dirty {
+    pub(super) next_id: bool,
+    pub(super) jobs: BTreeSet<JobId>,
+    /// Specifications of new jobs.
+    pub(super) specs: BTreeSet<JobId>,
+    pub(super) runs: BTreeSet<RunId>,
+    /// Runs of which every task may want another command: their phase has changed, or how they end.
+    pub(super) whole: BTreeSet<RunId>,
+    /// Runs with new seats.
+    pub(super) plans: BTreeSet<RunId>,
+    pub(super) tasks: BTreeSet<TaskId>,
+    /// Tasks of rolled back generations that were let go of.
+    pub(super) freed: BTreeSet<(TaskId, Generation)>,
+    pub(super) nodes: BTreeSet<NodeName>,
+    /// Not written to the store but to history, after the commit; sequence numbers are given there.
+    pub(super) events: Vec<Event>,
+}
+
+/// One node. Only the registration is stored; the rest is heard again after a restart.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) registration: Registration,
+    /// When its agent was last heard, on the controller's monotonic clock; `None`: not since this start.
+    pub(super) heard: Option<tokio::time::Instant>,
+    pub(super) last_heartbeat: Option<Timestamp>,
+    pub(super) reachable: bool,
+    pub(super) samples: HashMap<GpuUuid, GpuSample>,
+}
+
+impl Node {
+    pub(super) fn uid(&self) -> &NodeUid {
+        &self.registration.node_uid
+    }
+
+    /// The host part of the advertised address: nodes that share it share their ports.
+    pub(super) fn host(&self) -> &str {
+        &self.registration.task_ip
+    }
+}
+
+impl State {
+    /// The next id of the sequence that jobs and runs share.
+    pub(super) fn take_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.dirty.next_id = true;
+        id
+    }
+
+    pub(super) fn node_by_uid(&self, uid: &NodeUid) -> Option<(&NodeName, &Node)> {
+        self.nodes.iter().find(|(_, node)| node.uid() == uid)
+    }
+
+    /// Brings what is derived from a run up to date: the queue, the unsettled runs, the job's state.
+    pub(super) fn refresh_run(&mut self, id: RunId) {
+        let Some(run) = self.runs.get(&id) else { return };
+        self.dirty.runs.insert(id);
+        let job = self.jobs.get(&run.job);
+        // A job that is run again keeps its place: it has waited since it was submitted.
+        let (priority, since) = job.map_or((0, run.queued_at), |job| (job.priority, job.submitted_at));
+        let key = (Reverse(priority), since, id);
+        if run.phase == Phase::Waiting {
+            self.queue.insert(key);
+            self.schedule_due = true;
+        } else {
+            self.queue.remove(&key);
+        }
+        if run.settled {
+            self.unsettled.remove(&id);
+        } else {
+            self.unsettled.insert(id);
+        }
+        let state = JobState::of_run(run);
+        if let Some(job) = self.jobs.get_mut(&run.job)
+            && job.newest_run() == id
+            && !job.state.is_terminal()
+            && !state.is_terminal()
+            && job.state != state
+        {
+            job.state = state;
+            self.dirty.jobs.insert(job.id);
+        }
+    }
+
+    /// Notes something for history.
+    pub(super) fn note(
+        &mut self,
+        now: Timestamp,
+        kind: &str,
+        job: Option<JobId>,
+        task: Option<TaskId>,
+        node: Option<&NodeName>,
+        message: impl Into<String>,
+    ) {
+        self.dirty.events.push(Event {
+            sequence: 0,
+            time: now,
+            kind: kind.to_owned(),
+            job: job.map(|id| id.0),
+            task: task.map(|id| id.to_string()),
+            node: node.map(|name| name.0.clone()),
+            message: message.into(),
+        });
+    }
+}

@@ -1,0 +1,40 @@
+//! The whole controller against agents in memory: what it decides, delivers, survives, and lets go of.
+
+mod agent;
+mod big;
+mod cluster;
+mod events;
+mod forgetting;
+mod jobs;
+mod life;
+mod nodes;
+mod reading;
+mod restart;
+mod rollback;
+mod stopping;
+mod store_failures;
+
+use crate::domain::exit::{Exit, ExitClass};
+use crate::domain::principal::{Principal, Role};
+use crate::domain::time::Timestamp;
+use std::time::Duration;
+
+/// 2026-11-22T12:00:00Z.
+const NOON: Timestamp = Timestamp(1_795_348_800_000_000_000);
+const PATIENCE: Duration = Duration::from_secs(180);
+
+fn user(name: &str) -> Principal {
+    Principal { user: name.to_owned(), uid: None, roles: vec![Role::User] }
+}
+
+fn failure(code: i32) -> Exit {
+    Exit {
+        code: Some(code),
+        ..Exit::without_status(ExitClass::User, format!("the command ended with status {code}"))
+    }
+}
+
+/// What agents are to the controller.
+fn node_agent() -> Principal {
+    Principal { roles: vec![Role::Agent], ..user("agent") }
+}

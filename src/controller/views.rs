@@ -1,0 +1,185 @@
+//! The state as callers are shown it.
+
+use super::state::{Node, State};
+use crate::domain::gpu::GpuState;
+use crate::domain::ids::{GpuUuid, TaskId};
+use crate::domain::job::Job;
+use crate::domain::run::{Phase, Run, RunTask};
+use crate::domain::spec::JobSpec;
+use crate::domain::task::TaskState;
+use crate::domain::view::{GpuView, JobView, NodeView, RunView, TaskView};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// A job; with the tasks of `tasks_of`, where given.
+pub(super) fn job(state: &State, job: &Job, tasks_of: Option<&Run>) -> JobView {
+    let spec = state.specs.get(&job.id);
+    let newest = state.runs.get(&job.newest_run());
+    let running = newest.map_or(0, |run| run.tasks.iter().filter(|task| task.state == TaskState::Running).count());
+    JobView {
+        job_id: job.id.0,
+        name: job.name.clone(),
+        user: job.user.clone(),
+        state: job.state.as_str().to_owned(),
+        priority: job.priority,
+        chain_id: job.chain_id.clone(),
+        run_id: job.newest_run().0,
+        submitted_at: job.submitted_at,
+        exit: job.exit.clone(),
+        reason: reason(state, job, newest),
+        runs: job.runs.iter().filter_map(|id| state.runs.get(id)).map(run).collect(),
+        tasks: tasks_of.zip(spec).map(|(run, spec)| tasks(run, spec)),
+        tasks_running: u32::try_from(running).unwrap_or(u32::MAX),
+        tasks_total: spec.map_or(0, |spec| spec.task_count()),
+        gpus_total: spec.map_or(0, |spec| spec.roles.iter().map(|role| role.gpus.saturating_mul(role.count)).sum()),
+    }
+}
+
+/// One sentence on where the job stands.
+fn reason(state: &State, job: &Job, run: Option<&Run>) -> Option<String> {
+    if let Some(exit) = &job.exit {
+        return Some(exit.reason.clone());
+    }
+    let run = run?;
+    match run.phase {
+        Phase::Waiting => Some(run.rolled_back.clone().map_or_else(
+            || "waiting for free resources".to_owned(),
+            |why| format!("waiting to be placed again; the last placement was given back: {why}"),
+        )),
+        Phase::Stopping => {
+            let unreachable: BTreeSet<&str> = run
+                .tasks
+                .iter()
+                .filter(|task| !task.state.is_terminal())
+                .filter(|task| state.nodes.get(&task.seat.node).is_none_or(|node| !node.reachable))
+                .map(|task| task.seat.node.0.as_str())
+                .collect();
+            let names = unreachable.into_iter().collect::<Vec<_>>().join(", ");
+            (!names.is_empty()).then(|| format!("its tasks on {names} cannot be reached"))
+        }
+        Phase::Staging => Some("its images and code are being fetched".to_owned()),
+        Phase::Preparing | Phase::Launching => Some("its tasks are being prepared".to_owned()),
+        Phase::Running | Phase::Ended => None,
+    }
+}
+
+fn run(run: &Run) -> RunView {
+    let nodes: BTreeSet<_> = run.tasks.iter().map(|task| &task.seat.node).collect();
+    RunView {
+        run_id: run.id.0,
+        attempt: run.attempt,
+        state: crate::domain::job::JobState::of_run(run).as_str().to_owned(),
+        node_count: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
+        started_at: run.started_at,
+        ended_at: run.ended_at,
+        exit: run.outcome.as_ref().filter(|_| run.phase == Phase::Ended).map(|outcome| outcome.exit.clone()),
+    }
+}
+
+/// Tasks of a run; a waiting run has seatless ones.
+fn tasks(run: &Run, spec: &JobSpec) -> Vec<TaskView> {
+    if run.tasks.is_empty() {
+        return spec.tasks().map(|(role, index)| seatless(run, spec, role, index)).collect();
+    }
+    run.tasks.iter().map(|task| seated(run, spec, task)).collect()
+}
+
+fn seated(run: &Run, spec: &JobSpec, task: &RunTask) -> TaskView {
+    TaskView {
+        node: Some(task.seat.node.0.clone()),
+        ip: Some(task.seat.ip.clone()),
+        ports: task.seat.ports.iter().map(|ports| (ports.label.clone(), ports.ports.clone())).collect(),
+        gpus: task.seat.gpus.iter().map(|gpu| gpu.0.clone()).collect(),
+        state: shown_state(run, task).as_str().to_owned(),
+        started_at: task.started_at,
+        ended_at: task.ended_at,
+        exit: task.exit.clone(),
+        notices: task.notices.clone(),
+        ..seatless(run, spec, task.role, task.index)
+    }
+}
+
+/// What a task is about to be, where the agent has not said yet.
+fn shown_state(run: &Run, task: &RunTask) -> TaskState {
+    match (run.phase, task.state) {
+        (Phase::Staging, TaskState::Waiting) => TaskState::Staging,
+        (Phase::Preparing, TaskState::Waiting) => TaskState::Preparing,
+        (Phase::Stopping, state) if !state.is_terminal() => TaskState::Stopping,
+        (_, state) => state,
+    }
+}
+
+fn seatless(run: &Run, spec: &JobSpec, role: u32, index: u32) -> TaskView {
+    let stopped = run.phase == Phase::Ended;
+    TaskView {
+        id: run.task_id(role, index).to_string(),
+        role: spec.roles.get(role as usize).map_or_else(String::new, |role| role.name.clone()),
+        index,
+        state: if stopped { TaskState::Stopped } else { TaskState::Waiting }.as_str().to_owned(),
+        node: None,
+        ip: None,
+        ports: BTreeMap::new(),
+        gpus: Vec::new(),
+        started_at: None,
+        ended_at: None,
+        exit: None,
+        notices: Vec::new(),
+    }
+}
+
+/// Which task holds which GPU of which node.
+pub(super) fn holders(state: &State) -> HashMap<GpuUuid, TaskId> {
+    let mut holders = HashMap::new();
+    for run in state.unsettled.iter().filter_map(|id| state.runs.get(id)) {
+        for task in run.tasks.iter().filter(|task| !task.released) {
+            let id = run.task_id(task.role, task.index);
+            holders.extend(task.seat.gpus.iter().map(|gpu| (gpu.clone(), id)));
+        }
+        for left in &run.leftovers {
+            let id = run.task_id(left.role, left.index);
+            holders.extend(left.seat.gpus.iter().map(|gpu| (gpu.clone(), id)));
+        }
+    }
+    holders
+}
+
+pub(super) fn node(node: &Node, holders: &HashMap<GpuUuid, TaskId>) -> NodeView {
+    let inventory = &node.registration.inventory;
+    let free = inventory.gpus.iter().filter(|gpu| !holders.contains_key(&gpu.uuid)).count();
+    NodeView {
+        name: node.registration.name.0.clone(),
+        address: node.registration.address.clone(),
+        state: if node.reachable { "READY" } else { "UNREACHABLE" }.to_owned(),
+        reason: (!node.reachable).then(|| "its agent has not been heard".to_owned()),
+        gpus_total: u32::try_from(inventory.gpus.len()).unwrap_or(u32::MAX),
+        gpus_free: u32::try_from(free).unwrap_or(u32::MAX),
+        cpus: inventory.cpus,
+        memory_mb: inventory.memory_mb,
+        labels: inventory.labels.clone(),
+        version: node.registration.version.clone(),
+        node_uid: node.uid().0.clone(),
+        last_heartbeat: node.last_heartbeat,
+    }
+}
+
+pub(super) fn gpus(node: &Node, holders: &HashMap<GpuUuid, TaskId>) -> Vec<GpuView> {
+    let view = |gpu: &crate::domain::gpu::Gpu| {
+        let sample = node.samples.get(&gpu.uuid).cloned().unwrap_or_default();
+        let task = holders.get(&gpu.uuid);
+        GpuView {
+            node: node.registration.name.0.clone(),
+            uuid: gpu.uuid.0.clone(),
+            index: gpu.index,
+            model: gpu.model.clone(),
+            memory_mb: gpu.memory_mb,
+            memory_used_mb: sample.memory_used_mb,
+            utilization: sample.utilization,
+            temperature_c: sample.temperature_c,
+            power_w: sample.power_w,
+            state: if task.is_some() { GpuState::Held } else { GpuState::Free },
+            task: task.map(ToString::to_string),
+            mig_parent: gpu.mig_parent.as_ref().map(|parent| parent.0.clone()),
+            faults: Vec::new(),
+        }
+    };
+    node.registration.inventory.gpus.iter().map(view).collect()
+}
