@@ -59,6 +59,7 @@ pub mod domain;
 pub mod gpu;
 pub mod jobfile;
 pub mod logs;
+pub mod rpc;
 pub mod runtime;
 pub mod scheduler;
 pub mod shim;

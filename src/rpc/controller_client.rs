@@ -1,0 +1,224 @@
+//! The controller at the other end of a connection, at one of several addresses.
+
+use super::channel::{CALL_LIMIT, EXEC_LIMIT, OPEN_LIMIT, Wire};
+use super::convert::{self, Parsed, each};
+use super::exec;
+use super::generated as pb;
+use super::generated::controller_client::ControllerClient as Generated;
+use super::status::never_sent;
+use super::stream;
+use crate::api::controller::{ControllerApi, EventFilter, JobFilter, Submit};
+use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
+use crate::domain::command::{
+    Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
+};
+use crate::domain::event::Event;
+use crate::domain::ids::{JournalId, NodeUid, TaskId};
+use crate::domain::principal::Principal;
+use crate::domain::quantity::MAX_MESSAGE_BYTES;
+use crate::domain::view::{Explanation, GpuView, JobView, NodeView, Submitted};
+use async_trait::async_trait;
+use prost::Message;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+/// [`ControllerApi`] over gRPC. An address that is unavailable or does not answer in time is followed by the next; the
+/// one that answered last is asked first.
+#[derive(Debug)]
+pub struct ControllerClient {
+    wires: Vec<Wire>,
+    preferred: AtomicUsize,
+}
+
+fn client(channel: Channel) -> Generated<Channel> {
+    Generated::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+impl ControllerClient {
+    /// `addresses` are `HOST:PORT`, `http://HOST:PORT` or `unix:PATH`, at least one. Connects with the first call.
+    /// Has to be called inside a tokio runtime.
+    pub fn new<S: AsRef<str>>(addresses: &[S]) -> Result<Self, Error> {
+        if addresses.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, "no address of a controller is given"));
+        }
+        let wire = |address: &S| Wire::new("controller", address.as_ref());
+        let wires = addresses.iter().map(wire).collect::<Result<_, _>>()?;
+        Ok(Self { wires, preferred: AtomicUsize::new(0) })
+    }
+
+    /// Asks one address after the other until one is available.
+    async fn each_in_turn<'a, T, F, Fut>(&'a self, ask: F) -> Result<T, Error>
+    where
+        F: Fn(&'a Wire) -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut failures: Vec<Error> = Vec::new();
+        for i in 0..self.wires.len() {
+            let at = (first + i) % self.wires.len();
+            match ask(&self.wires[at]).await {
+                // One that hangs is as good as one that is away, where there is another.
+                Err(error) if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::DeadlineExceeded) => {
+                    failures.push(error);
+                }
+                answer => {
+                    self.preferred.store(at, Ordering::Relaxed);
+                    return answer;
+                }
+            }
+        }
+        if failures.len() == 1 {
+            return Err(failures.remove(0));
+        }
+        // What may have been sent goes first, so that the whole does not read as if nothing had been.
+        failures.sort_by_key(never_sent);
+        let retry_after_ms = failures.iter().filter_map(|error| error.retry_after_ms).min();
+        let messages: Vec<String> = failures.into_iter().map(|error| error.message).collect();
+        Err(Error { retry_after_ms, ..Error::unavailable(messages.join("; ")) })
+    }
+
+    async fn call<M, T, D, F, Fut>(
+        &self,
+        method: &'static str,
+        message: M,
+        send: F,
+        parse: fn(T) -> Parsed<D>,
+    ) -> Result<D, Error>
+    where
+        M: Message + Clone,
+        F: Fn(Generated<Channel>, Request<M>) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let (send, message) = (&send, &message);
+        self.each_in_turn(|wire| async move {
+            let send = |channel, request| send(client(channel), request);
+            let reply = wire.call(method, CALL_LIMIT, message.clone(), send).await?;
+            wire.parsed(method, parse(reply))
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl ControllerApi for ControllerClient {
+    async fn submit(&self, who: &Principal, submit: Submit) -> Result<Submitted, Error> {
+        let Submit { file_name, content, mut request_id, dry_run } = submit;
+        if request_id.is_empty() && self.wires.len() > 1 {
+            // The next controller may be asked after the first took the job and could not say so.
+            request_id = uuid::Uuid::new_v4().to_string();
+        }
+        let principal = Some(who.clone().into());
+        let message = pb::SubmitRequest { principal, file_name, content, request_id, dry_run };
+        self.call("Submit", message, |mut c, r| async move { c.submit(r).await }, Submitted::try_from).await
+    }
+
+    async fn list_jobs(
+        &self,
+        who: &Principal,
+        filter: JobFilter,
+        page_size: u32,
+        token: &str,
+    ) -> Result<(Vec<JobView>, String), Error> {
+        let JobFilter { all, user } = filter;
+        let principal = Some(who.clone().into());
+        let (user, page_token) = (user.unwrap_or_default(), token.to_owned());
+        let message = pb::ListJobsRequest { principal, all, user, page_size, page_token };
+        let parse = |reply: pb::ListJobsReply| Ok((each(reply.jobs, "jobs")?, reply.next_page_token));
+        self.call("ListJobs", message, |mut c, r| async move { c.list_jobs(r).await }, parse).await
+    }
+
+    async fn get_job(&self, who: &Principal, job: &str, run: Option<i64>) -> Result<JobView, Error> {
+        let message = pb::GetJobRequest { principal: Some(who.clone().into()), job: Some(job_ref(job)), run };
+        self.call("GetJob", message, |mut c, r| async move { c.get_job(r).await }, JobView::try_from).await
+    }
+
+    async fn explain_job(&self, who: &Principal, job: &str) -> Result<Explanation, Error> {
+        let message = pb::ExplainJobRequest { principal: Some(who.clone().into()), job: Some(job_ref(job)) };
+        self.call("ExplainJob", message, |mut c, r| async move { c.explain_job(r).await }, Explanation::try_from)
+            .await
+    }
+
+    async fn stop_job(&self, who: &Principal, job: &str, grace_ms: Option<u64>) -> Result<JobView, Error> {
+        let message = pb::StopJobRequest { principal: Some(who.clone().into()), job: Some(job_ref(job)), grace_ms };
+        self.call("StopJob", message, |mut c, r| async move { c.stop_job(r).await }, JobView::try_from).await
+    }
+
+    async fn list_nodes(&self, who: &Principal) -> Result<Vec<NodeView>, Error> {
+        let message = pb::ListNodesRequest { principal: Some(who.clone().into()) };
+        let parse = |reply: pb::ListNodesReply| each(reply.nodes, "nodes");
+        self.call("ListNodes", message, |mut c, r| async move { c.list_nodes(r).await }, parse).await
+    }
+
+    async fn list_gpus(&self, who: &Principal, node: Option<&str>) -> Result<Vec<GpuView>, Error> {
+        let node = node.unwrap_or_default().to_owned();
+        let message = pb::ListGpusRequest { principal: Some(who.clone().into()), node };
+        let parse = |reply: pb::ListGpusReply| each(reply.gpus, "gpus");
+        self.call("ListGpus", message, |mut c, r| async move { c.list_gpus(r).await }, parse).await
+    }
+
+    async fn watch(&self, who: &Principal, filter: EventFilter) -> Result<Answers<Event>, Error> {
+        let EventFilter { after, follow, job, node } = filter;
+        let (job, node) = (job.unwrap_or_default(), node.unwrap_or_default());
+        let message = &pb::WatchRequest { principal: Some(who.clone().into()), after, follow, job, node };
+        let send = |channel, request| async move { client(channel).watch(request).await };
+        self.each_in_turn(|wire| async move {
+            let messages = wire.open("Watch", OPEN_LIMIT, message.clone(), send).await?;
+            Ok(stream::answers(wire, "Watch", messages, ()))
+        })
+        .await
+    }
+
+    async fn logs(&self, who: &Principal, query: LogQuery) -> Result<Answers<LogBatch>, Error> {
+        let message = &convert::logs_request(who.clone(), query);
+        let send = |channel, request| async move { client(channel).logs(request).await };
+        self.each_in_turn(|wire| async move {
+            let messages = wire.open("Logs", OPEN_LIMIT, message.clone(), send).await?;
+            Ok(stream::answers(wire, "Logs", messages, ()))
+        })
+        .await
+    }
+
+    async fn exec(&self, who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error> {
+        let start = &convert::exec_start(who.clone(), task, exec);
+        let send = |channel, request| async move { client(channel).exec(request).await };
+        self.each_in_turn(|wire| async move {
+            let (input, requests) = exec::Requests::new(start.clone());
+            let replies = wire.open("Exec", EXEC_LIMIT, requests, send).await?;
+            Ok(exec::session(wire, input, replies))
+        })
+        .await
+    }
+
+    async fn register(&self, who: &Principal, registration: Registration) -> Result<Registered, Error> {
+        let message = convert::node::register_request(who.clone(), registration);
+        self.call("Register", message, |mut c, r| async move { c.register(r).await }, Registered::try_from).await
+    }
+
+    async fn heartbeat(&self, who: &Principal, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
+        let message = convert::node::heartbeat_request(who.clone(), heartbeat);
+        self.call("Heartbeat", message, |mut c, r| async move { c.heartbeat(r).await }, HeartbeatReply::try_from)
+            .await
+    }
+
+    async fn report(
+        &self,
+        who: &Principal,
+        node_uid: NodeUid,
+        journal_id: JournalId,
+        statuses: Vec<SequencedStatus>,
+    ) -> Result<u64, Error> {
+        let message = pb::ReportRequest {
+            principal: Some(who.clone().into()),
+            node_uid: node_uid.0,
+            journal_id: journal_id.0,
+            statuses: statuses.into_iter().map(Into::into).collect(),
+        };
+        let parse = |reply: pb::ReportReply| Ok(reply.acknowledged);
+        self.call("Report", message, |mut c, r| async move { c.report(r).await }, parse).await
+    }
+}
+
+fn job_ref(text: &str) -> pb::JobRef {
+    pb::JobRef { text: text.to_owned() }
+}

@@ -1,0 +1,190 @@
+//! The Controller service over an implementation of [`ControllerApi`].
+
+use super::call::{Call, Gate};
+use super::convert::{self, MAX_LINE_BYTES, MAX_WORD_BYTES, each, filled, maybe, required, text};
+use super::exec;
+use super::generated as pb;
+use super::generated::controller_server::Controller;
+use super::stream::{Replies, log_messages, single};
+use crate::api::controller::{ControllerApi, Submit};
+use crate::api::stream::LogBatch;
+use crate::domain::command::{Error, Registration};
+use crate::domain::event::Event;
+use async_trait::async_trait;
+use std::sync::Arc;
+use tonic::{Request, Response, Status, Streaming};
+
+#[derive(Debug)]
+pub(super) struct ControllerService {
+    api: Arc<dyn ControllerApi>,
+    gate: Gate,
+}
+
+impl ControllerService {
+    pub(super) fn new(api: Arc<dyn ControllerApi>, gate: Gate) -> Self {
+        Self { api, gate }
+    }
+}
+
+fn job(call: &Call<'_>, job: Option<pb::JobRef>) -> Result<String, Error> {
+    let job = call.parsed(required(job, "job"))?;
+    call.parsed(filled(job.text, "job.text", MAX_LINE_BYTES))
+}
+
+#[async_trait]
+impl Controller for ControllerService {
+    async fn submit(&self, request: Request<pb::SubmitRequest>) -> Result<Response<pb::SubmitReply>, Status> {
+        let (call, request) = self.gate.open("Submit", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            let submit = Submit {
+                file_name: call.parsed(text(request.file_name, "file_name", MAX_LINE_BYTES))?,
+                content: request.content,
+                request_id: call.parsed(text(request.request_id, "request_id", MAX_WORD_BYTES))?,
+                dry_run: request.dry_run,
+            };
+            self.api.submit(&who, submit).await
+        };
+        call.answer(answer.await)
+    }
+
+    async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsReply>, Status> {
+        let (call, request) = self.gate.open("ListJobs", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            let filter = call.parsed(convert::job_filter(request.all, request.user))?;
+            let token = call.parsed(text(request.page_token, "page_token", MAX_LINE_BYTES))?;
+            let (jobs, next_page_token) = self.api.list_jobs(&who, filter, request.page_size, &token).await?;
+            Ok(pb::ListJobsReply { jobs: jobs.into_iter().map(Into::into).collect(), next_page_token })
+        };
+        call.reply(answer.await)
+    }
+
+    async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::Job>, Status> {
+        let (call, request) = self.gate.open("GetJob", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            self.api.get_job(&who, &job(&call, request.job)?, request.run).await
+        };
+        call.answer(answer.await)
+    }
+
+    async fn explain_job(
+        &self,
+        request: Request<pb::ExplainJobRequest>,
+    ) -> Result<Response<pb::ExplainJobReply>, Status> {
+        let (call, request) = self.gate.open("ExplainJob", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            self.api.explain_job(&who, &job(&call, request.job)?).await
+        };
+        call.answer(answer.await)
+    }
+
+    async fn stop_job(&self, request: Request<pb::StopJobRequest>) -> Result<Response<pb::Job>, Status> {
+        let (call, request) = self.gate.open("StopJob", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            self.api.stop_job(&who, &job(&call, request.job)?, request.grace_ms).await
+        };
+        call.answer(answer.await)
+    }
+
+    async fn list_nodes(
+        &self,
+        request: Request<pb::ListNodesRequest>,
+    ) -> Result<Response<pb::ListNodesReply>, Status> {
+        let (call, request) = self.gate.open("ListNodes", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            let nodes = self.api.list_nodes(&who).await?;
+            Ok(pb::ListNodesReply { nodes: nodes.into_iter().map(Into::into).collect() })
+        };
+        call.reply(answer.await)
+    }
+
+    async fn list_gpus(&self, request: Request<pb::ListGpusRequest>) -> Result<Response<pb::ListGpusReply>, Status> {
+        let (call, request) = self.gate.open("ListGpus", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            let node = call.parsed(maybe(request.node, "node", MAX_WORD_BYTES))?;
+            let gpus = self.api.list_gpus(&who, node.as_deref()).await?;
+            Ok(pb::ListGpusReply { gpus: gpus.into_iter().map(Into::into).collect() })
+        };
+        call.reply(answer.await)
+    }
+
+    type WatchStream = Replies<Event, pb::WatchReply>;
+
+    async fn watch(&self, mut request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let claim = request.get_mut().principal.take();
+        let (call, request) = self.gate.open("Watch", request);
+        let answer = async {
+            let who = call.principal(claim).await?;
+            self.api.watch(&who, call.parsed(convert::event_filter(request))?).await
+        };
+        call.stream(answer.await, single)
+    }
+
+    type LogsStream = Replies<LogBatch, pb::LogsReply>;
+
+    async fn logs(&self, mut request: Request<pb::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        let claim = request.get_mut().principal.take();
+        let (call, request) = self.gate.open("Logs", request);
+        let answer = async {
+            let who = call.principal(claim).await?;
+            self.api.logs(&who, call.parsed(convert::log_query(request))?).await
+        };
+        call.stream(answer.await, log_messages)
+    }
+
+    type ExecStream = exec::Session;
+
+    async fn exec(&self, request: Request<Streaming<pb::ExecRequest>>) -> Result<Response<Self::ExecStream>, Status> {
+        let (call, mut requests) = self.gate.open("Exec", request);
+        let answer = async {
+            let (who, task, spec) = exec::start(&call, &mut requests).await?;
+            self.api.exec(&who, task, spec).await
+        };
+        call.exec(answer.await, requests)
+    }
+
+    async fn register(
+        &self,
+        mut request: Request<pb::RegisterRequest>,
+    ) -> Result<Response<pb::RegisterReply>, Status> {
+        let claim = request.get_mut().principal.take();
+        let (call, request) = self.gate.open("Register", request);
+        let answer = async {
+            let who = call.principal(claim).await?;
+            let registration: Registration = call.parsed(request.try_into())?;
+            self.api.register(&who, registration).await
+        };
+        call.answer(answer.await)
+    }
+
+    async fn heartbeat(
+        &self,
+        mut request: Request<pb::HeartbeatRequest>,
+    ) -> Result<Response<pb::HeartbeatReply>, Status> {
+        let claim = request.get_mut().principal.take();
+        let (call, request) = self.gate.open("Heartbeat", request);
+        let answer = async {
+            let who = call.principal(claim).await?;
+            self.api.heartbeat(&who, call.parsed(request.try_into())?).await
+        };
+        call.answer(answer.await)
+    }
+
+    async fn report(&self, request: Request<pb::ReportRequest>) -> Result<Response<pb::ReportReply>, Status> {
+        let (call, request) = self.gate.open("Report", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            let (node_uid, journal_id) = call.parsed(convert::node::journal(request.node_uid, request.journal_id))?;
+            let statuses = call.parsed(each(request.statuses, "statuses"))?;
+            let acknowledged = self.api.report(&who, node_uid, journal_id, statuses).await?;
+            Ok(pb::ReportReply { acknowledged })
+        };
+        call.reply(answer.await)
+    }
+}

@@ -1,0 +1,214 @@
+//! Nodes: as they introduce themselves, as they report, as operators see them.
+
+use super::{
+    MAX_LINE_BYTES, MAX_SENTENCE_BYTES, MAX_WORD_BYTES, Parsed, each, filled, inner, nanos, optional_text, text, time,
+};
+use crate::api::agent::{NodeInfo, WatchedStatus};
+use crate::domain::command::{Heartbeat, HeartbeatReply, Registered, Registration, Violation};
+use crate::domain::ids::{GpuUuid, JournalId, NodeName, NodeUid, Term};
+use crate::domain::principal::Principal;
+use crate::domain::view::NodeView;
+use crate::rpc::generated as pb;
+
+fn node_name(value: String) -> Parsed<NodeName> {
+    filled(value, "name", MAX_WORD_BYTES).map(NodeName)
+}
+
+fn node_uid(value: String) -> Parsed<NodeUid> {
+    filled(value, "node_uid", MAX_WORD_BYTES).map(NodeUid)
+}
+
+fn journal_id(value: String) -> Parsed<JournalId> {
+    filled(value, "journal_id", MAX_WORD_BYTES).map(JournalId)
+}
+
+/// Whose journal a report is from.
+pub(in crate::rpc) fn journal(uid: String, journal: String) -> Parsed<(NodeUid, JournalId)> {
+    Ok((node_uid(uid)?, journal_id(journal)?))
+}
+
+impl From<NodeInfo> for pb::GetNodeReply {
+    fn from(NodeInfo { name, node_uid, journal_id, version, inventory, gpus }: NodeInfo) -> Self {
+        Self {
+            name: name.0,
+            node_uid: node_uid.0,
+            journal_id: journal_id.0,
+            version,
+            inventory: Some(inventory.into()),
+            gpus: gpus.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::GetNodeReply> for NodeInfo {
+    type Error = Violation;
+
+    fn try_from(wire: pb::GetNodeReply) -> Parsed<Self> {
+        Ok(Self {
+            name: node_name(wire.name)?,
+            node_uid: node_uid(wire.node_uid)?,
+            journal_id: journal_id(wire.journal_id)?,
+            version: text(wire.version, "version", MAX_WORD_BYTES)?,
+            inventory: inner(wire.inventory, "inventory")?,
+            gpus: each(wire.gpus, "gpus")?,
+        })
+    }
+}
+
+impl From<WatchedStatus> for pb::WatchTasksReply {
+    fn from(WatchedStatus { status, cursor }: WatchedStatus) -> Self {
+        Self { status: Some(status.into()), cursor }
+    }
+}
+
+impl TryFrom<pb::WatchTasksReply> for WatchedStatus {
+    type Error = Violation;
+
+    fn try_from(wire: pb::WatchTasksReply) -> Parsed<Self> {
+        Ok(Self { status: inner(wire.status, "status")?, cursor: text(wire.cursor, "cursor", MAX_LINE_BYTES)? })
+    }
+}
+
+impl From<NodeView> for pb::Node {
+    fn from(view: NodeView) -> Self {
+        let NodeView {
+            name,
+            address,
+            state,
+            reason,
+            gpus_total,
+            gpus_free,
+            cpus,
+            memory_mb,
+            labels,
+            version,
+            node_uid,
+            last_heartbeat,
+        } = view;
+        Self {
+            name,
+            address,
+            state,
+            reason,
+            gpus_total,
+            gpus_free,
+            cpus,
+            memory_mb,
+            labels: labels.into_iter().collect(),
+            version,
+            node_uid,
+            last_heartbeat: nanos(last_heartbeat),
+        }
+    }
+}
+
+impl TryFrom<pb::Node> for NodeView {
+    type Error = Violation;
+
+    fn try_from(wire: pb::Node) -> Parsed<Self> {
+        Ok(Self {
+            name: filled(wire.name, "name", MAX_WORD_BYTES)?,
+            address: text(wire.address, "address", MAX_LINE_BYTES)?,
+            state: filled(wire.state, "state", MAX_WORD_BYTES)?,
+            reason: optional_text(wire.reason, "reason", MAX_SENTENCE_BYTES)?,
+            gpus_total: wire.gpus_total,
+            gpus_free: wire.gpus_free,
+            cpus: wire.cpus,
+            memory_mb: wire.memory_mb,
+            labels: wire.labels.into_iter().collect(),
+            version: text(wire.version, "version", MAX_WORD_BYTES)?,
+            node_uid: text(wire.node_uid, "node_uid", MAX_WORD_BYTES)?,
+            last_heartbeat: time(wire.last_heartbeat),
+        })
+    }
+}
+
+/// The request that introduces a node.
+pub(in crate::rpc) fn register_request(who: Principal, registration: Registration) -> pb::RegisterRequest {
+    let Registration { name, node_uid, journal_id, address, task_ip, version, inventory, cluster_id, term } =
+        registration;
+    pb::RegisterRequest {
+        principal: Some(who.into()),
+        name: name.0,
+        node_uid: node_uid.0,
+        journal_id: journal_id.0,
+        address,
+        task_ip,
+        version,
+        inventory: Some(inventory.into()),
+        cluster_id,
+        term: term.0,
+    }
+}
+
+impl TryFrom<pb::RegisterRequest> for Registration {
+    type Error = Violation;
+
+    fn try_from(wire: pb::RegisterRequest) -> Parsed<Self> {
+        Ok(Self {
+            name: node_name(wire.name)?,
+            node_uid: node_uid(wire.node_uid)?,
+            journal_id: journal_id(wire.journal_id)?,
+            address: filled(wire.address, "address", MAX_LINE_BYTES)?,
+            task_ip: text(wire.task_ip, "task_ip", MAX_WORD_BYTES)?,
+            version: text(wire.version, "version", MAX_WORD_BYTES)?,
+            inventory: inner(wire.inventory, "inventory")?,
+            cluster_id: text(wire.cluster_id, "cluster_id", MAX_WORD_BYTES)?,
+            term: Term(wire.term),
+        })
+    }
+}
+
+impl From<Registered> for pb::RegisterReply {
+    fn from(Registered { cluster_id, term, heartbeat_ms }: Registered) -> Self {
+        Self { cluster_id, term: term.0, heartbeat_ms }
+    }
+}
+
+impl TryFrom<pb::RegisterReply> for Registered {
+    type Error = Violation;
+
+    fn try_from(wire: pb::RegisterReply) -> Parsed<Self> {
+        let cluster_id = filled(wire.cluster_id, "cluster_id", MAX_WORD_BYTES)?;
+        Ok(Self { cluster_id, term: Term(wire.term), heartbeat_ms: wire.heartbeat_ms })
+    }
+}
+
+/// The request that keeps a node alive.
+pub(in crate::rpc) fn heartbeat_request(who: Principal, heartbeat: Heartbeat) -> pb::HeartbeatRequest {
+    let Heartbeat { node_uid, journal_id, samples } = heartbeat;
+    pb::HeartbeatRequest {
+        principal: Some(who.into()),
+        node_uid: node_uid.0,
+        journal_id: journal_id.0,
+        samples: samples.into_iter().map(Into::into).collect(),
+    }
+}
+
+impl TryFrom<pb::HeartbeatRequest> for Heartbeat {
+    type Error = Violation;
+
+    fn try_from(mut wire: pb::HeartbeatRequest) -> Parsed<Self> {
+        let one = |(i, mut wire): (usize, pb::GpuSample)| {
+            let uuid = filled(std::mem::take(&mut wire.uuid), &format!("samples[{i}].uuid"), MAX_WORD_BYTES)?;
+            Ok((GpuUuid(uuid), super::gpu::sample(wire)))
+        };
+        let samples = std::mem::take(&mut wire.samples).into_iter().enumerate().map(one).collect::<Parsed<_>>()?;
+        let (node_uid, journal_id) = journal(wire.node_uid, wire.journal_id)?;
+        Ok(Self { node_uid, journal_id, samples })
+    }
+}
+
+impl From<HeartbeatReply> for pb::HeartbeatReply {
+    fn from(HeartbeatReply { term, register_again }: HeartbeatReply) -> Self {
+        Self { term: term.0, register_again }
+    }
+}
+
+impl TryFrom<pb::HeartbeatReply> for HeartbeatReply {
+    type Error = Violation;
+
+    fn try_from(wire: pb::HeartbeatReply) -> Parsed<Self> {
+        Ok(Self { term: Term(wire.term), register_again: wire.register_again })
+    }
+}

@@ -1,0 +1,42 @@
+//! Carries the two services of [`crate::api`] over gRPC, in both directions, and is the only place that sees
+//! generated code.
+//!
+//! * [`convert`]: domain and protobuf, both ways. What comes off the wire is parsed, never trusted: a wrong field
+//!   of a request is the caller's mistake and named, a wrong field of an answer is an internal error that names
+//!   the peer. Nothing here panics on nonsense.
+//! * [`status`]: errors and gRPC status, both ways, in one exhaustive match.
+//! * [`agent_server`], [`controller_server`]: a service over an implementation of a trait.
+//!   [`agent_client`], [`controller_client`]: an implementation of a trait over a connection.
+//! * [`bind()`], [`serve()`]: sockets and their shutdown. The caller owns both.
+//! * [`peer`]: who is at the other end. On a Unix socket the kernel says so; on TCP there is no authentication
+//!   yet, the caller is believed, and so only loopback may be bound unless `insecure` is spelled out.
+//!
+//! It may not decide anything about jobs, tasks or nodes, and keeps no state but connections.
+
+pub mod agent_client;
+mod agent_server;
+pub mod bind;
+mod call;
+mod channel;
+pub mod controller_client;
+mod controller_server;
+mod convert;
+pub mod dialer;
+mod exec;
+mod generated;
+mod peer;
+pub mod routes;
+pub mod serve;
+mod status;
+mod stream;
+
+#[cfg(test)]
+mod tests;
+
+pub use agent_client::AgentClient;
+pub use bind::{BoundListener, bind};
+pub use controller_client::ControllerClient;
+pub use dialer::Dialer;
+pub use routes::{Routes, agent_routes, controller_routes};
+pub use serve::serve;
+pub use status::never_sent;

@@ -1,0 +1,108 @@
+//! Every method of the agent, there and back.
+
+use super::fakes::{FakeAgent, Notes};
+use super::samples::{self, spec, status};
+use super::*;
+use crate::api::agent::{AgentApi, AgentDialer, WatchedStatus};
+use crate::api::stream::{ExecOutput, ExecSpec, LogQuery, StreamFilter};
+use crate::domain::time::Timestamp;
+
+#[tokio::test]
+async fn every_method_arrives_and_answers_whole() {
+    let agent = Arc::new(FakeAgent::default());
+    let served = Served::agent(&agent).await;
+    for client in served.agents() {
+        let (id, who) = (task(7), alice());
+        let noted = |method: &str, what: &dyn std::fmt::Debug| {
+            assert_eq!(agent.0.last(), Notes::form(method, &alice(), what));
+        };
+        assert_eq!(client.stage(header(), spec()).await.unwrap(), status(1));
+        noted("stage", &(header(), spec()));
+        assert_eq!(client.prepare(header(), spec()).await.unwrap(), status(2));
+        noted("prepare", &(header(), spec()));
+        let env = vec![("A".to_owned(), "1\n2".to_owned()), ("A".to_owned(), String::new())];
+        assert_eq!(client.launch(header(), id, env.clone()).await.unwrap(), status(3));
+        noted("launch", &(header(), id, env));
+        assert_eq!(client.stop(header(), id, 1 << 40).await.unwrap(), status(4));
+        noted("stop", &(header(), id, 1u64 << 40));
+        assert_eq!(client.release(header(), id).await.unwrap(), status(5));
+        noted("release", &(header(), id));
+        let page = (vec![status(1), status(2)], "next".to_owned());
+        assert_eq!(client.list_tasks(&who, 5000, "token").await.unwrap(), page);
+        noted("list_tasks", &(1000, "token"));
+        assert_eq!(client.get_node(&who).await.unwrap(), samples::node_info("node-1"));
+    }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn streams_arrive_in_order_and_end() {
+    let agent = Arc::new(FakeAgent::default());
+    let served = Served::agent(&agent).await;
+    for client in served.agents() {
+        let mut watched = client.watch(&alice(), Some("j-1:0".into())).await.unwrap();
+        assert_eq!(agent.0.last(), Notes::form("watch", &alice(), &Some("j-1:0")));
+        for i in [1, 2] {
+            let expected = WatchedStatus { status: status(i), cursor: format!("j-1:{i}") };
+            assert_eq!(watched.recv().await, Some(Ok(expected)));
+        }
+        assert_eq!(watched.recv().await, None);
+
+        let query = LogQuery {
+            task: task(1),
+            cursor: Some("1.1.0.1:0.0".into()),
+            stream: StreamFilter::Stderr,
+            follow: true,
+            since: Some(Timestamp(77)),
+            tail: Some(0),
+        };
+        let mut logs = client.logs(&alice(), query.clone()).await.unwrap();
+        assert_eq!(agent.0.last(), Notes::form("logs", &alice(), &query));
+        for batch in samples::batches() {
+            assert_eq!(logs.recv().await, Some(Ok(batch)));
+        }
+        assert_eq!(logs.recv().await, None);
+    }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn commands_run_interactively() {
+    let agent = Arc::new(FakeAgent::default());
+    let served = Served::agent(&agent).await;
+    for client in served.agents() {
+        let exec = ExecSpec { argv: vec!["bash".into(), "-c".into(), String::new()], tty: Some((24, 80)) };
+        let mut session = client.exec(&alice(), task(7), exec.clone()).await.unwrap();
+        assert_eq!(agent.0.last(), Notes::form("exec", &alice(), &(task(7), &exec)));
+        let said = format!("{exec:?}").into_bytes();
+        assert_eq!(session.output.recv().await, Some(Ok(ExecOutput::Stdout(said))));
+        session.stdin.send(b"one".to_vec()).await.unwrap();
+        assert_eq!(session.output.recv().await, Some(Ok(ExecOutput::Stderr(b"one".to_vec()))));
+        // More than one message holds, in one piece.
+        let large: Vec<u8> = (0..5 << 20).map(|i| i as u8).collect();
+        session.stdin.send(large.clone()).await.unwrap();
+        let mut echoed = Vec::new();
+        while echoed.len() < large.len() {
+            match within("the echo", session.output.recv()).await {
+                Some(Ok(ExecOutput::Stderr(bytes))) => echoed.extend(bytes),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(echoed == large);
+        drop(session.stdin);
+        assert_eq!(within("the exit", session.output.recv()).await, Some(Ok(ExecOutput::Exited(7))));
+        assert_eq!(session.output.recv().await, None);
+    }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn dialed_agents_answer() {
+    let agent = Arc::new(FakeAgent::default());
+    let served = Served::agent(&agent).await;
+    let dialer = Dialer::default();
+    for address in &served.addresses {
+        assert_eq!(dialer.dial(address).unwrap().get_node(&alice()).await.unwrap(), samples::node_info("node-1"));
+    }
+    served.stop().await;
+}

@@ -1,0 +1,120 @@
+//! Every method of the controller, there and back, and several controllers.
+
+use super::fakes::{FakeController, Notes};
+use super::samples;
+use super::*;
+use crate::api::controller::{ControllerApi, EventFilter, JobFilter, Submit};
+use crate::api::stream::{ExecOutput, ExecSpec, LogQuery, StreamFilter};
+use crate::domain::command::{ErrorKind, HeartbeatReply, Registered, SequencedStatus};
+use std::sync::atomic::Ordering;
+
+fn submit() -> Submit {
+    Submit { file_name: "job.json".into(), content: vec![0, 255, 10], request_id: "r-9".into(), dry_run: true }
+}
+
+#[tokio::test]
+async fn every_question_of_a_user_arrives_and_answers_whole() {
+    let controller = Arc::new(FakeController::default());
+    controller.0.many_tasks.store(2, Ordering::SeqCst);
+    let served = Served::controller(&controller).await;
+    for client in served.controllers() {
+        let who = alice();
+        let noted = |method: &str, what: &dyn std::fmt::Debug| {
+            assert_eq!(controller.0.last(), Notes::form(method, &alice(), what));
+        };
+        assert_eq!(client.submit(&who, submit()).await.unwrap(), samples::submitted());
+        noted("submit", &submit());
+        let filter = JobFilter { all: true, user: Some("bob".into()) };
+        let page = (vec![samples::job_view(None)], "next".to_owned());
+        assert_eq!(client.list_jobs(&who, filter.clone(), 10, "t").await.unwrap(), page);
+        noted("list_jobs", &(filter, 10, "t"));
+        let job = client.get_job(&who, "bob/train", Some(-1)).await.unwrap();
+        assert_eq!(job, samples::job_view(Some(vec![samples::task_view(); 2])));
+        noted("get_job", &("bob/train", Some(-1)));
+        assert_eq!(client.explain_job(&who, "7").await.unwrap(), samples::explanation());
+        noted("explain_job", &"7");
+        assert_eq!(client.stop_job(&who, "7", Some(0)).await.unwrap(), samples::job_view(None));
+        noted("stop_job", &("7", Some(0)));
+        assert_eq!(client.list_nodes(&who).await.unwrap(), vec![samples::node_view()]);
+        assert_eq!(client.list_gpus(&who, Some("node-1")).await.unwrap(), vec![samples::gpu_view()]);
+        noted("list_gpus", &Some("node-1"));
+        client.list_gpus(&who, None).await.unwrap();
+        noted("list_gpus", &None::<&str>);
+    }
+    controller.0.many_tasks.store(0, Ordering::SeqCst);
+    let job = served.controllers()[0].get_job(&alice(), "7", None).await.unwrap();
+    assert_eq!(job, samples::job_view(Some(Vec::new())));
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn what_agents_say_arrives_whole() {
+    let controller = Arc::new(FakeController::default());
+    let served = Served::controller(&controller).await;
+    for client in served.controllers() {
+        let who = Principal { user: "node-1".into(), uid: None, roles: vec![Role::Agent] };
+        let registered = Registered { cluster_id: "c-1".into(), term: Term(5), heartbeat_ms: 2000 };
+        assert_eq!(client.register(&who, samples::registration()).await.unwrap(), registered);
+        assert_eq!(controller.0.last(), Notes::form("register", &who, &samples::registration()));
+        let reply = HeartbeatReply { term: Term(5), register_again: true };
+        assert_eq!(client.heartbeat(&who, samples::heartbeat()).await.unwrap(), reply);
+        assert_eq!(controller.0.last(), Notes::form("heartbeat", &who, &samples::heartbeat()));
+        let statuses = vec![SequencedStatus { sequence: 77, status: samples::status(3) }];
+        let (uid, journal) = ("u-1".into(), "j-1".into());
+        assert_eq!(client.report(&who, uid, journal, statuses.clone()).await.unwrap(), 77);
+    }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn streams_arrive_and_end() {
+    let controller = Arc::new(FakeController::default());
+    let served = Served::controller(&controller).await;
+    for client in served.controllers() {
+        let filter = EventFilter { after: Some(0), follow: true, job: Some("7".into()), node: None };
+        let mut events = client.watch(&alice(), filter.clone()).await.unwrap();
+        assert_eq!(controller.0.last(), Notes::form("watch", &alice(), &filter));
+        assert_eq!(events.recv().await, Some(Ok(samples::event())));
+        assert_eq!(events.recv().await, None);
+
+        let stream = StreamFilter::All;
+        let query = LogQuery { task: task(4), cursor: None, stream, follow: false, since: None, tail: None };
+        let mut logs = client.logs(&alice(), query).await.unwrap();
+        assert_eq!(logs.recv().await.unwrap().unwrap(), samples::batches()[0]);
+        let error = logs.recv().await.unwrap().unwrap_err();
+        assert_eq!(
+            (error.kind, error.message.as_str()),
+            (ErrorKind::OutOfRange, "the oldest cursor is 1.1.0.1:77.0")
+        );
+        assert_eq!(logs.recv().await, None);
+
+        let exec = ExecSpec { argv: vec!["true".into()], tty: None };
+        let mut session = client.exec(&alice(), task(7), exec).await.unwrap();
+        drop(session.stdin);
+        assert!(matches!(session.output.recv().await, Some(Ok(ExecOutput::Stdout(_)))));
+        assert_eq!(session.output.recv().await, Some(Ok(ExecOutput::Exited(7))));
+    }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn the_next_controller_is_asked_when_one_is_away() {
+    let (standby, leader) = (Arc::new(FakeController::default()), Arc::new(FakeController::default()));
+    *standby.0.failure.lock().unwrap() = Some(Error::unavailable("not the leader"));
+    let (first, second) = (Served::controller(&standby).await, Served::controller(&leader).await);
+    let dead = failures::dead_address().await;
+    let client = ControllerClient::new(&[&dead, first.tcp(), second.tcp()]).unwrap();
+    let unnamed = Submit { request_id: String::new(), ..submit() };
+    assert_eq!(client.submit(&alice(), unnamed.clone()).await.unwrap(), samples::submitted());
+    // Both were asked for the same submission, so that it cannot be taken twice.
+    assert_eq!(standby.0.last(), leader.0.last());
+    assert!(!leader.0.last().contains("request_id: \"\""), "{}", leader.0.last());
+    client.list_nodes(&alice()).await.unwrap();
+    assert_eq!(standby.0.count(), 1, "the one that answered last is asked first");
+    second.stop().await;
+    let error = client.list_nodes(&alice()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable);
+    assert!(error.message.contains(&dead) && error.message.contains("not the leader"), "{error}");
+    first.stop().await;
+    assert!(ControllerClient::new(&[] as &[&str]).is_err());
+}

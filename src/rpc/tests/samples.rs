@@ -1,0 +1,245 @@
+//! One value of everything that crosses the wire, with no field at its default where that can be helped.
+
+use super::task;
+use crate::api::agent::NodeInfo;
+use crate::api::stream::{LogBatch, LogContent, LogRecord, LogStream};
+use crate::domain::command::{Heartbeat, Registration};
+use crate::domain::event::Event;
+use crate::domain::exit::{Exit, ExitClass};
+use crate::domain::gpu::{Gpu, GpuSample, GpuState, Link, LinkKind, Topology};
+use crate::domain::ids::{Generation, GpuUuid, Term};
+use crate::domain::task::{AssignedPorts, Inventory, TaskSpec, TaskState, TaskStatus};
+use crate::domain::time::Timestamp;
+use crate::domain::view::{ExplainedReason, Explanation, GpuView, JobView, NodeView, RunView, Submitted, TaskView};
+use std::collections::BTreeMap;
+
+pub(super) fn exit() -> Exit {
+    Exit {
+        code: None,
+        signal: Some(9),
+        oom: true,
+        class: ExitClass::Hardware,
+        reason: "GPU 3 fell off the bus".into(),
+        faults: vec![4, 5],
+    }
+}
+
+pub(super) fn batches() -> Vec<LogBatch> {
+    let output = |stream, bytes: &[u8]| LogContent::Output { stream, bytes: bytes.to_vec() };
+    let record = |sequence: u64, content| LogRecord {
+        sequence,
+        time: Timestamp(1_700_000_000_000_000_000 + sequence as i64),
+        content,
+        cursor: format!("1.1.0.1:{sequence}.5"),
+    };
+    let records = vec![
+        record(1, output(LogStream::Stdout, b"epoch 1\xff\x00\n")),
+        record(2, LogContent::Gap { lost_records: 12, lost_bytes: 3456 }),
+        record(15, output(LogStream::Stderr, b"")),
+    ];
+    vec![LogBatch { records, exit: None }, LogBatch { records: Vec::new(), exit: Some(exit()) }]
+}
+
+pub(super) fn spec() -> TaskSpec {
+    TaskSpec {
+        id: task(7),
+        job_name: "train~1".into(),
+        user: "alice".into(),
+        role_name: "worker".into(),
+        image: "registry/pytorch:2".into(),
+        command: "python train.py\n--x".into(),
+        command_style: crate::domain::spec::CommandStyle::Shell,
+        cpus: 8,
+        memory_mb: 65536,
+        shm_mb: 64,
+        gpus: vec!["GPU-1".into(), "MIG-2".into()],
+        ports: vec![AssignedPorts { label: "http".into(), ports: vec![15000, 65535] }],
+        lease_s: Some(1800),
+    }
+}
+
+pub(super) fn status(index: u64) -> TaskStatus {
+    TaskStatus {
+        id: task(index),
+        generation: Generation(index),
+        state: TaskState::Failed,
+        started_at: Some(Timestamp(5)),
+        ended_at: None,
+        exit: Some(exit()),
+        holding: true,
+        notices: vec!["memory is not limited".into()],
+    }
+}
+
+pub(super) fn inventory() -> Inventory {
+    let gpu = |index: u32| Gpu {
+        uuid: GpuUuid(format!("GPU-{index}")),
+        index,
+        minor: index + 1,
+        model: "NVIDIA H100".into(),
+        gpu_type: "H100".into(),
+        memory_mb: 81559,
+        pci: "00000000:1B:00.0".into(),
+        numa_node: Some(index),
+        mig_parent: (index == 1).then(|| "GPU-0".into()),
+    };
+    let kinds = [LinkKind::NvLink { lanes: 18 }, LinkKind::PcieSwitch, LinkKind::NumaNode, LinkKind::System];
+    let links = kinds.into_iter().map(|kind| Link { a: "GPU-0".into(), b: "GPU-1".into(), kind }).collect();
+    Inventory {
+        cpus: 96,
+        memory_mb: 1 << 20,
+        gpus: vec![gpu(0), gpu(1)],
+        topology: Topology { links },
+        ports: (15000, 29999),
+        labels: BTreeMap::from([("rack".into(), "r7".into()), ("empty".into(), String::new())]),
+        runtime: "process".into(),
+    }
+}
+
+pub(super) fn gpu_view() -> GpuView {
+    GpuView {
+        node: "node-1".into(),
+        uuid: "GPU-0".into(),
+        index: 3,
+        model: "NVIDIA H100".into(),
+        memory_mb: 81559,
+        memory_used_mb: Some(0),
+        utilization: None,
+        temperature_c: Some(41),
+        power_w: Some(300),
+        state: GpuState::Withheld,
+        task: Some("7.7.0.1".into()),
+        mig_parent: None,
+        faults: vec![1],
+    }
+}
+
+pub(super) fn node_info(name: &str) -> NodeInfo {
+    NodeInfo {
+        name: name.into(),
+        node_uid: "u-1".into(),
+        journal_id: "j-1".into(),
+        version: "0.1.0".into(),
+        inventory: inventory(),
+        gpus: vec![gpu_view()],
+    }
+}
+
+pub(super) fn task_view() -> TaskView {
+    TaskView {
+        id: "7.7.0.1".into(),
+        role: "worker".into(),
+        index: 1,
+        state: "RUNNING".into(),
+        node: Some("node-1".into()),
+        ip: None,
+        ports: BTreeMap::from([("http".into(), vec![15001]), ("ssh".into(), vec![])]),
+        gpus: vec!["GPU-0".into()],
+        started_at: Some(Timestamp(7)),
+        ended_at: None,
+        exit: None,
+        notices: vec!["n".into()],
+    }
+}
+
+pub(super) fn job_view(tasks: Option<Vec<TaskView>>) -> JobView {
+    let run = RunView {
+        run_id: 8,
+        attempt: 2,
+        state: "RUNNING".into(),
+        node_count: 1,
+        started_at: Some(Timestamp(1)),
+        ended_at: None,
+        exit: Some(exit()),
+    };
+    JobView {
+        job_id: 7,
+        name: "train~1".into(),
+        user: "alice".into(),
+        state: "RUNNING".into(),
+        priority: -5,
+        chain_id: "chain".into(),
+        run_id: 8,
+        submitted_at: Timestamp(1_700_000_000_000_000_001),
+        exit: Some(exit()),
+        reason: Some(String::new()),
+        runs: vec![run],
+        tasks,
+        tasks_running: 1,
+        tasks_total: 2,
+        gpus_total: 3,
+    }
+}
+
+pub(super) fn explanation() -> Explanation {
+    let reason = ExplainedReason {
+        node: Some("node-1".into()),
+        reason: "gpus".into(),
+        need: "8 H100".into(),
+        have: "2 free".into(),
+    };
+    Explanation {
+        job_id: 7,
+        name: "train".into(),
+        state: "WAITING".into(),
+        summary: "waits for GPUs".into(),
+        queue_position: Some(1),
+        reasons: vec![reason.clone(), ExplainedReason { node: None, ..reason }],
+    }
+}
+
+pub(super) fn node_view() -> NodeView {
+    NodeView {
+        name: "node-1".into(),
+        address: "unix:/run/wharf/a.sock".into(),
+        state: "DRAINING".into(),
+        reason: Some("by bob".into()),
+        gpus_total: 8,
+        gpus_free: 1,
+        cpus: 96,
+        memory_mb: 5,
+        labels: BTreeMap::from([("a".into(), "b".into())]),
+        version: "0.1.0".into(),
+        node_uid: "u-1".into(),
+        last_heartbeat: Some(Timestamp(9)),
+    }
+}
+
+pub(super) fn event() -> Event {
+    Event {
+        sequence: 5,
+        time: Timestamp(6),
+        kind: "job.submitted".into(),
+        job: Some(7),
+        task: None,
+        node: Some("node-1".into()),
+        message: "alice submitted 'train'".into(),
+    }
+}
+
+pub(super) fn submitted() -> Submitted {
+    Submitted { job_id: 7, run_id: 7, name: "train".into(), warnings: vec!["no retry".into()] }
+}
+
+pub(super) fn registration() -> Registration {
+    Registration {
+        name: "node-1".into(),
+        node_uid: "u-1".into(),
+        journal_id: "j-1".into(),
+        address: "10.0.0.1:7601".into(),
+        task_ip: "10.0.0.1".into(),
+        version: "0.1.0".into(),
+        inventory: inventory(),
+        cluster_id: String::new(),
+        term: Term(4),
+    }
+}
+
+pub(super) fn heartbeat() -> Heartbeat {
+    let sample = GpuSample { memory_used_mb: Some(1), power_w: Some(2), ..GpuSample::default() };
+    Heartbeat {
+        node_uid: "u-1".into(),
+        journal_id: "j-1".into(),
+        samples: vec![("GPU-0".into(), sample), ("GPU-1".into(), GpuSample::default())],
+    }
+}
