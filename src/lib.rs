@@ -54,7 +54,9 @@
 
 pub mod agent;
 pub mod api;
+pub mod config;
 pub mod controller;
+pub mod daemon;
 pub mod domain;
 pub mod gpu;
 pub mod jobfile;

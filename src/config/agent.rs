@@ -1,0 +1,267 @@
+//! The settings of an agent.
+
+use super::choice::{GpuChoice, PortRange, RuntimeChoice};
+use super::listen::{self, Endpoint};
+use super::source::Settings;
+use super::{Checks, one_or_many};
+use crate::domain::command::Violation;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Socket paths end at 108 bytes; the rest is for the directory and name of a task's socket.
+const MAX_RUN_DIR: usize = 64;
+
+/// `agent.toml`. Every key has a default; without a controller the agent belongs to none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentConfig {
+    /// The journal, logs and task directories.
+    pub data_dir: PathBuf,
+    /// Sockets; may be gone after a boot.
+    pub run_dir: PathBuf,
+    /// The node's name; default: the host name.
+    pub name: String,
+    /// Where the controllers listen.
+    #[serde(deserialize_with = "one_or_many")]
+    pub controller: Vec<Endpoint>,
+    #[serde(deserialize_with = "one_or_many")]
+    pub listen: Vec<Endpoint>,
+    /// What the controller connects to, if it is not the first of `listen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise_address: Option<Endpoint>,
+    /// What tasks of other nodes connect to; default: the address that leads to the controller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_ip: Option<IpAddr>,
+    pub gpus: GpuChoice,
+    pub runtime: RuntimeChoice,
+    /// Instead of what the machine has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    /// Instead of what the machine has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<u64>,
+    /// For tasks; below the kernel's ephemeral range.
+    pub ports: PortRange,
+    /// What jobs select nodes by; `gpu_type` names the type of the GPUs.
+    pub labels: BTreeMap<String, String>,
+    /// Whom processes run as: `submitter` for the job's user, or the name of one user for all; default: the agent's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_as: Option<String>,
+    /// A task keeps this many log segments; the oldest is overwritten.
+    pub log_segments: u32,
+    pub log_segment_mb: u32,
+    /// How long logs and records of ended tasks stay.
+    pub keep_ended_hours: u32,
+    /// Allows listeners that others can reach without TLS and tokens.
+    pub insecure: bool,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/wharf/agent"),
+            run_dir: PathBuf::from("/run/wharf"),
+            name: host_name(),
+            controller: Vec::new(),
+            listen: vec![Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 7601 }],
+            advertise_address: None,
+            task_ip: None,
+            gpus: GpuChoice::default(),
+            runtime: RuntimeChoice::default(),
+            cpus: None,
+            memory_mb: None,
+            ports: PortRange::default(),
+            labels: BTreeMap::new(),
+            run_as: None,
+            log_segments: 8,
+            log_segment_mb: 64,
+            keep_ended_hours: 72,
+            insecure: false,
+        }
+    }
+}
+
+impl AgentConfig {
+    /// The journal's file.
+    pub fn journal_path(&self) -> PathBuf {
+        self.data_dir.join("journal.db")
+    }
+
+    /// What the controller connects to.
+    pub fn advertised(&self) -> Option<&Endpoint> {
+        self.advertise_address.as_ref().or(self.listen.first())
+    }
+
+    /// What to say at every start.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = listen::check("listen", &self.listen, self.insecure).unwrap_or_default();
+        let outside = self.controller.iter().filter(|controller| !controller.is_local());
+        warnings.extend(outside.map(|controller| {
+            format!("controller: whoever answers as {controller} may run commands on this node: there is no TLS")
+        }));
+        let root = nix::unistd::Uid::effective().is_root();
+        warnings.extend(self.warning_of_root().filter(|_| root));
+        warnings
+    }
+
+    /// What an agent that runs as root says.
+    fn warning_of_root(&self) -> Option<String> {
+        let everybody = self.run_as.is_none() && self.runtime != RuntimeChoice::Docker;
+        everybody.then(|| {
+            "run_as: without it every task is a process of root, with all rights on this node; allowed are submitter \
+             and the name of a user"
+                .to_owned()
+        })
+    }
+
+    fn check_addresses(&self, checks: &mut Checks) {
+        checks.expect(!self.listen.is_empty(), "listen", "nobody could reach this agent", "[]", "HOST:PORT");
+        checks.0.extend(listen::check("listen", &self.listen, self.insecure).err().unwrap_or_default());
+        let allowed = "HOST:PORT that the controller can reach, as advertise_address";
+        match &self.advertise_address {
+            Some(address) => {
+                let right = !address.is_unspecified();
+                checks.expect(right, "advertise_address", "is an address of every machine", address, allowed);
+            }
+            None => {
+                // Only where there is a controller to tell it to.
+                let first = self.listen.first().filter(|first| first.is_unspecified() && !self.controller.is_empty());
+                if let Some(first) = first {
+                    checks.expect(false, "listen", "cannot be told to the controller", first, allowed);
+                }
+            }
+        }
+        if let Some(ip) = self.task_ip {
+            let right = !ip.is_unspecified() && !ip.is_multicast();
+            checks.expect(right, "task_ip", "is not the address of one machine", ip, "an address of this machine");
+        }
+    }
+
+    fn check_labels(&self, checks: &mut Checks) {
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'/');
+        for (key, value) in &self.labels {
+            let right = (1..=128).contains(&key.len()) && key.bytes().all(word);
+            let allowed = "1 to 128 letters, digits, '.', '-', '_', '/'";
+            checks.expect(right, &format!("labels.{key}"), "is not a label's name", key, allowed);
+            let right = value.len() <= 256 && !value.chars().any(char::is_control);
+            let allowed = "at most 256 bytes on one line";
+            checks.expect(right, &format!("labels.{key}"), "is not a label's value", value.escape_debug(), allowed);
+        }
+    }
+}
+
+impl Settings for AgentConfig {
+    const KEYS: &'static [&'static str] = &[
+        "data_dir",
+        "run_dir",
+        "name",
+        "controller",
+        "listen",
+        "advertise_address",
+        "task_ip",
+        "gpus",
+        "runtime",
+        "cpus",
+        "memory_mb",
+        "ports",
+        "labels",
+        "run_as",
+        "log_segments",
+        "log_segment_mb",
+        "keep_ended_hours",
+        "insecure",
+    ];
+
+    fn check(&self) -> Vec<Violation> {
+        let mut checks = Checks::default();
+        for (field, path) in [("data_dir", &self.data_dir), ("run_dir", &self.run_dir)] {
+            checks.expect(path.is_absolute(), field, "is not absolute", path.display(), "an absolute path");
+        }
+        let (run_dir, allowed) =
+            (self.run_dir.display(), format!("at most {MAX_RUN_DIR} bytes: socket paths are short"));
+        checks.expect(self.run_dir.as_os_str().len() <= MAX_RUN_DIR, "run_dir", "is too long", run_dir, &allowed);
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        let right = (1..=253).contains(&self.name.len()) && self.name.bytes().all(word);
+        let allowed = "1 to 253 letters, digits, '.', '-', '_'";
+        checks.expect(right, "name", "is not a node's name", self.name.escape_debug(), allowed);
+        self.check_addresses(&mut checks);
+        self.check_labels(&mut checks);
+        checks.expect(self.cpus != Some(0), "cpus", "leaves nothing for tasks", 0, "at least 1, or no such key");
+        let right = self.memory_mb != Some(0);
+        checks.expect(right, "memory_mb", "leaves nothing for tasks", 0, "at least 1, or no such key");
+        let right = self.run_as.as_ref().is_none_or(|user| !user.is_empty());
+        checks.expect(right, "run_as", "is empty", "", "submitter, a user name, or no such key");
+        let (segments, megabytes) = (self.log_segments, self.log_segment_mb);
+        // One segment is written while another can still be read; one message brings all of them to a task's shim.
+        checks.expect((2..=64).contains(&segments), "log_segments", "is out of range", segments, "2 to 64");
+        checks.expect((1..=1024).contains(&megabytes), "log_segment_mb", "is out of range", megabytes, "1 to 1024");
+        let (hours, allowed) = (self.keep_ended_hours, "1 to 87600");
+        checks.expect((1..=87_600).contains(&hours), "keep_ended_hours", "is out of range", hours, allowed);
+        checks.0
+    }
+}
+
+/// Empty, and so refused by the check, where the machine has none that is text.
+fn host_name() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse;
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_survive_a_file() {
+        let config = AgentConfig::default();
+        assert_eq!(config.check(), []);
+        assert!(!config.name.is_empty());
+        let about_root = config.warning_of_root().unwrap();
+        assert!(config.warnings().iter().all(|warning| *warning == about_root));
+        assert_eq!(AgentConfig { run_as: Some("submitter".into()), ..config.clone() }.warnings(), [""; 0]);
+        assert_eq!(config.advertised().map(ToString::to_string).as_deref(), Some("127.0.0.1:7601"));
+        assert_eq!(parse("a.toml", ""), Ok(config.clone()));
+        assert_eq!(parse("a.toml", &toml::to_string(&config).unwrap()), Ok(config));
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let text = "data_dir = '/d'\nrun_dir = '/r'\nname = 'node-3'\ncontroller = ['c1:7600', 'c2:7600']\n\
+            listen = ['0.0.0.0:7601', 'unix:/r/agent.sock']\nadvertise_address = '10.0.0.3:7601'\n\
+            task_ip = '192.168.1.3'\ngpus = 'sim:8xA100'\nruntime = 'process'\ncpus = 4\nmemory_mb = 8000\n\
+            ports = '20000-20999'\nrun_as = 'nobody'\nlog_segments = 3\nlog_segment_mb = 5\nkeep_ended_hours = 7\n\
+            insecure = true\n[labels]\ngpu_type = 'jd_a100'\n";
+        let config: AgentConfig = parse("a.toml", text).unwrap();
+        assert_eq!(config.warnings().len(), 3);
+        assert_eq!(config.gpus, GpuChoice::Sim { count: 8, model: "A100".into() });
+        assert_eq!(
+            (config.cpus, config.memory_mb, &config.labels["gpu_type"]),
+            (Some(4), Some(8000), &"jd_a100".into())
+        );
+        assert_eq!(config.advertised().map(ToString::to_string).as_deref(), Some("10.0.0.3:7601"));
+        assert_eq!(parse("a.toml", &toml::to_string(&config).unwrap()), Ok(config));
+    }
+
+    #[test]
+    fn what_cannot_work_is_named_by_field() {
+        let fields = |text: &str| -> Vec<String> {
+            let error = parse::<AgentConfig>("a.toml", text).unwrap_err();
+            error.problems.into_iter().map(|problem| problem.violation.field).collect()
+        };
+        assert_eq!(
+            fields("data_dir = 'x'\nname = 'a b'\ncpus = 0\nlisten = []"),
+            ["data_dir", "name", "listen", "cpus"]
+        );
+        assert_eq!(fields("controller = 'c:1'\nlisten = '0.0.0.0:1'\ninsecure = true"), ["listen"]);
+        assert_eq!(fields("advertise_address = '[::]:1'\ntask_ip = '0.0.0.0'"), ["advertise_address", "task_ip"]);
+        assert_eq!(fields("labels = { 'a b' = 'x', c = \"1\\n2\" }"), ["labels.a b", "labels.c"]);
+        assert_eq!(
+            fields("run_dir = '/a/path/that/is/much/too/long/for/a/unix/socket/when/a/name/follows/it'"),
+            ["run_dir"]
+        );
+        assert_eq!(fields("run_as = ''\nmemory_mb = 0"), ["memory_mb", "run_as"]);
+        assert_eq!(fields("log_segments = 65\nlog_segment_mb = 0"), ["log_segments", "log_segment_mb"]);
+    }
+}

@@ -1,0 +1,166 @@
+//! An agent from its settings.
+
+use super::{host, make_state_dir};
+use crate::agent::{self, AgentParts, AgentRunning, Tuning, load_identity};
+use crate::api::ControllerApi;
+use crate::config::{AgentConfig, GpuChoice, RuntimeChoice};
+use crate::domain::command::{Error, ErrorKind};
+use crate::domain::ids::{NodeName, NodeUid};
+use crate::gpu::labelled::Labelled;
+use crate::gpu::{GpuSource, none::NoGpus, sim::SimGpus};
+use crate::rpc;
+use crate::runtime::process::{OpenFiles, ProcessConfig, ProcessRuntime, RunAs};
+use crate::runtime::{Runtime, RuntimeEvent};
+use crate::store::Store;
+use crate::store::sqlite::SqliteStore;
+use crate::telemetry::clock::SystemClock;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Events of the runtime that wait for the agent.
+const RUNTIME_EVENTS: usize = 1024;
+
+/// An agent that listens.
+#[derive(Debug)]
+pub struct AgentService {
+    /// Where it really listens, as clients may be told.
+    pub addresses: Vec<String>,
+    running: AgentRunning,
+    serving: JoinHandle<Result<(), Error>>,
+    cancel: CancellationToken,
+}
+
+/// Opens the journal, takes over earlier tasks, binds the sockets and serves until `cancel`. Tasks outlive it.
+pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Result<AgentService, Error> {
+    let open_files = host::raise_open_files();
+    // Tasks of other users pass through to their own folders.
+    make_state_dir(&config.data_dir, 0o755)?;
+    make_state_dir(&config.run_dir, 0o711)?;
+    config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    let listeners = rpc::bind(&listen, config.insecure).await?;
+    let addresses: Vec<String> = listeners.iter().map(|listener| listener.address().to_owned()).collect();
+    let store = open_journal(config).await?;
+    let identity = load_identity(&store).await?;
+    let (events, runtime_events) = mpsc::channel(RUNTIME_EVENTS);
+    let parts = AgentParts {
+        name: NodeName(config.name.clone()),
+        address: advertised(config, &addresses)?,
+        task_ip: config.task_ip.unwrap_or_else(|| host::address_towards(&config.controller)).to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        labels: config.labels.clone(),
+        cpus: config.cpus.unwrap_or_else(host::cpus),
+        memory_mb: config.memory_mb.map_or_else(host::memory_mb, Ok)?,
+        ports: (*config.ports.0.start(), *config.ports.0.end()),
+        runtime: runtime(config, &identity.node_uid, open_files, events)?,
+        runtime_events,
+        gpus: gpus(config, &identity.node_uid)?,
+        store,
+        controller: controller(config)?,
+        clock: Arc::new(SystemClock),
+        tuning: Tuning {
+            keep_ended: Duration::from_secs(u64::from(config.keep_ended_hours) * 3600),
+            ..Tuning::default()
+        },
+    };
+    let (api, running) = agent::start(parts, cancel.clone()).await?;
+    let routes = rpc::agent_routes(Arc::new(api)).await?;
+    tracing::info!(node = config.name, addresses = addresses.join(", "), "agent listens");
+    let serving = tokio::spawn(rpc::serve(listeners, routes, cancel.clone()));
+    Ok(AgentService { addresses, running, serving, cancel })
+}
+
+impl AgentService {
+    /// Waits for the end: asked for by the token, or the first failure of a part, which ends the others.
+    pub async fn join(self) -> Result<(), Error> {
+        let cancel = self.cancel;
+        let running = async {
+            let result = self.running.join().await;
+            cancel.cancel();
+            result
+        };
+        let serving = async {
+            let result = self.serving.await;
+            cancel.cancel();
+            result.unwrap_or_else(|error| Err(Error::internal(format!("serving: {error}"))))
+        };
+        let (running, serving) = tokio::join!(running, serving);
+        running.and(serving)
+    }
+}
+
+/// With port 0 the address is known only after binding.
+fn advertised(config: &AgentConfig, bound: &[String]) -> Result<String, Error> {
+    match (&config.advertise_address, bound.first()) {
+        (Some(address), _) => Ok(address.to_string()),
+        (None, Some(first)) => Ok(first.clone()),
+        (None, None) => Err(Error::new(ErrorKind::Invalid, "listen is empty: the agent could not be reached")),
+    }
+}
+
+async fn open_journal(config: &AgentConfig) -> Result<Arc<dyn Store>, Error> {
+    let path = config.journal_path();
+    let opened = tokio::task::spawn_blocking(move || {
+        let opened = SqliteStore::open(&path);
+        opened.map_err(|error| Error::unavailable(format!("opening the journal {}: {error}", path.display())))
+    });
+    let store = opened.await.map_err(|error| Error::internal(format!("opening the journal: {error}")))??;
+    Ok(Arc::new(store))
+}
+
+fn controller(config: &AgentConfig) -> Result<Option<Arc<dyn ControllerApi>>, Error> {
+    if config.controller.is_empty() {
+        return Ok(None);
+    }
+    let addresses: Vec<String> = config.controller.iter().map(ToString::to_string).collect();
+    Ok(Some(Arc::new(rpc::ControllerClient::new(&addresses)?)))
+}
+
+fn runtime(
+    config: &AgentConfig,
+    node_uid: &NodeUid,
+    open_files: Option<OpenFiles>,
+    events: mpsc::Sender<RuntimeEvent>,
+) -> Result<Arc<dyn Runtime>, Error> {
+    if config.runtime == RuntimeChoice::Docker {
+        return Err(Error::refused(
+            "runtime = docker: this version runs tasks as processes only; set runtime = process",
+        ));
+    }
+    let settings = ProcessConfig {
+        run_as: run_as(config.run_as.as_deref()),
+        log_segments: config.log_segments,
+        segment_bytes: u64::from(config.log_segment_mb) * 1024 * 1024,
+        open_files,
+        ..ProcessConfig::new(&config.data_dir, &config.run_dir, format!("wharf/{node_uid}"))
+    };
+    let runtime = ProcessRuntime::new(settings, events).map_err(|error| Error::refused(error.to_string()))?;
+    Ok(Arc::new(runtime))
+}
+
+fn run_as(setting: Option<&str>) -> RunAs {
+    match setting {
+        None => RunAs::AgentUser,
+        Some("submitter") => RunAs::Submitter,
+        Some(name) => RunAs::User(name.to_owned()),
+    }
+}
+
+fn gpus(config: &AgentConfig, node_uid: &NodeUid) -> Result<Arc<dyn GpuSource>, Error> {
+    let source: Arc<dyn GpuSource> = match &config.gpus {
+        GpuChoice::Auto | GpuChoice::None => Arc::new(NoGpus),
+        GpuChoice::Nvml => {
+            let message = "gpus = nvml: this version has simulated GPUs only; set gpus = sim:8xH100 or none";
+            return Err(Error::refused(message));
+        }
+        GpuChoice::Sim { count, model } => {
+            let spec = SimGpus::parse(&format!("{count}x{model}"))
+                .map_err(|error| Error::new(ErrorKind::Invalid, format!("gpus: {error}")))?;
+            Arc::new(SimGpus::new(spec, &node_uid.0))
+        }
+    };
+    Ok(Labelled::over(source, config.labels.get("gpu_type")))
+}

@@ -1,0 +1,77 @@
+//! Puts the parts together: a controller, an agent, or both in one process. Construct everything, bind the
+//! sockets, then run. Nothing is decided here.
+
+mod agent;
+mod controller;
+mod host;
+
+pub use agent::{AgentService, start_agent};
+pub use controller::{ControllerService, start_controller};
+
+use crate::domain::command::{Error, ErrorKind};
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// A token that SIGTERM and SIGINT cancel.
+pub fn until_asked_to_end() -> Result<CancellationToken, Error> {
+    let cancel = CancellationToken::new();
+    let listening = |error| Error::internal(format!("listening for signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(listening)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(listening)?;
+    let asked = cancel.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = asked.cancelled() => {}
+        }
+        asked.cancel();
+    });
+    Ok(cancel)
+}
+
+/// Makes a folder for state with these rights, whatever the umask says. One that is there keeps the rights that
+/// somebody gave it. Folders above it that are missing can be passed through by everybody.
+fn make_state_dir(path: &Path, mode: u32) -> Result<(), Error> {
+    let missing = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.is_dir());
+    let missing: Vec<&Path> = missing.collect();
+    for folder in missing.into_iter().rev() {
+        let mode = if folder == path { mode } else { 0o755 };
+        make_folder(folder, mode).map_err(|error| {
+            Error::new(ErrorKind::Refused, format!("making the folder {}: {error}", folder.display()))
+        })?;
+    }
+    Ok(())
+}
+
+fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).create(path) {
+        // Somebody else was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_get_their_rights_only_when_they_are_made() {
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let dir = tempfile::tempdir().unwrap();
+        let (above, state) = (dir.path().join("wharf"), dir.path().join("wharf/agent"));
+        make_state_dir(&state, 0o711).unwrap();
+        assert_eq!((mode(&above), mode(&state)), (0o755, 0o711));
+        fs::set_permissions(&state, Permissions::from_mode(0o700)).unwrap();
+        make_state_dir(&state, 0o711).unwrap();
+        assert_eq!(mode(&state), 0o700, "somebody wanted it so");
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert!(make_state_dir(&dir.path().join("file"), 0o711).unwrap_err().to_string().contains("file"));
+    }
+}
