@@ -54,6 +54,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod daemon;

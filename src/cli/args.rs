@@ -1,0 +1,338 @@
+//! Every command and flag, once: help and shell completion come from here.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Paragraphs of one line each: they are wrapped to the terminal.
+const EXIT_CODES: &str = concat!(
+    "Exit codes: 0 ok; 1 the job failed or was stopped under --wait, or the operation was refused; 2 bad usage, an ",
+    "invalid job file or an unknown name; 3 the controller or agent was not reached in time; 4 not allowed; 130 ",
+    "after Ctrl-C, which detaches and never stops a job; exec passes the command's code, or 255.\n\n",
+    "JOB is a job id, a name of yours, or USER/NAME."
+);
+
+const EXEC_HELP: &str = concat!(
+    "The exit code is the command's (128 + N for signal N), or 255 when the controller or agent was not reached or ",
+    "the connection broke. With --json every piece of output is an object with 'stream' and 'text' (or 'base64'), ",
+    "and the last object has 'exit_code'.\n\n",
+    "Examples:\n  wharf exec train-7 --role worker --index 0 -- nvidia-smi\n  wharf exec train-7 --tty -- bash"
+);
+
+/// Runs GPU jobs on a fleet of machines.
+#[derive(Debug, Parser)]
+#[command(name = "wharf", version, after_help = EXIT_CODES, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Controllers to ask, in turn: HOST:PORT or unix:PATH, separated by commas
+    #[arg(long, global = true, env = "WHARF_CONTROLLER", default_value = "127.0.0.1:7600", value_name = "ADDR")]
+    pub controller: String,
+    /// Act as this user (default: who is logged in)
+    #[arg(long = "as-user", global = true, env = "WHARF_USER", value_name = "USER")]
+    pub as_user: Option<String>,
+    /// Print JSON: one object, an array for a list, one object per line for a stream
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Never colour the output
+    #[arg(long, global = true)]
+    pub no_color: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show wharf at work: a controller and a node in this process run a job
+    #[command(after_help = "Example:\n  wharf demo --gpus sim:8xH100")]
+    Demo(DemoArgs),
+    /// Run a controller and an agent in one process
+    #[command(after_help = "Example:\n  wharf dev --data-dir ./state --gpus sim:8xH100")]
+    Dev(DevArgs),
+    /// Run the controller
+    #[command(after_help = "Example:\n  wharf controller --config /etc/wharf/controller.toml")]
+    Controller {
+        /// Settings, in TOML
+        #[arg(long, value_name = "FILE", default_value = "/etc/wharf/controller.toml")]
+        config: PathBuf,
+        /// Allow listeners that others can reach, without TLS and tokens
+        #[arg(long)]
+        insecure: bool,
+    },
+    /// Run the agent of this machine
+    #[command(after_help = "Example:\n  wharf agent --config /etc/wharf/agent.toml")]
+    Agent {
+        /// Settings, in TOML
+        #[arg(long, value_name = "FILE", default_value = "/etc/wharf/agent.toml")]
+        config: PathBuf,
+        /// Allow listeners that others can reach, without TLS and tokens
+        #[arg(long)]
+        insecure: bool,
+    },
+    /// Submit a job
+    #[command(
+        after_help = "Examples:\n  wharf submit job.json\n  wharf submit --wait --follow job.json\n  generate-job | wharf submit -"
+    )]
+    Submit(SubmitArgs),
+    /// Check a job file without submitting it
+    #[command(after_help = "Example:\n  wharf validate job.json")]
+    Validate {
+        /// Job file, or - for standard input
+        #[arg(value_name = "FILE")]
+        file: String,
+    },
+    /// List jobs
+    #[command(after_help = "Example:\n  wharf jobs --all --user alice")]
+    Jobs {
+        /// Ended jobs too
+        #[arg(long)]
+        all: bool,
+        /// Only this user's
+        #[arg(long = "user", value_name = "USER")]
+        only_user: Option<String>,
+    },
+    /// Look at one job
+    #[command(after_help = "Examples:\n  wharf job show train-7\n  wharf job explain train-7")]
+    Job {
+        #[command(subcommand)]
+        command: JobCommand,
+    },
+    /// Stop a job
+    #[command(after_help = "Example:\n  wharf stop --grace 30 train-7")]
+    Stop {
+        /// Job id, a name of yours, or USER/NAME
+        job: String,
+        /// Seconds between SIGTERM and SIGKILL (default 10)
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+        grace: Option<u64>,
+    },
+    /// Print what a job's tasks wrote
+    #[command(
+        after_help = "Examples:\n  wharf logs train-7 --follow\n  wharf logs 42 --role worker --index 3 --stream stderr --tail 50"
+    )]
+    Logs(LogsArgs),
+    /// Run a command beside a task, in its environment and limits
+    #[command(after_help = EXEC_HELP)]
+    Exec(ExecArgs),
+    /// List nodes
+    #[command(after_help = "Example:\n  wharf nodes --json")]
+    Nodes,
+    /// List GPUs and who holds them
+    #[command(after_help = "Examples:\n  wharf gpus --node gpu-03\n  wharf gpus --agent 127.0.0.1:7601")]
+    Gpus {
+        /// Only this node's
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+        /// Ask this agent instead of the controller
+        #[arg(long, value_name = "ADDR", env = "WHARF_AGENT", conflicts_with = "node")]
+        agent: Option<String>,
+    },
+    /// Print what happened to jobs, tasks and nodes
+    #[command(after_help = "Example:\n  wharf events --follow --job train-7")]
+    Events(EventsArgs),
+    /// Print a completion script
+    #[command(after_help = "Example:\n  wharf completion bash > /etc/bash_completion.d/wharf")]
+    Completion {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum JobCommand {
+    /// Show a job with its runs and tasks
+    #[command(after_help = "Example:\n  wharf job show train-7 --run -1")]
+    Show {
+        /// Job id, a name of yours, or USER/NAME
+        job: String,
+        /// A run id, or -1 for the previous run
+        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        run: Option<i64>,
+    },
+    /// Say why a job waits, or how it ended
+    #[command(after_help = "Example:\n  wharf job explain train-7")]
+    Explain {
+        /// Job id, a name of yours, or USER/NAME
+        job: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// Job file (OpenPAI JSON), or - for standard input
+    #[arg(value_name = "FILE")]
+    pub file: String,
+    /// Submit as this user
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Wait for the end; exit 1 unless the job succeeded
+    #[arg(long)]
+    pub wait: bool,
+    /// Print the output as it comes
+    #[arg(long)]
+    pub follow: bool,
+    /// Submitting again with the same id submits nothing and gives the same answer
+    #[arg(long, value_name = "ID")]
+    pub request_id: Option<String>,
+    /// Check everything, on the controller too, and submit nothing
+    #[arg(long, conflicts_with_all = ["wait", "follow"])]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TaskArgs {
+    /// Only tasks of this role
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// Only the task of this index in its role
+    #[arg(long, value_name = "N")]
+    pub index: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Job id, a name of yours, or USER/NAME
+    pub job: String,
+    #[command(flatten)]
+    pub task: TaskArgs,
+    /// A run id, or -1 for the previous run
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub run: Option<i64>,
+    /// Only what was written to one stream
+    #[arg(long, value_enum, default_value_t = StreamArg::All)]
+    pub stream: StreamArg,
+    /// Go on until the job has ended
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only output since a time (RFC 3339) or for a duration (90s, 15m, 2h, 1d)
+    #[arg(long, value_name = "T")]
+    pub since: Option<String>,
+    /// Resume after this cursor; one per task, separated by commas
+    #[arg(long, value_name = "CURSOR")]
+    pub cursor: Option<String>,
+    /// Only the last N lines of each task
+    #[arg(long, value_name = "N")]
+    pub tail: Option<u32>,
+    /// Put the time before every line
+    #[arg(long)]
+    pub timestamps: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum StreamArg {
+    Stdout,
+    Stderr,
+    All,
+}
+
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// Job id, a name of yours, or USER/NAME
+    pub job: String,
+    #[command(flatten)]
+    pub task: TaskArgs,
+    /// Allocate a terminal
+    #[arg(long, short = 't')]
+    pub tty: bool,
+    /// Command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Go on with what happens
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only of this job
+    #[arg(long, value_name = "JOB")]
+    pub job: Option<String>,
+    /// Only of this node
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+    /// Only events after this sequence number
+    #[arg(long, value_name = "N")]
+    pub after: Option<u64>,
+}
+
+/// What `dev` and `demo` share.
+#[derive(Debug, Clone, Args)]
+pub struct NodeArgs {
+    /// auto, nvml, sim:COUNTxMODEL or none
+    #[arg(long, default_value = "auto", value_name = "GPUS")]
+    pub gpus: String,
+    /// auto, docker or process
+    #[arg(long, default_value = "auto", value_name = "RUNTIME")]
+    pub runtime: String,
+    /// CPUs to hand out (default: all)
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u32>,
+    /// Memory to hand out (default: all)
+    #[arg(long, value_name = "MB")]
+    pub memory_mb: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Where the state is kept; it survives a restart
+    #[arg(long, value_name = "DIR", default_value = "wharf-dev")]
+    pub data_dir: PathBuf,
+    /// Where the controller listens: HOST:PORT or unix:PATH
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7600")]
+    pub listen: String,
+    /// Where the agent listens: HOST:PORT or unix:PATH
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7601")]
+    pub agent_listen: String,
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Allow listeners that others can reach, without TLS and tokens
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Keep the state in this folder instead of one that is deleted at the end
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_argument_is_explained() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {} has no help", command.get_name(), argument.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn check(command: &clap::Command) {
+            if command.has_subcommands() {
+                command.get_subcommands().filter(|sub| sub.get_name() != "help").for_each(check);
+            } else {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("wharf "), "'{}' has no example in its help", command.get_name());
+            }
+        }
+        check(&Cli::command());
+    }
+}

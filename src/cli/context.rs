@@ -1,0 +1,116 @@
+//! What every command needs: who asks, whom to ask, and how to print.
+
+use super::args::Global;
+use super::fail::{Failure, bad_usage};
+use super::output::write_all;
+use crate::api::{AgentApi, ControllerApi};
+use crate::domain::principal::{Principal, Role};
+use crate::rpc;
+use serde::Serialize;
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// The caller's side of a command.
+#[derive(Debug)]
+pub struct Context {
+    pub who: Principal,
+    pub json: bool,
+    /// Colour words on stdout.
+    pub color: bool,
+    /// Nobody asked for plain output.
+    pub color_allowed: bool,
+    /// It has been said that the controller does not answer; shared, so that many streams say it once.
+    pub silence_told: Arc<AtomicBool>,
+    addresses: Vec<String>,
+}
+
+impl Context {
+    pub fn new(global: &Global) -> Result<Self, Failure> {
+        let addresses: Vec<String> =
+            global.controller.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        if addresses.is_empty() {
+            return Err(bad_usage("--controller names no address: HOST:PORT or unix:PATH is expected"));
+        }
+        let plain = global.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let color = !plain && !global.json && io::stdout().is_terminal();
+        Ok(Self {
+            who: principal(global.as_user.as_deref()),
+            json: global.json,
+            color,
+            color_allowed: !plain,
+            silence_told: Arc::default(),
+            addresses,
+        })
+    }
+
+    /// The same for another controller, as `demo` needs it.
+    pub fn with_controller(&self, address: &str) -> Self {
+        self.with_addresses(vec![address.to_owned()])
+    }
+
+    /// The same for a caller who acts as `user`, where one is named.
+    pub fn for_user(&self, user: Option<&str>) -> Self {
+        let mut context = self.with_addresses(self.addresses.clone());
+        if let Some(user) = user {
+            context.who = principal(Some(user));
+        }
+        context
+    }
+
+    fn with_addresses(&self, addresses: Vec<String>) -> Self {
+        Self { who: self.who.clone(), silence_told: self.silence_told.clone(), addresses, ..*self }
+    }
+
+    pub fn controller(&self) -> Result<Arc<dyn ControllerApi>, Failure> {
+        Ok(Arc::new(rpc::ControllerClient::new(&self.addresses)?))
+    }
+
+    pub fn agent(&self, address: &str) -> Result<Arc<dyn AgentApi>, Failure> {
+        Ok(Arc::new(rpc::AgentClient::new(address)?))
+    }
+
+    /// One object, or a list as an array, on one line.
+    pub fn print_json<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), Failure> {
+        let mut line = serde_json::to_vec(value).map_err(io::Error::other)?;
+        line.push(b'\n');
+        write_all(&line)?;
+        Ok(())
+    }
+
+    pub fn print(&self, text: &str) -> Result<(), Failure> {
+        write_all(text.as_bytes())?;
+        Ok(())
+    }
+
+    /// One that asks nobody.
+    #[cfg(test)]
+    pub fn for_tests() -> Self {
+        let who = Principal { user: "alice".to_owned(), uid: None, roles: vec![Role::User] };
+        Self {
+            who,
+            json: false,
+            color: false,
+            color_allowed: false,
+            silence_told: Arc::default(),
+            addresses: vec!["127.0.0.1:1".to_owned()],
+        }
+    }
+
+    /// A remark beside the output, never part of it.
+    pub fn remark(&self, text: &str) {
+        let _ = writeln!(io::stderr(), "wharf: {text}");
+    }
+}
+
+/// The caller: the user that was named, else the one who is logged in. Root is an operator as well.
+fn principal(named: Option<&str>) -> Principal {
+    let uid = nix::unistd::getuid();
+    let login = || nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
+    let user = named.map(str::to_owned).or_else(login).unwrap_or_else(|| format!("uid-{uid}"));
+    let mut roles = vec![Role::User];
+    if uid.is_root() && named.is_none() {
+        roles.push(Role::Operator);
+    }
+    Principal { user, uid: Some(uid.as_raw()), roles }
+}

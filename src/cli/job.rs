@@ -1,0 +1,343 @@
+//! `wharf job show`, `wharf job explain`, `wharf stop`: one job.
+
+use super::context::Context;
+use super::exit_code::OK;
+use super::fail::Failure;
+use super::jobs::{how, signal_name, tasks_table};
+use super::table;
+use crate::domain::exit::{Exit, ExitClass};
+use crate::domain::time::Timestamp;
+use crate::domain::view::{Explanation, JobView, RunView, TaskView};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// Runs, notices and tasks that a person is shown of each; `--json` has all.
+const MAX_LINES: usize = 200;
+
+pub async fn show(context: &Context, job: &str, run: Option<i64>) -> Result<u8, Failure> {
+    let job = context.controller()?.get_job(&context.who, job, run).await?;
+    if context.json {
+        context.print_json(&job)?;
+    } else {
+        context.print(&table::paint(job_text(&job, table::now()), context.color))?;
+    }
+    Ok(OK)
+}
+
+/// What is wrong comes first, then where, then everything else, and at the end what to type next.
+fn job_text(job: &JobView, now: Timestamp) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        text.push_str(&table::paragraph(&format!("{name:<10} "), value));
+    };
+    line("Job", &job.job_id.to_string());
+    line("Name", &format!("{}/{}", job.user, job.name));
+    line("State", &state(job, now));
+    if let Some(reason) = &job.reason {
+        line("Reason", reason);
+    }
+    if let Some(exit) = &job.exit {
+        line("Exit", &exit_text(exit));
+    }
+    let tasks = job.tasks.as_deref().unwrap_or_default();
+    if let Some(first) = first_failure(tasks) {
+        line("First", &failure_text(first));
+    }
+    line("Tasks", &format!("{} of {} running, {} GPUs in all", job.tasks_running, job.tasks_total, job.gpus_total));
+    line("Submitted", &format!("{} ({} ago)", job.submitted_at.to_rfc3339(), span_to(job.submitted_at, now)));
+    line("Run", &run_text(job));
+    line("Chain", &job.chain_id);
+    if job.runs.len() > 1 {
+        let _ = write!(text, "\n{}", runs_table(&job.runs));
+    }
+    if !tasks.is_empty() {
+        let _ = write!(text, "\n{}", tasks_table(&tasks[..tasks.len().min(MAX_LINES)]));
+        if tasks.len() > MAX_LINES {
+            let _ = writeln!(text, "... and {} more tasks; --json shows all", tasks.len() - MAX_LINES);
+        }
+    }
+    for (notice, of) in notices(tasks) {
+        let who = if of.len() == 1 { of[0].clone() } else { format!("{} and {} others", of[0], of.len() - 1) };
+        text.push_str(&table::paragraph("Notice     ", &format!("{who}: {notice}")));
+    }
+    let _ = write!(text, "\nNext: {}\n", next_step(job, tasks));
+    text
+}
+
+fn span_to(from: Timestamp, to: Timestamp) -> String {
+    table::span(to.since(from))
+}
+
+/// The state, since when, and how long it ran.
+fn state(job: &JobView, now: Timestamp) -> String {
+    let newest = job.runs.iter().find(|run| run.run_id == job.run_id);
+    match newest.map(|run| (run.started_at, run.ended_at)) {
+        Some((Some(started), Some(ended))) => {
+            format!("{}, {} ago, after {}", job.state, span_to(ended, now), span_to(started, ended))
+        }
+        Some((None, Some(ended))) => format!("{}, {} ago, without having run", job.state, span_to(ended, now)),
+        Some((Some(started), None)) => format!("{}, begun {} ago", job.state, span_to(started, now)),
+        _ => job.state.clone(),
+    }
+}
+
+fn exit_text(exit: &Exit) -> String {
+    let end = match (exit.code, exit.signal) {
+        (Some(code), _) => format!("status {code}"),
+        (None, Some(signal)) => format!("{} (signal {signal})", signal_name(signal)),
+        (None, None) => "no status".to_owned(),
+    };
+    let oom = if exit.oom { ", out of memory" } else { "" };
+    format!("{end}{oom}; {}", whose(exit.class))
+}
+
+/// Whose doing an end was, in words.
+const fn whose(class: ExitClass) -> &'static str {
+    match class {
+        ExitClass::Success => "class success",
+        ExitClass::User => "class user: the command itself failed",
+        ExitClass::Hardware => "class hardware: a hardware fault ended it",
+        ExitClass::Platform => "class platform: wharf, the runtime or the host ended it",
+        ExitClass::Preempted => "class preempted: a job of higher priority needed the place",
+        ExitClass::Stopped => "class stopped: somebody asked for it, or the job had ended",
+        ExitClass::TimeLimit => "class time_limit: it ran longer than allowed",
+        ExitClass::Watchdog => "class watchdog: it made no progress",
+    }
+}
+
+/// The task that failed before all others: the rest often fails because of it.
+fn first_failure(tasks: &[TaskView]) -> Option<&TaskView> {
+    tasks.iter().filter(|task| task.state == "FAILED").min_by_key(|task| (task.ended_at.is_none(), task.ended_at))
+}
+
+fn failure_text(task: &TaskView) -> String {
+    let mut text = format!("{}[{}] failed", task.role, task.index);
+    if let Some(node) = &task.node {
+        let _ = write!(text, " on {node}");
+    }
+    if let Some(ended) = task.ended_at {
+        let _ = write!(text, " at {}", ended.to_rfc3339());
+    }
+    if let Some(exit) = &task.exit {
+        let _ = write!(text, " ({}): {}", how(exit), exit.reason);
+    }
+    text
+}
+
+fn run_text(job: &JobView) -> String {
+    let newest = job.runs.iter().find(|run| run.run_id == job.run_id);
+    let Some(run) = newest else { return job.run_id.to_string() };
+    let time = |time: Option<Timestamp>| time.map_or_else(|| "-".to_owned(), Timestamp::to_rfc3339);
+    format!("{} (attempt {}), began {}, ended {}", run.run_id, run.attempt, time(run.started_at), time(run.ended_at))
+}
+
+fn runs_table(runs: &[RunView]) -> String {
+    let mut rows = table::table(["RUN", "ATTEMPT", "STATE", "NODES", "STARTED", "RAN", "EXIT", "REASON"]);
+    table::right(&mut rows, &[0, 1, 3, 5]);
+    for run in runs {
+        table::row(
+            &mut rows,
+            [
+                run.run_id.to_string(),
+                run.attempt.to_string(),
+                run.state.clone(),
+                run.node_count.to_string(),
+                run.started_at.map_or_else(|| "-".to_owned(), Timestamp::to_rfc3339),
+                table::ran(run.started_at, run.ended_at),
+                run.exit.as_ref().map_or_else(|| "-".to_owned(), how),
+                run.exit.as_ref().map_or_else(String::new, |exit| exit.reason.clone()),
+            ],
+        );
+    }
+    table::text(&rows)
+}
+
+/// Every notice once, with the tasks that have it.
+fn notices(tasks: &[TaskView]) -> BTreeMap<&str, Vec<String>> {
+    let mut notices: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for task in tasks {
+        for notice in &task.notices {
+            notices.entry(notice).or_default().push(format!("{}[{}]", task.role, task.index));
+        }
+    }
+    notices
+}
+
+/// The command that tells more.
+fn next_step(job: &JobView, tasks: &[TaskView]) -> String {
+    let id = job.job_id;
+    let run = tasks.first().and_then(|task| task.id.split('.').nth(1)).filter(|run| *run != job.run_id.to_string());
+    let run = run.map_or_else(String::new, |run| format!(" --run {run}"));
+    match (first_failure(tasks), job.state.as_str()) {
+        (Some(task), _) => format!("wharf logs {id}{run} --role {} --index {} --tail 50", task.role, task.index),
+        (None, "WAITING") => format!("wharf job explain {id}"),
+        (None, "RUNNING" | "STOPPING") if run.is_empty() => format!("wharf logs {id} --follow --tail 20"),
+        (None, _) => format!("wharf logs {id}{run} --tail 50"),
+    }
+}
+
+pub async fn explain(context: &Context, job: &str) -> Result<u8, Failure> {
+    let explanation = context.controller()?.explain_job(&context.who, job).await?;
+    if context.json {
+        context.print_json(&explanation)?;
+    } else {
+        context.print(&table::paint(explanation_text(&explanation), context.color))?;
+    }
+    Ok(OK)
+}
+
+fn explanation_text(explanation: &Explanation) -> String {
+    let name = table::short(&explanation.name, 40);
+    let head = format!("Job {} ({name}) is {}: ", explanation.job_id, explanation.state);
+    let mut text = table::paragraph("", &format!("{head}{}", explanation.summary));
+    if let Some(position) = explanation.queue_position {
+        let _ = writeln!(text, "Place in the queue: {position}");
+    }
+    if !explanation.reasons.is_empty() {
+        let mut rows = table::table(["NODE", "WHAT", "NEED", "HAVE"]);
+        for reason in &explanation.reasons {
+            let cells = [reason.node.as_deref().unwrap_or("-"), &reason.reason, &reason.need, &reason.have];
+            // Nothing of this is said elsewhere: it wraps rather than being cut.
+            rows.add_row(cells.map(table::one_line));
+        }
+        let _ = write!(text, "\n{}", table::text(&rows));
+    }
+    text
+}
+
+pub async fn stop(context: &Context, job: &str, grace_s: Option<u64>) -> Result<u8, Failure> {
+    let grace_ms = grace_s.map(|seconds| seconds * 1000);
+    let job = context.controller()?.stop_job(&context.who, job, grace_ms).await?;
+    if context.json {
+        context.print_json(&job)?;
+    } else {
+        let name = table::short(&job.name, 40);
+        context.print(&format!("job {} ({name}) is {}\n", job.job_id, job.state))?;
+    }
+    Ok(OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::samples;
+    use crate::domain::gpu::GpuState;
+    use crate::domain::view::{ExplainedReason, GpuView, NodeView};
+
+    const NOW: Timestamp = Timestamp(1_763_819_950_000_000_000);
+
+    /// Everything as long as it can be.
+    fn worst() -> JobView {
+        let long = |text: &str| text.repeat(300).chars().take(255).collect::<String>();
+        let mut job =
+            samples::with_runs(samples::with_tasks(samples::job(4_000_000_007), 30), &[4_000_000_007, 4_000_000_009]);
+        (job.name, job.user, job.state) = (long("n"), "u".repeat(64), "FAILED".into());
+        let reason = "the command was ended by a signal that nobody knows ".repeat(4);
+        let exit = Exit { signal: Some(9), oom: true, ..Exit::without_status(ExitClass::Platform, reason.clone()) };
+        job.reason = Some(reason);
+        job.exit = Some(exit.clone());
+        for run in &mut job.runs {
+            run.exit = Some(exit.clone());
+            (run.started_at, run.ended_at) = (Some(job.submitted_at), Some(NOW));
+        }
+        for task in job.tasks.iter_mut().flatten() {
+            (task.role, task.node, task.state) = (long("r"), Some(long("h")), "FAILED".into());
+            task.ports = [("p".to_owned(), (20_000..20_100).collect())].into();
+            task.gpus = (0..8).map(|gpu| format!("GPU-{gpu}")).collect();
+            (task.started_at, task.ended_at) = (Some(job.submitted_at), Some(NOW));
+            task.exit = Some(exit.clone());
+            task.notices = vec!["memory is not enforced here\x1b[31m ".repeat(6)];
+        }
+        job
+    }
+
+    fn widest(text: &str) -> usize {
+        text.lines().map(|line| line.chars().count()).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn tables_stay_within_a_hundred_columns_and_one_line_for_each_row() {
+        let job = worst();
+        let tasks = tasks_table(job.tasks.as_deref().unwrap());
+        assert!(widest(&tasks) <= 100 && tasks.lines().count() == 31, "{tasks}");
+        let jobs = crate::cli::jobs::jobs_table(&[job.clone(), job.clone()]);
+        assert!(widest(&jobs) <= 100 && jobs.lines().count() == 3, "{jobs}");
+        let runs = runs_table(&job.runs);
+        assert!(widest(&runs) <= 100 && runs.lines().count() == 3, "{runs}");
+        let node = NodeView {
+            name: "h".repeat(255),
+            address: "h".repeat(255),
+            state: "UNREACHABLE".into(),
+            reason: Some("its agent has not been heard ".repeat(5)),
+            gpus_total: 16,
+            gpus_free: 16,
+            cpus: 512,
+            memory_mb: 4_000_000,
+            labels: BTreeMap::new(),
+            version: "10.11.12".into(),
+            node_uid: String::new(),
+            last_heartbeat: None,
+        };
+        let nodes = crate::cli::nodes::nodes_table(&[node]);
+        assert!(widest(&nodes) <= 100 && nodes.lines().count() == 2, "{nodes}");
+        let gpu = GpuView {
+            node: "h".repeat(255),
+            uuid: "GPU-1".into(),
+            index: 15,
+            model: "NVIDIA H100 80GB HBM3 MIG 1g.10gb".into(),
+            memory_mb: 141_000,
+            memory_used_mb: Some(141_000),
+            utilization: Some(100),
+            temperature_c: Some(100),
+            power_w: Some(1000),
+            state: GpuState::Withheld,
+            task: Some("4000000007.4000000009.12.1000".into()),
+            mig_parent: None,
+            faults: Vec::new(),
+        };
+        let gpus = crate::cli::nodes::gpus_table(&[gpu]);
+        assert!(widest(&gpus) <= 100 && gpus.lines().count() == 2, "{gpus}");
+    }
+
+    #[test]
+    fn a_failed_job_says_what_where_and_what_next() {
+        let mut job = samples::with_tasks(samples::job(7), 3);
+        job.state = "FAILED".into();
+        let tasks = job.tasks.as_mut().unwrap();
+        for (task, ended) in tasks.iter_mut().zip([9, 5, 8]) {
+            task.state = "FAILED".into();
+            task.ended_at = Some(Timestamp(ended));
+            task.exit = Some(Exit { code: Some(3), ..Exit::without_status(ExitClass::User, "it said no") });
+        }
+        let text = job_text(&job, NOW);
+        assert!(text.contains("worker[1] failed on n0") && text.contains("it said no"), "{text}");
+        assert!(text.ends_with("Next: wharf logs 7 --role worker --index 1 --tail 50\n"), "{text}");
+        job.tasks = None;
+        job.state = "WAITING".into();
+        assert!(job_text(&job, NOW).ends_with("Next: wharf job explain 7\n"));
+    }
+
+    #[test]
+    fn nothing_that_a_task_says_moves_the_cursor() {
+        let text = job_text(&worst(), NOW);
+        assert!(!text.contains('\x1b'), "{text:?}");
+        // A notice of all tasks is told once.
+        assert_eq!(text.matches("Notice ").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn an_explanation_is_shown_whole() {
+        let have = "0 of 8 free on it, 4 withheld, and the rest held by jobs of others until they end".to_owned();
+        let reason = ExplainedReason { node: Some("n0".into()), reason: "gpus".into(), need: "8".into(), have };
+        let explanation = Explanation {
+            job_id: 7,
+            name: "n".repeat(255),
+            state: "WAITING".into(),
+            summary: "no node has 8 free GPUs ".repeat(8),
+            queue_position: Some(3),
+            reasons: vec![reason; 3],
+        };
+        let text = explanation_text(&explanation);
+        assert!(widest(&text) <= 100 && text.matches("until").count() == 3, "{text}");
+    }
+}

@@ -1,0 +1,125 @@
+//! `wharf controller`, `wharf agent` and `wharf dev`: processes that stay until they are told to end.
+
+use super::args::{DevArgs, NodeArgs};
+use super::context::Context;
+use super::exit_code::OK;
+use super::fail::{Failure, bad_usage};
+use crate::config::{self, AgentConfig, ControllerConfig, Endpoint, GpuChoice, RuntimeChoice, Settings};
+use crate::daemon::{self, AgentService, ControllerService, start_agent, start_controller};
+use crate::domain::command::{Error, ErrorKind, Violation};
+use crate::telemetry::{self, LogFormat};
+use std::io::IsTerminal;
+use std::path::Path;
+use std::str::FromStr;
+use tokio_util::sync::CancellationToken;
+
+pub async fn controller(context: &Context, path: &Path, insecure: bool) -> Result<u8, Failure> {
+    start_log(context)?;
+    let mut settings: ControllerConfig = load(path)?;
+    settings.insecure |= insecure;
+    check(&settings)?;
+    let cancel = daemon::until_asked_to_end()?;
+    start_controller(&settings, cancel).await?.join().await?;
+    Ok(OK)
+}
+
+pub async fn agent(context: &Context, path: &Path, insecure: bool) -> Result<u8, Failure> {
+    start_log(context)?;
+    let mut settings: AgentConfig = load(path)?;
+    settings.insecure |= insecure;
+    check(&settings)?;
+    let cancel = daemon::until_asked_to_end()?;
+    start_agent(&settings, cancel).await?.join().await?;
+    Ok(OK)
+}
+
+pub async fn dev(context: &Context, args: DevArgs) -> Result<u8, Failure> {
+    start_log(context)?;
+    let data_dir = std::path::absolute(&args.data_dir)
+        .map_err(|error| bad_usage(format!("--data-dir {}: {error}", args.data_dir.display())))?;
+    let cancel = daemon::until_asked_to_end()?;
+    let listen = parse("--listen", &args.listen)?;
+    let agent_listen = parse("--agent-listen", &args.agent_listen)?;
+    let both = start_both(&data_dir, listen, agent_listen, &args.node, args.insecure, cancel).await?;
+    context.remark(&format!(
+        "controller on {}, agent on {}; try: wharf --controller {} nodes",
+        both.controller.addresses.join(", "),
+        both.agent.addresses.join(", "),
+        both.controller.addresses[0],
+    ));
+    both.join().await?;
+    Ok(OK)
+}
+
+/// A controller and the agent of this machine.
+pub(super) struct Both {
+    pub(super) controller: ControllerService,
+    pub(super) agent: AgentService,
+}
+
+impl Both {
+    pub(super) async fn join(self) -> Result<(), Error> {
+        let (controller, agent) = tokio::join!(self.controller.join(), self.agent.join());
+        controller.and(agent)
+    }
+}
+
+/// Starts both with their state under `data_dir`.
+pub(super) async fn start_both(
+    data_dir: &Path,
+    listen: Endpoint,
+    agent_listen: Endpoint,
+    node: &NodeArgs,
+    insecure: bool,
+    cancel: CancellationToken,
+) -> Result<Both, Failure> {
+    let settings = ControllerConfig {
+        data_dir: data_dir.join("controller"),
+        listen: vec![listen],
+        insecure,
+        ..ControllerConfig::default()
+    };
+    let controller = start_controller(&settings, cancel.clone()).await?;
+    let settings = AgentConfig {
+        data_dir: data_dir.join("agent"),
+        run_dir: data_dir.join("run"),
+        controller: vec![parse("the controller's address", &controller.addresses[0])?],
+        listen: vec![agent_listen],
+        gpus: parse::<GpuChoice>("--gpus", &node.gpus)?,
+        runtime: parse::<RuntimeChoice>("--runtime", &node.runtime)?,
+        cpus: node.cpus,
+        memory_mb: node.memory_mb,
+        insecure,
+        ..AgentConfig::default()
+    };
+    let agent = start_agent(&settings, cancel).await?;
+    Ok(Both { controller, agent })
+}
+
+/// Daemons log to standard error; colour only where a person looks.
+fn start_log(context: &Context) -> Result<(), Failure> {
+    let format = if context.json { LogFormat::Json } else { LogFormat::Text };
+    let color = std::io::stderr().is_terminal() && context.color_allowed;
+    telemetry::init(format, tracing::Level::INFO, color).map_err(|error| bad_usage(error.to_string()))
+}
+
+fn load<T: Settings>(path: &Path) -> Result<T, Failure> {
+    config::load(path).map_err(|error| Failure::from(Error::from(error)))
+}
+
+/// What flags changed has to be as right as what the file said.
+fn check<T: Settings>(settings: &T) -> Result<(), Failure> {
+    let violations: Vec<Violation> = settings.check();
+    if violations.is_empty() {
+        return Ok(());
+    }
+    let message = format!("{} settings are wrong", violations.len());
+    Err(Error { violations, ..Error::new(ErrorKind::Invalid, message) }.into())
+}
+
+pub(super) fn parse<T: FromStr>(flag: &str, text: &str) -> Result<T, Failure>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|error: T::Err| bad_usage(format!("{flag}: {error}")))
+}
