@@ -1,0 +1,325 @@
+//! A controller and agents as processes of their own, with everything they need in one folder that goes with them.
+
+use super::job::ended;
+use super::port::{Block, Port};
+use super::proc;
+use super::running::{Output, Running};
+use super::wait::{PATIENCE, until};
+use serde_json::Value;
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+
+/// What an agent is started with.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub name: String,
+    pub gpus: String,
+    pub cpus: u32,
+    pub memory_mb: u64,
+    /// More lines of its configuration.
+    pub more: String,
+}
+
+impl Node {
+    /// Big enough for anything but its GPUs.
+    pub fn new(name: &str, gpus: &str) -> Self {
+        Self { name: name.to_owned(), gpus: gpus.to_owned(), cpus: 64, memory_mb: 400_000, more: String::new() }
+    }
+}
+
+/// The processes. Dropping it ends them, their tasks and what they left; after a failure it shows what they said.
+#[derive(Debug)]
+pub struct Cluster {
+    folder: tempfile::TempDir,
+    port: Port,
+    /// One per node: on one machine two would give the same port to two tasks.
+    blocks: Vec<Block>,
+    controller: Mutex<Option<Child>>,
+    agents: Vec<(Node, Mutex<Option<Child>>)>,
+    node_uids: Vec<String>,
+}
+
+impl Cluster {
+    /// Nodes `n0`, `n1`, ... with these GPUs, ready.
+    pub fn start(gpus: &[&str]) -> Self {
+        Self::with(gpus.iter().enumerate().map(|(i, gpus)| Node::new(&format!("n{i}"), gpus)).collect(), "")
+    }
+
+    /// These nodes, and a controller with more lines in its configuration.
+    pub fn with(nodes: Vec<Node>, controller: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("wh-").tempdir().expect("a temporary folder can be made");
+        // Tasks may run as another user and have to get through.
+        fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
+        let agents: Vec<_> = nodes.into_iter().map(|node| (node, Mutex::new(None))).collect();
+        let blocks = agents.iter().map(|_| Block::claim()).collect();
+        let mut cluster =
+            Self { folder, port: Port::claim(), blocks, controller: Mutex::new(None), agents, node_uids: Vec::new() };
+        cluster.write_settings(controller);
+        cluster.start_controller();
+        (0..cluster.agents.len()).for_each(|i| cluster.start_agent(i));
+        cluster.wait_ready();
+        let uids = cluster.json(&["nodes"]);
+        cluster.node_uids =
+            uids.as_array().into_iter().flatten().filter_map(|n| Some(n["node_uid"].as_str()?.to_owned())).collect();
+        cluster
+    }
+
+    /// The folder of everything, for the tests' own files too.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port.number)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port.number
+    }
+
+    /// The ports that a node gives to tasks.
+    pub fn ports(&self, i: usize) -> std::ops::RangeInclusive<u16> {
+        self.blocks[i].first..=self.blocks[i].last
+    }
+
+    fn write_settings(&self, more: &str) {
+        let folder = self.folder().display();
+        let controller = format!(
+            "data_dir = '{folder}/c'\nlisten = '{}'\nheartbeat_ms = 250\nnode_timeout_ms = 10000\n{more}\n",
+            self.address()
+        );
+        fs::write(self.path("controller.toml"), controller).expect("the folder is ours");
+        for (i, (node, _)) in self.agents.iter().enumerate() {
+            let ports = &self.blocks[i];
+            let agent = format!(
+                "data_dir = '{folder}/a{i}'\nrun_dir = '{folder}/r{i}'\nname = '{}'\ncontroller = '{}'\n\
+                 listen = 'unix:{folder}/a{i}.sock'\ntask_ip = '127.0.1.{}'\ngpus = '{}'\nruntime = 'process'\n\
+                 cpus = {}\nmemory_mb = {}\nports = '{}-{}'\n{}\n",
+                node.name,
+                self.address(),
+                i + 1,
+                node.gpus,
+                node.cpus,
+                node.memory_mb,
+                ports.first,
+                ports.last,
+                node.more,
+            );
+            fs::write(self.path(&format!("agent{i}.toml")), agent).expect("the folder is ours");
+        }
+    }
+
+    fn daemon(&self, kind: &str, file: &str) -> Child {
+        let log = OpenOptions::new().create(true).append(true).open(self.path(&format!("{file}.log")));
+        let log = log.expect("the folder is ours");
+        let mut command = program();
+        command.args([kind, "--config"]).arg(self.path(&format!("{file}.toml"))).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("descriptors can be copied")).stderr(log);
+        command.spawn().expect("the program starts")
+    }
+
+    pub fn start_controller(&self) {
+        let mut slot = self.controller.lock().expect("no test panics with it");
+        assert!(slot.is_none(), "the controller runs already");
+        *slot = Some(self.daemon("controller", "controller"));
+    }
+
+    pub fn start_agent(&self, i: usize) {
+        let mut slot = self.agents[i].1.lock().expect("no test panics with it");
+        assert!(slot.is_none(), "agent {i} runs already");
+        *slot = Some(self.daemon("agent", &format!("agent{i}")));
+    }
+
+    /// SIGKILL, and gone when this returns.
+    pub fn kill9_controller(&self) {
+        end(&self.controller);
+    }
+
+    pub fn kill9_agent(&self, i: usize) {
+        end(&self.agents[i].1);
+    }
+
+    /// SIGTERM; returns the exit code.
+    pub fn stop_agent(&self, i: usize) -> i32 {
+        stop(&self.agents[i].1)
+    }
+
+    pub fn stop_controller(&self) -> i32 {
+        stop(&self.controller)
+    }
+
+    pub fn controller_pid(&self) -> Option<i32> {
+        let mut slot = self.controller.lock().expect("no test panics with it");
+        let child = slot.as_mut()?;
+        child.try_wait().ok()?.is_none().then(|| i32::try_from(child.id()).ok()).flatten()
+    }
+
+    /// Waits until the controller hears every agent.
+    pub fn wait_ready(&self) {
+        until("every node is READY", || {
+            let output = self.cli(&["nodes", "--json"]);
+            let nodes = serde_json::from_slice::<Value>(&output.stdout).ok().filter(|_| output.code == 0)?;
+            let ready = nodes.as_array()?.iter().filter(|node| node["state"] == "READY").count();
+            self.assert_daemons_live();
+            (ready >= self.agents.len()).then_some(())
+        });
+    }
+
+    /// A daemon that ended by itself never comes back: no use in waiting.
+    fn assert_daemons_live(&self) {
+        let slots = std::iter::once(("controller", &self.controller));
+        for (what, slot) in slots.chain(self.agents.iter().map(|(node, slot)| (node.name.as_str(), slot))) {
+            let ended =
+                slot.lock().expect("no test panics with it").as_mut().and_then(|child| child.try_wait().ok()?);
+            assert!(ended.is_none(), "{what} ended by itself: {ended:?}");
+        }
+    }
+
+    /// The command line, ready for more arguments.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = program();
+        command.env("WHARF_CONTROLLER", self.address()).args(args);
+        command
+    }
+
+    pub fn spawn(&self, args: &[&str]) -> Running {
+        Running::start(self.command(args))
+    }
+
+    #[track_caller]
+    pub fn cli(&self, args: &[&str]) -> Output {
+        self.spawn(args).finish_within(PATIENCE)
+    }
+
+    #[track_caller]
+    pub fn cli_with(&self, args: &[&str], input: &[u8]) -> Output {
+        let mut running = self.spawn(args);
+        running.feed(input);
+        running.finish_within(PATIENCE)
+    }
+
+    /// What a command that must succeed says with `--json`.
+    #[track_caller]
+    pub fn json(&self, args: &[&str]) -> Value {
+        let args: Vec<&str> = std::iter::once("--json").chain(args.iter().copied()).collect();
+        self.cli(&args).expect(0).json()
+    }
+
+    /// Submits and returns the job's id.
+    #[track_caller]
+    pub fn submit(&self, job: &Value) -> String {
+        self.submit_with(job, &[])
+    }
+
+    #[track_caller]
+    pub fn submit_with(&self, job: &Value, args: &[&str]) -> String {
+        let args: Vec<&str> = ["--json", "submit", "-"].iter().chain(args).copied().collect();
+        let answer = self.cli_with(&args, job.to_string().as_bytes()).expect(0).json();
+        answer["job_id"].as_u64().expect("job_id is an integer").to_string()
+    }
+
+    #[track_caller]
+    pub fn show(&self, job: &str) -> Value {
+        self.json(&["job", "show", job])
+    }
+
+    /// Waits for the job's end and returns it as it is shown.
+    #[track_caller]
+    pub fn wait_end(&self, job: &str) -> Value {
+        until(&format!("job {job} has ended"), || Some(self.show(job)).filter(|shown| ended(&shown["state"])))
+    }
+
+    /// Waits until every task of the job runs.
+    #[track_caller]
+    pub fn wait_running(&self, job: &str) -> Value {
+        until(&format!("all tasks of job {job} run"), || {
+            let shown = self.show(job);
+            assert!(!ended(&shown["state"]), "job {job} has ended: {shown}");
+            shown["tasks"].as_array()?.iter().all(|task| task["state"] == "RUNNING").then_some(shown)
+        })
+    }
+
+    /// Waits until a file that a task makes is there, and returns what is in it.
+    #[track_caller]
+    pub fn wait_file(&self, name: &str) -> String {
+        let path = self.path(name);
+        until(&format!("{name} is written"), || {
+            fs::read_to_string(&path).ok().filter(|text| text.ends_with('\n')).map(|text| text.trim_end().to_owned())
+        })
+    }
+
+    /// Lets tasks go on that wait for a file.
+    pub fn touch(&self, name: &str) {
+        fs::write(self.path(name), "go\n").expect("the folder is ours");
+    }
+
+    /// Waits until nothing is held: neither GPUs nor processes.
+    #[track_caller]
+    pub fn wait_idle(&self) {
+        until("every GPU is free", || {
+            let gpus = self.json(&["gpus"]);
+            gpus.as_array()?.iter().all(|gpu| gpu["state"] == "FREE").then_some(())
+        });
+    }
+}
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
+    for name in ["WHARF_CONTROLLER", "WHARF_AGENT", "WHARF_USER", "WHARF_TOKEN"] {
+        command.env_remove(name);
+    }
+    // Its backtraces and log lines are for a failure's report.
+    command.env("RUST_BACKTRACE", "1");
+    command
+}
+
+/// The program alone, for tests without a cluster.
+pub fn wharf(args: &[&str]) -> Command {
+    let mut command = program();
+    command.args(args);
+    command
+}
+
+fn end(slot: &Mutex<Option<Child>>) {
+    if let Some(mut child) = slot.lock().expect("no test panics with it").take() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn stop(slot: &Mutex<Option<Child>>) -> i32 {
+    let mut child = slot.lock().expect("no test panics with it").take().expect("it runs");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("process ids are small"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it is ours");
+    let status = until("a daemon ends after SIGTERM", || child.try_wait().expect("it is our child"));
+    status.code().unwrap_or(-1)
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        end(&self.controller);
+        self.agents.iter().for_each(|(_, slot)| end(slot));
+        proc::kill_folder(self.folder.path());
+        self.node_uids.iter().for_each(|uid| proc::remove_groups(uid));
+        if !std::thread::panicking() {
+            return;
+        }
+        let names = (0..self.agents.len()).map(|i| format!("agent{i}")).chain(["controller".to_owned()]);
+        for name in names {
+            let text = fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            eprintln!("--- {name}, the last of {} lines", lines.len());
+            lines[lines.len().saturating_sub(60)..].iter().for_each(|line| eprintln!("{line}"));
+        }
+        if std::env::var_os("WHARF_TEST_KEEP").is_some() {
+            self.folder.disable_cleanup(true);
+            eprintln!("kept: {}", self.folder.path().display());
+        }
+    }
+}

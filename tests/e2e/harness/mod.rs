@@ -1,0 +1,16 @@
+//! What the tests stand on: a cluster of real processes, its command line, and what the kernel says of both.
+
+pub mod cluster;
+pub mod job;
+pub mod port;
+pub mod proc;
+pub mod random;
+pub mod running;
+pub mod skip;
+pub mod wait;
+
+pub use cluster::{Cluster, Node};
+pub use job::{job, role};
+pub use running::{Output, Running};
+pub use skip::skip;
+pub use wait::until;
