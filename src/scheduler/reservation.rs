@@ -11,7 +11,8 @@
 //! moves over to others on the same nodes, or the other does not start. Passes share no state but the record of who
 //! passed whom, which travels with the promises; nodes for the head are chosen anew each time, those with the most
 //! free GPUs first, as they need the fewest jobs to end. Should the head not fit beside all that passed it, because a
-//! node went away, it waits for those of them that are in its way, the oldest first; no newer one gets in its way.
+//! node went away or its roles make a puzzle, it waits also for those of them that are in its way, older ones rather
+//! than newer ones.
 
 use super::filter::{Prepared, fit};
 use super::place::{Made, orders, undo};
