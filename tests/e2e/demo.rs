@@ -54,12 +54,22 @@ fn a_demo_without_a_folder_leaves_nothing() {
 }
 
 #[test]
-fn a_demo_takes_the_gpus_that_there_are() {
+fn a_demo_that_cannot_fit_says_so() {
     let folder = tempfile::Builder::new().prefix("wh-").tempdir().expect("a temporary folder can be made");
-    let mut command = wharf(&["demo", "--gpus", "sim:2xH100", "--runtime", "process"]);
+    let mut command = wharf(&["demo", "--gpus", "sim:2xH100", "--runtime", "process", "--cpus", "1"]);
     command.env("TMPDIR", folder.path());
-    let output = Running::start(command).finish();
-    assert_eq!(output.code, 0, "{}", all_of(&output));
+    let output = Running::start(command).finish().expect(1);
+    assert!(output.errors().contains("--cpus"), "{}", all_of(&output));
+}
+
+#[test]
+fn the_demo_does_with_the_gpus_there_are() {
+    for gpus in ["sim:2xTITANX", "sim:1xH100", "none"] {
+        let folder = tempfile::Builder::new().prefix("wh-").tempdir().expect("a temporary folder can be made");
+        let mut command = wharf(&["demo", "--gpus", gpus, "--runtime", "process"]);
+        command.env("TMPDIR", folder.path());
+        Running::start(command).finish().expect(0);
+    }
 }
 
 #[test]

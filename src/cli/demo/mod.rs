@@ -95,7 +95,6 @@ async fn play(context: &Context) -> Result<u8, Failure> {
     let controller = context.controller()?;
     wait_for_node(&*controller, context).await?;
     let submitted = submit(&*controller, context).await?;
-    submitted.warnings.iter().for_each(|warning| context.remark(&format!("warning: {warning}")));
     let job = submitted.job_id.to_string();
     say(context, &format!("\nQUEUE: job {job} is submitted"))?;
     let (queue, _) = controller.list_jobs(&context.who, JobFilter::default(), 10, "").await?;
@@ -147,6 +146,12 @@ async fn submit(controller: &dyn ControllerApi, context: &Context) -> Result<Sub
         request_id: uuid::Uuid::new_v4().to_string(),
         dry_run: false,
     };
+    // Its file is faultless: what there is to warn of is the node, which stays as it is.
+    let tried = controller.submit(&context.who, Submit { dry_run: true, ..submit.clone() }).await;
+    if let Some(warning) = tried.as_ref().ok().and_then(|tried| tried.warnings.first()) {
+        let message = format!("the demo's job does not fit; change --gpus, --cpus or --memory-mb: {warning}");
+        return Err(Error::refused(message).into());
+    }
     match controller.submit(&context.who, submit.clone()).await {
         Err(error) if error.kind == ErrorKind::AlreadyExists => {
             context.remark(&format!("an earlier demo left its job: {error}; stopping it"));
