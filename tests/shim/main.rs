@@ -6,6 +6,8 @@ use harness::{Agent, is_alive, is_exec_failure, run, send_signal, shell, spec, u
 use nix::sys::signal::Signal;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use wharf::shim::exit::Why;
 use wharf::shim::protocol::{AgentFrame, CheckKind, Phase, ShimFrame, Slot};
@@ -371,10 +373,20 @@ fn a_slow_disk_blocks_no_task_and_the_gap_is_exact() {
         "head -c {total} /dev/zero; echo > written; while ! [ -e go ]; do sleep 0.02; done; printf tail"
     )));
     until("the task is not blocked", || agent.path("written").exists().then_some(()));
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = taken.clone();
     let reader = std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        std::fs::File::from(out).read_to_end(&mut bytes).map(|_| bytes)
+        let (mut bytes, mut piece, mut disk) = (Vec::new(), vec![0; 64 * 1024], std::fs::File::from(out));
+        loop {
+            match disk.read(&mut piece)? {
+                0 => return Ok::<_, std::io::Error>(bytes),
+                size => bytes.extend_from_slice(&piece[..size]),
+            }
+            count.store(bytes.len(), Ordering::Relaxed);
+        }
     });
+    // Until half of the queue is free again all output is dropped, the tail too.
+    until("the disk has caught up", || (taken.load(Ordering::Relaxed) > 6 << 20).then_some(()));
     std::fs::write(agent.path("go"), "").unwrap();
     let exit = agent.expect_end();
     agent.bye();
