@@ -3,9 +3,10 @@
 //! The reservation is made in a *future*: the cluster as it will be when all that runs now has ended, except what
 //! has passed the job. There the job, the *head*, has its places. A job behind it may start now if it fits now and
 //! also fits, on the same nodes, with the same GPUs and ports, into that future beside the head; then it is part of
-//! the future. So once what ran when the head's turn came has ended, the head fits: it waits for those jobs at most,
-//! and for nothing that started after it. As every head starts and its successor becomes the head, nobody starves
-//! as long as jobs end.
+//! the future. So once what ran when the head's turn came has ended, a head of one role fits: it waits for those jobs
+//! at most, and for nothing that started after it. With several roles placing is a puzzle that it does not search
+//! through, and the head may wait longer. As every head starts and its successor becomes the head, nobody starves as
+//! long as jobs end.
 //!
 //! The head holds counts rather than things: when another task takes a GPU or a port that it was going to have, it
 //! moves over to others on the same nodes, or the other does not start. Passes share no state but the record of who
