@@ -43,10 +43,15 @@ impl<'a> Reservation<'a> {
         passers.iter().for_each(|(node, taken)| future.take(*node, taken));
         let beside_all = walk(future, request, &order);
         let all = beside_all.is_some();
-        if !all {
-            passers.iter().for_each(|(node, taken)| future.put_back(*node, taken));
-        }
-        let made = beside_all.or_else(|| walk(future, request, &order))?;
+        let made = match beside_all {
+            Some(made) => made,
+            // It would not fit the same nodes the second time.
+            None if passers.is_empty() => return None,
+            None => {
+                passers.iter().for_each(|(node, taken)| future.put_back(*node, taken));
+                walk(future, request, &order)?
+            }
+        };
         let prepared = Prepared::new(future, request);
         let mut held: HashMap<usize, Vec<Made>> = HashMap::new();
         for made in made {
@@ -137,8 +142,12 @@ fn nearest(now: &Snapshot) -> Vec<usize> {
 }
 
 /// Places a gang as a reservation does, but now. Where packing fails, this may not; and once all that the head waits
-/// for has ended, it finds what the reservation found.
+/// for has ended, it finds what the reservation found. Tasks of a single role are alike: a node takes as many of them
+/// in one order of nodes as in another, so what packing did not find is not there.
 pub(super) fn place_spread(now: &mut Snapshot, request: &Request) -> Option<Vec<Made>> {
+    if request.roles.len() < 2 {
+        return None;
+    }
     let order = nearest(now);
     walk(now, request, &order)
 }

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 mod backfill;
 mod choice;
+mod gpus;
 mod property;
 mod simulation;
 mod waiting;
@@ -35,7 +36,7 @@ fn pcie_pairs(a: u32, b: u32) -> LinkKind {
     }
 }
 
-fn node_on(name: &str, host: &str, kind: &str, gpus: u32, links: Links) -> NodeSnapshot {
+fn node_on(name: &str, host: &str, kind: &str, gpus: u32, links: impl Fn(u32, u32) -> LinkKind) -> NodeSnapshot {
     let gpu = |index: u32| Gpu {
         uuid: GpuUuid(format!("GPU-{name}-{index}")),
         index,
@@ -46,12 +47,17 @@ fn node_on(name: &str, host: &str, kind: &str, gpus: u32, links: Links) -> NodeS
         pci: String::new(),
         numa_node: Some(index / 4),
         mig_parent: None,
+        ..Gpu::default()
     };
     let gpus: Vec<Gpu> = (0..gpus).map(gpu).collect();
     let pairs = gpus.iter().flat_map(|a| gpus.iter().filter(|b| a.index < b.index).map(move |b| (a, b)));
     let links = pairs.map(|(a, b)| Link { a: a.uuid.clone(), b: b.uuid.clone(), kind: links(a.index, b.index) });
     let topology = Topology { links: links.collect() };
-    let inventory = Inventory {
+    NodeSnapshot::new(name.into(), host, NodeState::Ready, &inventory(gpus, topology))
+}
+
+fn inventory(gpus: Vec<Gpu>, topology: Topology) -> Inventory {
+    Inventory {
         cpus: 64,
         memory_mb: 512_000,
         gpus,
@@ -59,8 +65,9 @@ fn node_on(name: &str, host: &str, kind: &str, gpus: u32, links: Links) -> NodeS
         ports: (15000, 15063),
         labels: Default::default(),
         runtime: "process".to_owned(),
-    };
-    NodeSnapshot::new(name.into(), host, NodeState::Ready, &inventory)
+        gpu_driver: Default::default(),
+        gpu_conditions: Vec::new(),
+    }
 }
 
 fn node(name: &str, kind: &str, gpus: u32) -> NodeSnapshot {

@@ -1,56 +1,6 @@
-//! Which node and which GPUs.
+//! Which node.
 
 use super::*;
-use crate::scheduler::gpus::choose;
-
-/// NVLinks of a DGX-1V board.
-fn cube_mesh(a: u32, b: u32) -> LinkKind {
-    const ONE: [(u32, u32); 8] = [(0, 1), (0, 2), (1, 3), (2, 6), (3, 7), (4, 5), (4, 6), (5, 7)];
-    const TWO: [(u32, u32); 8] = [(0, 3), (0, 4), (1, 2), (1, 5), (2, 3), (4, 7), (5, 6), (6, 7)];
-    match (ONE.contains(&(a, b)), TWO.contains(&(a, b))) {
-        (true, _) => LinkKind::NvLink { lanes: 1 },
-        (_, true) => LinkKind::NvLink { lanes: 2 },
-        _ => pcie_pairs(a, b),
-    }
-}
-
-#[test]
-fn the_best_connected_gpus_are_chosen_and_the_best_are_left() {
-    let cases: [(Links, &[usize], usize, &[usize]); 16] = [
-        (nvswitch, &[0, 1, 2, 3, 4, 5, 6, 7], 2, &[0, 1]),
-        // All NVLink: the same socket breaks the tie.
-        (nvswitch, &[1, 4, 5], 2, &[4, 5]),
-        (nvswitch, &[3, 4, 5, 6, 7], 4, &[4, 5, 6, 7]),
-        (nvswitch, &[0, 4, 5, 6], 1, &[0]),
-        (cube_mesh, &[0, 1, 2, 3, 4, 5, 6, 7], 4, &[0, 1, 2, 3]),
-        (cube_mesh, &[0, 1, 4, 5], 2, &[0, 4]),
-        (cube_mesh, &[0, 1, 2], 2, &[1, 2]),
-        (cube_mesh, &[0, 1, 2, 3], 3, &[0, 2, 3]),
-        (cube_mesh, &[0, 5, 6], 1, &[0]),
-        (pcie_pairs, &[0, 1, 2, 3, 4, 5, 6, 7], 2, &[0, 1]),
-        (pcie_pairs, &[1, 2, 3], 2, &[2, 3]),
-        (pcie_pairs, &[0, 1, 2], 1, &[2]),
-        (pcie_pairs, &[0, 2, 4, 5, 6, 7], 4, &[4, 5, 6, 7]),
-        (pcie_pairs, &[1, 3, 4], 2, &[1, 3]),
-        (pcie_pairs, &[0, 1, 2, 3, 4, 5], 3, &[0, 1, 2]),
-        (pcie_pairs, &[5], 1, &[5]),
-    ];
-    for (links, free, count, expected) in cases {
-        let node = node_on("a", "a", "X", 8, links);
-        let (set, _) = choose(&node, free, count).unwrap();
-        assert_eq!(set, expected, "{count} of {free:?}");
-    }
-}
-
-#[test]
-fn more_gpus_than_can_be_searched_are_chosen_greedily() {
-    let node = node_on("a", "a", "X", 16, pcie_pairs);
-    let free: Vec<usize> = (1..16).collect();
-    assert_eq!(choose(&node, &free, 4).unwrap().0, [4, 5, 6, 7]);
-    assert_eq!(choose(&node, &free, 1).unwrap().0, [1]);
-    assert_eq!(choose(&node, &free, 15).unwrap().0, free);
-    assert!(choose(&node, &free, 16).is_none());
-}
 
 #[test]
 fn tasks_pack_and_leave_whole_nodes() {
@@ -97,15 +47,7 @@ fn a_device_divided_into_slices_is_not_given_out_itself() {
     let gpus: Vec<Gpu> = divided.gpus.iter().map(|slot| slot.gpu.clone()).collect();
     let parent = gpus[0].uuid.clone();
     let slice = |gpu: &Gpu| Gpu { mig_parent: Some(parent.clone()), ..gpu.clone() };
-    let inventory = Inventory {
-        cpus: 64,
-        memory_mb: 512_000,
-        gpus: vec![gpus[0].clone(), slice(&gpus[1]), slice(&gpus[2])],
-        topology: Topology::default(),
-        ports: (15000, 15063),
-        labels: Default::default(),
-        runtime: "process".to_owned(),
-    };
+    let inventory = inventory(vec![gpus[0].clone(), slice(&gpus[1]), slice(&gpus[2])], Topology::default());
     divided = NodeSnapshot::new(divided.name, "a", NodeState::Ready, &inventory);
     let placed = place(&mut cluster(vec![divided]), &request(vec![role(1, 2)])).unwrap();
     assert_eq!(placed[0].gpus, ["GPU-a-1".into(), "GPU-a-2".into()]);
