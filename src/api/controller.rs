@@ -5,7 +5,7 @@ use crate::domain::command::{Error, Heartbeat, HeartbeatReply, Registered, Regis
 use crate::domain::event::Event;
 use crate::domain::ids::{JournalId, NodeUid, TaskId};
 use crate::domain::principal::Principal;
-use crate::domain::view::{Explanation, GpuView, JobView, NodeView, Submitted};
+use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, Submitted};
 use async_trait::async_trait;
 
 /// The fleet. `job` arguments are texts: digits (a job id), a name of the caller's (unfinished first, else
@@ -34,6 +34,9 @@ pub trait ControllerApi: std::fmt::Debug + Send + Sync + 'static {
     async fn stop_job(&self, who: &Principal, job: &str, grace_ms: Option<u64>) -> Result<JobView, Error>;
 
     async fn list_nodes(&self, who: &Principal) -> Result<Vec<NodeView>, Error>;
+
+    /// One node with its GPUs and the tasks on it.
+    async fn describe_node(&self, who: &Principal, node: &str) -> Result<NodeDetail, Error>;
 
     async fn list_gpus(&self, who: &Principal, node: Option<&str>) -> Result<Vec<GpuView>, Error>;
 

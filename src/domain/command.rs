@@ -1,7 +1,7 @@
 //! What crosses between controller and agents, and how it can be refused.
 
 use super::gpu::GpuSample;
-use super::ids::{Generation, GpuUuid, JournalId, NodeName, NodeUid, Term};
+use super::ids::{Generation, GpuUuid, JournalId, NodeName, NodeUid, TaskId, Term};
 use super::principal::Principal;
 use super::task::{Inventory, TaskStatus};
 
@@ -46,6 +46,8 @@ pub struct Heartbeat {
     pub node_uid: NodeUid,
     pub journal_id: JournalId,
     pub samples: Vec<(GpuUuid, GpuSample)>,
+    /// How far each task's state is, in a line for people, where there is something to tell; of the moment.
+    pub progress: Vec<(TaskId, String)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

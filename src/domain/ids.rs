@@ -19,6 +19,17 @@ pub struct RunId(pub u64);
 #[serde(transparent)]
 pub struct NodeName(pub String);
 
+impl NodeName {
+    /// What [`NodeName::is_well_formed`] asks for, in words.
+    pub const ALLOWED: &'static str = "1 to 253 letters, digits, '.', '-', '_'";
+
+    /// Names become parts of keys and paths; 253 is the most that a host name may have (RFC 1123).
+    pub fn is_well_formed(&self) -> bool {
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        (1..=253).contains(&self.0.len()) && self.0.bytes().all(word)
+    }
+}
+
 /// Made once at an agent's first start and kept in its state directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -30,7 +41,7 @@ pub struct NodeUid(pub String);
 pub struct JournalId(pub String);
 
 /// A GPU or MIG slice by the UUID its driver gives it (`GPU-...`, `MIG-...`).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct GpuUuid(pub String);
 
@@ -87,6 +98,17 @@ impl fmt::Display for TaskId {
 #[error("'{found}' is not a task id: four numbers, JOB.RUN.ROLE.INDEX, are expected")]
 pub struct InvalidTaskId {
     pub found: String,
+}
+
+impl GpuUuid {
+    /// For a device that cannot say its UUID: known by its place.
+    pub fn placeholder(index: u32) -> Self {
+        Self(format!("unknown-{index}"))
+    }
+
+    pub fn is_placeholder(&self) -> bool {
+        self.0.starts_with("unknown-")
+    }
 }
 
 impl FromStr for TaskId {

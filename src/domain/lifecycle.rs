@@ -248,6 +248,7 @@ impl TaskRecord {
             exit: self.exit.clone(),
             holding: self.holding,
             notices: self.notices.clone(),
+            progress: None,
         }
     }
 }

@@ -4,6 +4,7 @@
 pub mod allocation;
 pub mod command;
 pub mod completion;
+pub mod container;
 pub mod event;
 pub mod exit;
 pub mod gpu;

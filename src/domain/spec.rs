@@ -1,5 +1,6 @@
 //! A job as validated: every format of job file ends here.
 
+use super::container::ContainerSpec;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -28,6 +29,8 @@ pub struct JobSpec {
     pub command_style: CommandStyle,
     pub on_node_lost: OnNodeLost,
     pub priority: i32,
+    #[serde(default)]
+    pub container: ContainerSpec,
 }
 
 /// How a role's command is run.

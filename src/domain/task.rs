@@ -1,5 +1,6 @@
 //! One task as an agent is asked to run it, and what it reports back.
 
+use super::container::{ContainerSpec, JobFiles};
 use super::exit::Exit;
 use super::ids::{Generation, GpuUuid, TaskId};
 use super::spec::CommandStyle;
@@ -27,6 +28,10 @@ pub struct TaskSpec {
     pub ports: Vec<AssignedPorts>,
     /// The shim ends the task when no renewal came for this long; none for `on_node_lost = wait`.
     pub lease_s: Option<u32>,
+    #[serde(default)]
+    pub files: JobFiles,
+    #[serde(default)]
+    pub container: ContainerSpec,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +121,9 @@ pub struct TaskStatus {
     pub holding: bool,
     /// What could not be enforced, or was done otherwise than asked.
     pub notices: Vec<String>,
+    /// How far the state's work is, in a line for people, such as a pull's megabytes. Of the moment: never journalled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<String>,
 }
 
 /// What an agent has, as told at registration and when it changes.
@@ -130,4 +138,9 @@ pub struct Inventory {
     pub labels: std::collections::BTreeMap<String, String>,
     /// Name of the runtime: `process`, `docker`.
     pub runtime: String,
+    #[serde(default)]
+    pub gpu_driver: super::gpu::GpuDriver,
+    /// GPUs that new tasks may not have, and why.
+    #[serde(default)]
+    pub gpu_conditions: Vec<super::gpu::condition::GpuCondition>,
 }

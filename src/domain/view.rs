@@ -1,7 +1,8 @@
 //! What callers are shown: the names below are the contract of `--json`. More may be added, none renamed.
 
 use super::exit::Exit;
-use super::gpu::GpuState;
+use super::gpu::condition::GpuCondition;
+use super::gpu::{Gpu, GpuDriver, GpuSample, GpuState, MigSlice};
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -72,6 +73,9 @@ pub struct TaskView {
     pub exit: Option<Exit>,
     /// What the runtime could not enforce, or did otherwise than asked.
     pub notices: Vec<String>,
+    /// How far the state's work is, in a line for people; absent where nobody says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<String>,
 }
 
 /// `wharf job explain`.
@@ -113,13 +117,50 @@ pub struct NodeView {
     pub version: String,
     pub node_uid: String,
     pub last_heartbeat: Option<Timestamp>,
+    #[serde(default)]
+    pub gpu_driver: GpuDriver,
+}
+
+/// `wharf node show`: the node's own fields, and these.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeDetail {
+    #[serde(flatten)]
+    pub node: NodeView,
+    /// Not promised to any task.
+    pub cpus_free: u32,
+    pub memory_free_mb: u64,
+    pub gpus: Vec<GpuView>,
+    /// Whatever holds anything of the node.
+    pub tasks: Vec<NodeTask>,
+}
+
+/// One task as its node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeTask {
+    /// `JOB.RUN.ROLE.INDEX`.
+    pub id: String,
+    pub job_id: u64,
+    /// The job's name.
+    pub job: String,
+    pub user: String,
+    /// The role's name.
+    pub role: String,
+    pub index: u32,
+    pub state: String,
+    /// UUIDs.
+    pub gpus: Vec<String>,
+    pub cpus: u32,
+    pub memory_mb: u64,
+    pub started_at: Option<Timestamp>,
 }
 
 /// `wharf gpus`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct GpuView {
     pub node: String,
     pub uuid: String,
+    /// A MIG slice has its device's.
     pub index: u32,
     pub model: String,
     pub memory_mb: u64,
@@ -132,6 +173,83 @@ pub struct GpuView {
     pub task: Option<String>,
     pub mig_parent: Option<String>,
     pub faults: Vec<u64>,
+    /// Why it is WITHHELD, FAULTY or LOST: one sentence.
+    pub reason: Option<String>,
+    /// Whose task holds it, of which job, and since when it has run.
+    pub user: Option<String>,
+    pub job: Option<String>,
+    pub since: Option<Timestamp>,
+    pub minor: u32,
+    pub pci: String,
+    pub gpu_type: String,
+    pub numa_node: Option<u32>,
+    pub power_limit_w: Option<u32>,
+    pub sm_clock_mhz: Option<u32>,
+    pub memory_clock_mhz: Option<u32>,
+    pub fan_percent: Option<u32>,
+    pub pstate: Option<u32>,
+    pub ecc: Option<bool>,
+    pub ecc_errors: Option<u64>,
+    pub mig_mode: Option<bool>,
+    pub mig: Option<MigSlice>,
+}
+
+/// Who holds a GPU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GpuHolder {
+    /// `JOB.RUN.ROLE.INDEX`.
+    pub task: String,
+    pub job: Option<String>,
+    pub user: Option<String>,
+    pub since: Option<Timestamp>,
+}
+
+impl GpuView {
+    /// What is known of a GPU, put together. Trouble goes before who holds it: an operator has to see it.
+    pub fn of(
+        node: &str,
+        gpu: &Gpu,
+        sample: &GpuSample,
+        condition: Option<&GpuCondition>,
+        holder: Option<GpuHolder>,
+    ) -> Self {
+        let trouble = condition.filter(|condition| holder.is_none() || condition.state != GpuState::Withheld);
+        let held = if holder.is_some() { GpuState::Held } else { GpuState::Free };
+        let (task, job, user, since) = holder
+            .map_or((None, None, None, None), |holder| (Some(holder.task), holder.job, holder.user, holder.since));
+        Self {
+            node: node.to_owned(),
+            uuid: gpu.uuid.0.clone(),
+            index: gpu.index,
+            model: gpu.model.clone(),
+            memory_mb: gpu.memory_mb,
+            memory_used_mb: sample.memory_used_mb,
+            utilization: sample.utilization,
+            temperature_c: sample.temperature_c,
+            power_w: sample.power_w,
+            state: trouble.map_or(held, |condition| condition.state),
+            task,
+            mig_parent: gpu.mig_parent.as_ref().map(|parent| parent.0.clone()),
+            faults: Vec::new(),
+            reason: trouble.map(|condition| condition.reason.clone()),
+            user,
+            job,
+            since,
+            minor: gpu.minor,
+            pci: gpu.pci.clone(),
+            gpu_type: gpu.gpu_type.clone(),
+            numa_node: gpu.numa_node,
+            power_limit_w: sample.power_limit_w,
+            sm_clock_mhz: sample.sm_clock_mhz,
+            memory_clock_mhz: sample.memory_clock_mhz,
+            fan_percent: sample.fan_percent,
+            pstate: sample.pstate,
+            ecc: gpu.ecc,
+            ecc_errors: sample.ecc_errors,
+            mig_mode: gpu.mig_mode,
+            mig: gpu.mig.clone(),
+        }
+    }
 }
 
 /// A log record: `text` if the bytes are UTF-8, else `base64`.

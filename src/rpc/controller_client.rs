@@ -16,7 +16,7 @@ use crate::domain::event::Event;
 use crate::domain::ids::{JournalId, NodeUid, TaskId};
 use crate::domain::principal::Principal;
 use crate::domain::quantity::MAX_MESSAGE_BYTES;
-use crate::domain::view::{Explanation, GpuView, JobView, NodeView, Submitted};
+use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, Submitted};
 use async_trait::async_trait;
 use prost::Message;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -148,6 +148,12 @@ impl ControllerApi for ControllerClient {
         let message = pb::ListNodesRequest { principal: Some(who.clone().into()) };
         let parse = |reply: pb::ListNodesReply| each(reply.nodes, "nodes");
         self.call("ListNodes", message, |mut c, r| async move { c.list_nodes(r).await }, parse).await
+    }
+
+    async fn describe_node(&self, who: &Principal, node: &str) -> Result<NodeDetail, Error> {
+        let message = pb::DescribeNodeRequest { principal: Some(who.clone().into()), node: node.to_owned() };
+        self.call("DescribeNode", message, |mut c, r| async move { c.describe_node(r).await }, NodeDetail::try_from)
+            .await
     }
 
     async fn list_gpus(&self, who: &Principal, node: Option<&str>) -> Result<Vec<GpuView>, Error> {

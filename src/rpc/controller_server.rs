@@ -103,6 +103,19 @@ impl Controller for ControllerService {
         call.reply(answer.await)
     }
 
+    async fn describe_node(
+        &self,
+        request: Request<pb::DescribeNodeRequest>,
+    ) -> Result<Response<pb::NodeDetail>, Status> {
+        let (call, request) = self.gate.open("DescribeNode", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            let node = call.parsed(filled(request.node, "node", MAX_WORD_BYTES))?;
+            Ok(self.api.describe_node(&who, &node).await?.into())
+        };
+        call.reply(answer.await)
+    }
+
     async fn list_gpus(&self, request: Request<pb::ListGpusRequest>) -> Result<Response<pb::ListGpusReply>, Status> {
         let (call, request) = self.gate.open("ListGpus", request);
         let answer = async {

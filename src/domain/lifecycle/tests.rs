@@ -27,6 +27,8 @@ fn spec(command: &str) -> TaskSpec {
         gpus: vec!["GPU-0".into()],
         ports: Vec::new(),
         lease_s: None,
+        files: Default::default(),
+        container: Default::default(),
     }
 }
 

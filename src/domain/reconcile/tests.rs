@@ -24,6 +24,7 @@ fn status(index: u32, generation: u64, state: TaskState) -> TaskStatus {
         exit,
         holding: false,
         notices: Vec::new(),
+        progress: None,
     }
 }
 

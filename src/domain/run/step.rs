@@ -141,6 +141,7 @@ impl Run {
             exit: Some(exit),
             holding: false,
             notices: Vec::new(),
+            progress: None,
         };
         self.reported(&status, roles, now);
     }

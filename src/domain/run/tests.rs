@@ -48,6 +48,7 @@ fn status(run: &Run, index: u32, state: TaskState, exit: Option<Exit>) -> TaskSt
         exit,
         holding: true,
         notices: vec![],
+        progress: None,
     }
 }
 

@@ -1,15 +1,20 @@
 //! The part of the environment that differs between the tasks of a run.
 
-use super::{EnvContext, TaskSeat, first_port, optional, port_list};
+use super::{TaskSeat, first_port, optional, port_list};
 use crate::domain::ids::TaskId;
 use crate::domain::spec::RoleSpec;
 
 /// Everything about one task: its role, place, ports, GPUs and id.
-pub(super) fn own_variables(ctx: &EnvContext<'_>, role: &RoleSpec, seat: &TaskSeat) -> Vec<(String, String)> {
+pub(super) fn own_variables(
+    id: TaskId,
+    role: &RoleSpec,
+    seat: &TaskSeat,
+    in_container: bool,
+) -> Vec<(String, String)> {
     let mut variables = role_variables(role);
-    variables.extend(place_variables(ctx, seat));
+    variables.extend(place_variables(id, &seat.ip));
     variables.extend(port_variables(seat));
-    variables.extend(gpu_variables(ctx, seat));
+    variables.extend(gpu_variables(seat, in_container));
     variables.into_iter().map(|(name, value)| (name.into(), value)).collect()
 }
 
@@ -40,14 +45,13 @@ fn role_variables(role: &RoleSpec) -> Variables {
 
 /// Which task this is. `PAI_TASK_ROLE_INDEX` is, despite its name, the task's index within its role; the role's
 /// own position is `PAI_TASK_ROLE_NO`.
-fn place_variables(ctx: &EnvContext<'_>, seat: &TaskSeat) -> Variables {
-    let (index, ip) = (seat.index.to_string(), seat.ip.clone());
-    let id = TaskId { job: ctx.job, run: ctx.run, role: seat.role, index: seat.index };
+fn place_variables(id: TaskId, ip: &str) -> Variables {
+    let (index, ip) = (id.index.to_string(), ip.to_owned());
     vec![
         ("PAI_CURRENT_TASK_ROLE_CURRENT_TASK_INDEX".into(), index.clone()),
         ("PAI_TASK_INDEX".into(), index.clone()),
         ("PAI_TASK_ROLE_INDEX".into(), index),
-        ("PAI_TASK_ROLE_NO".into(), seat.role.to_string()),
+        ("PAI_TASK_ROLE_NO".into(), id.role.to_string()),
         ("PAI_CONTAINER_HOST_IP".into(), ip.clone()),
         ("PAI_CURRENT_CONTAINER_IP".into(), ip),
         ("PAI_CONTAINER_ID".into(), format!("container_{}_{}_{}_{}", id.job, id.run, id.role, id.index)),
@@ -75,11 +79,11 @@ fn port_variables(seat: &TaskSeat) -> Variables {
 
 /// `NVIDIA_VISIBLE_DEVICES` is `void` for no GPUs: empty or absent, the NVIDIA runtime would go by the image, and
 /// many images say `all`. CUDA in a container counts what it sees from 0, but knows MIG slices by UUID only.
-fn gpu_variables(ctx: &EnvContext<'_>, seat: &TaskSeat) -> Variables {
+fn gpu_variables(seat: &TaskSeat, in_container: bool) -> Variables {
     let uuids: Vec<&str> = seat.gpus.iter().map(|uuid| uuid.0.as_str()).collect();
     let has_mig = uuids.iter().any(|uuid| uuid.starts_with("MIG-"));
     let nvidia = if uuids.is_empty() { "void".to_owned() } else { uuids.join(",") };
-    let cuda = if ctx.in_container && !has_mig {
+    let cuda = if in_container && !has_mig {
         (0..uuids.len()).map(|position| position.to_string()).collect::<Vec<_>>().join(",")
     } else {
         uuids.join(",")

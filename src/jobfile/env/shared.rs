@@ -2,52 +2,77 @@
 
 use super::own::{own_variables, resource};
 use super::{EnvContext, SeatError, TaskSeat, first_port, optional, port_list};
+use crate::domain::ids::{JobId, RunId, TaskId};
 use crate::domain::spec::RoleSpec;
 use crate::jobfile::openpai::MAX_ARGUMENT_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Computed once per run; see [`SharedEnvironment::for_task`].
+/// Computed once per run, and owned, so that all who launch its tasks can share it; see
+/// [`SharedEnvironment::for_task`].
 #[derive(Debug)]
-pub struct SharedEnvironment<'a> {
-    ctx: EnvContext<'a>,
-    seats: BTreeMap<(u32, u32), &'a TaskSeat>,
+pub struct SharedEnvironment {
+    job: JobId,
+    run: RunId,
+    in_container: bool,
+    roles: Vec<RoleSpec>,
+    seats: BTreeMap<(u32, u32), TaskSeat>,
     /// In order, without names that the job sets itself.
     common: Vec<(String, String)>,
     /// The names in `common`.
     names: BTreeSet<String>,
-    /// Names that the job sets itself.
-    job_names: BTreeSet<&'a str>,
+    /// What the job sets itself.
+    of_job: Vec<(String, String)>,
+    /// The names in `of_job`.
+    job_names: BTreeSet<String>,
     omitted: Vec<String>,
 }
 
-impl<'a> SharedEnvironment<'a> {
+impl SharedEnvironment {
     /// Checks that every task has its seat, and writes what all tasks see alike.
-    pub fn new(ctx: &EnvContext<'a>) -> Result<Self, SeatError> {
+    pub fn new(ctx: &EnvContext<'_>) -> Result<Self, SeatError> {
         let seats = seats_of(ctx)?;
-        let job_names = ctx.spec.env.iter().map(|(name, _)| name.as_str()).collect();
         let (common, names, omitted) = (Vec::new(), BTreeSet::new(), Vec::new());
-        let mut shared = Self { ctx: *ctx, seats, common, names, job_names, omitted };
-        shared.write_job();
+        let mut shared = Self {
+            job: ctx.job,
+            run: ctx.run,
+            in_container: ctx.in_container,
+            roles: ctx.spec.roles.clone(),
+            seats: seats.iter().map(|(task, seat)| (*task, (*seat).clone())).collect(),
+            common,
+            names,
+            of_job: ctx.spec.env.clone(),
+            job_names: ctx.spec.env.iter().map(|(name, _)| name.clone()).collect(),
+            omitted,
+        };
+        shared.write_job(ctx);
         for (number, role) in (0u32..).zip(&ctx.spec.roles) {
-            shared.write_role(number, role);
+            let seats: Vec<&TaskSeat> =
+                seats.range((number, 0)..=(number, u32::MAX)).map(|(_, seat)| *seat).collect();
+            shared.write_role(role, &seats);
         }
         Ok(shared)
     }
 
     /// The whole environment of one task: common part, own part, then the job's own variables, literal.
     pub fn for_task(&self, role: u32, index: u32) -> Result<Vec<(String, String)>, SeatError> {
+        self.for_task_on(role, index, self.in_container)
+    }
+
+    /// The same on a node of another kind than the context says: nodes of one run may differ in what they run tasks
+    /// with.
+    pub fn for_task_on(&self, role: u32, index: u32, in_container: bool) -> Result<Vec<(String, String)>, SeatError> {
         let missing = SeatError::Missing { role, index };
-        let seat = *self.seats.get(&(role, index)).ok_or(missing.clone())?;
-        let spec = self.ctx.spec.roles.get(role as usize).ok_or(missing)?;
-        let own = own_variables(&self.ctx, spec, seat);
+        let seat = self.seats.get(&(role, index)).ok_or(missing.clone())?;
+        let spec = self.roles.get(role as usize).ok_or(missing)?;
+        let id = TaskId { job: self.job, run: self.run, role, index };
+        let own = own_variables(id, spec, seat, in_container);
         // Role and port names are free enough to spell a task's own variable; then the task's own wins.
         let spelled: BTreeSet<&str> =
             own.iter().map(|(name, _)| name.as_str()).filter(|name| self.names.contains(*name)).collect();
-        let job = &self.ctx.spec.env;
-        let mut variables = Vec::with_capacity(self.common.len() + own.len() + job.len());
+        let mut variables = Vec::with_capacity(self.common.len() + own.len() + self.of_job.len());
         variables.extend(self.common.iter().filter(|(name, _)| !spelled.contains(name.as_str())).cloned());
-        variables.extend(own.into_iter().filter(|(name, _)| !self.set_by_job(name)));
-        variables.extend(job.iter().cloned());
+        variables.extend(own.into_iter().filter(|(name, _)| !self.job_names.contains(name)));
+        variables.extend(self.of_job.iter().cloned());
         Ok(variables)
     }
 
@@ -57,24 +82,19 @@ impl<'a> SharedEnvironment<'a> {
         &self.omitted
     }
 
-    fn set_by_job(&self, name: &str) -> bool {
-        self.job_names.contains(name)
-    }
-
     /// The first of two variables of one name stays: execve would pass on both, and shells differ in which they
     /// take.
     fn set(&mut self, name: String, value: impl Into<String>) {
         let value = value.into();
         if name.len() + 1 + value.len() > MAX_ARGUMENT_BYTES {
             self.omitted.push(name);
-        } else if !self.names.contains(&name) && !self.set_by_job(&name) {
-            self.names.insert(name.clone());
+        } else if !self.job_names.contains(&name) && self.names.insert(name.clone()) {
             self.common.push((name, value));
         }
     }
 
-    fn write_job(&mut self) {
-        let EnvContext { spec, user, default_fs_uri, job, run, .. } = self.ctx;
+    fn write_job(&mut self, ctx: &EnvContext<'_>) {
+        let EnvContext { spec, user, default_fs_uri, job, run, .. } = *ctx;
         let roles: Vec<&str> = spec.roles.iter().map(|role| role.name.as_str()).collect();
         let (role_list, role_count) = (roles.join(","), roles.len().to_string());
         let task_count = spec.task_count().to_string();
@@ -113,15 +133,13 @@ impl<'a> SharedEnvironment<'a> {
         self.set("PAI_TASK_ROLE_INSTANCES".to_owned(), instances.join(","));
     }
 
-    fn write_role(&mut self, number: u32, role: &RoleSpec) {
+    fn write_role(&mut self, role: &RoleSpec, seats: &[&TaskSeat]) {
         let name = &role.name;
         self.set(format!("PAI_TASK_ROLE_TASK_COUNT_{name}"), role.count.to_string());
         self.set(format!("PAI_RESOURCE_{name}"), resource(role));
         self.set(format!("PAI_MIN_FAILED_TASK_COUNT_{name}"), optional(role.min_failed));
         self.set(format!("PAI_MIN_SUCCEEDED_TASK_COUNT_{name}"), optional(role.min_succeeded));
-        let seats: Vec<&TaskSeat> =
-            self.seats.range((number, 0)..=(number, u32::MAX)).map(|(_, seat)| *seat).collect();
-        for seat in &seats {
+        for seat in seats {
             self.set(format!("PAI_HOST_IP_{name}_{}", seat.index), seat.ip.clone());
             for ports in &seat.ports {
                 let (label, list) = (&ports.label, port_list(&ports.ports));

@@ -1,21 +1,24 @@
 //! `extras`: kept as it is, but for `extras.wharf`, where jobs of OpenPAI's protocol can ask for what only wharf
-//! has: `{"onNodeLost": "wait" | "restart", "leaseSeconds": 1800, "priority": 0}`.
+//! has: `{"onNodeLost": "wait" | "restart", "leaseSeconds": 1800, "priority": 0, "container": {...}}`.
 
 use super::super::fields::Fields;
 use super::super::report::{Report, as_text};
+use super::container;
 use super::limits::{DEFAULT_LEASE_SECONDS, LEASE_SECONDS};
+use crate::domain::container::ContainerSpec;
 use crate::domain::spec::OnNodeLost;
 
-const KNOWN: [&str; 3] = ["onNodeLost", "leaseSeconds", "priority"];
+const KNOWN: [&str; 4] = ["onNodeLost", "leaseSeconds", "priority", "container"];
 
 #[derive(Debug)]
 pub(super) struct Extras {
     pub on_node_lost: OnNodeLost,
     pub priority: i32,
+    pub container: ContainerSpec,
 }
 
 pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Extras> {
-    let defaults = Extras { on_node_lost: OnNodeLost::Wait, priority: 0 };
+    let defaults = Extras { on_node_lost: OnNodeLost::Wait, priority: 0, container: ContainerSpec::default() };
     let Some(node) = fields.get("extras") else { return Some(defaults) };
     let extras = Fields::of(node, "extras", &[], report)?;
     let Some(node) = extras.get("wharf") else { return Some(defaults) };
@@ -23,6 +26,10 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Extra
     let lease_s = wharf.optional_integer("leaseSeconds", i64::from(DEFAULT_LEASE_SECONDS), LEASE_SECONDS, report);
     let priority = wharf.optional_integer("priority", 0, i64::from(i32::MIN)..=i64::from(i32::MAX), report);
     let restart = restart(&wharf, report);
+    let container = match wharf.get("container") {
+        None => Some(ContainerSpec::default()),
+        Some(node) => container::read(node, report),
+    };
     wharf.warn_unknown(report);
     let (lease_s, restart) = (lease_s?, restart?);
     if let Some(node) = wharf.get("leaseSeconds").filter(|_| !restart) {
@@ -30,7 +37,7 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Extra
     }
     let lease_s = u32::try_from(lease_s).ok()?;
     let on_node_lost = if restart { OnNodeLost::Restart { lease_s } } else { OnNodeLost::Wait };
-    Some(Extras { on_node_lost, priority: i32::try_from(priority?).ok()? })
+    Some(Extras { on_node_lost, priority: i32::try_from(priority?).ok()?, container: container? })
 }
 
 fn restart(wharf: &Fields<'_>, report: &mut Report<'_>) -> Option<bool> {

@@ -14,6 +14,7 @@
 //!
 //! URIs stay as written here: what `$PAI_*` in them stands for is known at submit (`jobfile::substitute`).
 
+mod container;
 mod extras;
 mod job_env;
 mod limits;
@@ -102,6 +103,7 @@ pub(super) fn read(root: &Node, file: &str, report: &mut Report<'_>) -> Option<J
         command_style: CommandStyle::Shell,
         on_node_lost: extras.on_node_lost,
         priority: extras.priority,
+        container: extras.container,
     };
     refuse_large_environment(&spec, root, report);
     Some(spec)

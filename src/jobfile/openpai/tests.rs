@@ -1,6 +1,7 @@
 //! Every limit of an OpenPAI job: one value inside, one outside.
 
 use crate::domain::command::Violation;
+use crate::domain::container::{Network, PullPolicy, Ulimit};
 use crate::domain::spec::{JobSpec, OnNodeLost, PortSpec};
 use crate::jobfile::{Parsed, parse};
 use serde_json::{Value, json};
@@ -350,6 +351,35 @@ fn extras_hold_what_only_wharf_has() {
     assert_eq!(read_spec.on_node_lost, OnNodeLost::Restart { lease_s: 1800 });
     assert_eq!(read_spec.priority, 7);
     assert_eq!(serde_json::from_str::<Value>(&read_spec.extras_json).expect("JSON"), extras);
+
+    let container = |value: Value| with("/extras", json!({"wharf": {"container": value}}));
+    let asked = spec(&container(json!({
+        "pull": "always", "network": "bridge", "user": "1000:1000", "readOnlyRoot": true, "capabilities": ["CAP_SYS_PTRACE"],
+        "ulimits": {"memlock": -1, "nofile": [1024, 4096]}, "pidsLimit": 4096, "infiniband": true, "numaCpus": true
+    })))
+    .container;
+    assert_eq!((asked.pull, asked.network), (PullPolicy::Always, Network::Bridge));
+    assert_eq!((asked.user.as_deref(), asked.pids_limit), (Some("1000:1000"), Some(4096)));
+    assert_eq!(asked.capabilities, ["SYS_PTRACE"]);
+    assert_eq!(asked.ulimits[1], Ulimit { name: "nofile".into(), soft: 1024, hard: 4096 });
+    assert!(asked.read_only_root && asked.infiniband && asked.numa_cpus);
+    for (value, field) in [
+        (json!([]), ""),
+        (json!({"pull": "sometimes"}), ".pull"),
+        (json!({"network": "none"}), ".network"),
+        (json!({"user": "a b"}), ".user"),
+        (json!({"user": "a:"}), ".user"),
+        (json!({"readOnlyRoot": 1}), ".readOnlyRoot"),
+        (json!({"capabilities": ["SYS_ADMIN", "x y"]}), ".capabilities[1]"),
+        (json!({"ulimits": {"files": 1}}), ".ulimits.files"),
+        (json!({"ulimits": {"nofile": [2, 1]}}), ".ulimits.nofile"),
+        (json!({"ulimits": {"nofile": [-1, 1]}}), ".ulimits.nofile"),
+        (json!({"pidsLimit": 0}), ".pidsLimit"),
+    ] {
+        let violations = refusals(&container(value));
+        assert_eq!(violations.len(), 1, "{violations:?}");
+        assert_eq!(violations[0].field, format!("extras.wharf.container{field}"));
+    }
 
     let lease = |value: Value| with("/extras", json!({"wharf": {"onNodeLost": "restart", "leaseSeconds": value}}));
     assert_eq!(spec(&lease(json!(600))).on_node_lost, OnNodeLost::Restart { lease_s: 600 });

@@ -1,8 +1,14 @@
 //! GPUs, what they do right now, and what a node has.
 
-use super::{MAX_WORD_BYTES, Parsed, each, filled, inner, optional_text, port, text, wrong};
+use super::{
+    MAX_SENTENCE_BYTES, MAX_WORD_BYTES, Parsed, each, filled, inner, nanos, optional, optional_text, port, text,
+    time, wrong,
+};
 use crate::domain::command::Violation;
-use crate::domain::gpu::{Gpu, GpuSample, GpuState, Link, LinkKind, Topology};
+use crate::domain::gpu::condition::GpuCondition;
+use crate::domain::gpu::{
+    DriverState, Gpu, GpuDriver, GpuHealth, GpuSample, GpuState, Link, LinkKind, MigSlice, Topology,
+};
 use crate::domain::ids::GpuUuid;
 use crate::domain::task::Inventory;
 use crate::domain::view::GpuView;
@@ -10,9 +16,23 @@ use crate::rpc::generated as pb;
 
 impl From<Gpu> for pb::Gpu {
     fn from(gpu: Gpu) -> Self {
-        let Gpu { uuid, index, minor, model, gpu_type, memory_mb, pci, numa_node, mig_parent } = gpu;
+        let Gpu { uuid, index, minor, model, gpu_type, memory_mb, pci, numa_node, mig_parent, ecc, mig_mode, mig } =
+            gpu;
         let mig_parent = mig_parent.map(|uuid| uuid.0);
-        Self { uuid: uuid.0, index, minor, model, gpu_type, memory_mb, pci, numa_node, mig_parent }
+        Self {
+            uuid: uuid.0,
+            index,
+            minor,
+            model,
+            gpu_type,
+            memory_mb,
+            pci,
+            numa_node,
+            mig_parent,
+            ecc,
+            mig_mode,
+            mig: mig.map(Into::into),
+        }
     }
 }
 
@@ -30,23 +50,132 @@ impl TryFrom<pb::Gpu> for Gpu {
             pci: text(wire.pci, "pci", MAX_WORD_BYTES)?,
             numa_node: wire.numa_node,
             mig_parent: optional_text(wire.mig_parent, "mig_parent", MAX_WORD_BYTES)?.map(GpuUuid),
+            ecc: wire.ecc,
+            mig_mode: wire.mig_mode,
+            mig: optional(wire.mig, "mig")?,
+        })
+    }
+}
+
+impl From<MigSlice> for pb::MigSlice {
+    fn from(slice: MigSlice) -> Self {
+        let MigSlice { index, gpu_instance, compute_instance, profile, gpu_instance_minor, compute_instance_minor } =
+            slice;
+        Self { index, gpu_instance, compute_instance, profile, gpu_instance_minor, compute_instance_minor }
+    }
+}
+
+impl TryFrom<pb::MigSlice> for MigSlice {
+    type Error = Violation;
+
+    fn try_from(wire: pb::MigSlice) -> Parsed<Self> {
+        Ok(Self {
+            index: wire.index,
+            gpu_instance: wire.gpu_instance,
+            compute_instance: wire.compute_instance,
+            profile: text(wire.profile, "profile", MAX_WORD_BYTES)?,
+            gpu_instance_minor: wire.gpu_instance_minor,
+            compute_instance_minor: wire.compute_instance_minor,
         })
     }
 }
 
 impl From<(GpuUuid, GpuSample)> for pb::GpuSample {
     fn from((uuid, sample): (GpuUuid, GpuSample)) -> Self {
-        let GpuSample { memory_used_mb, utilization, temperature_c, power_w } = sample;
-        Self { uuid: uuid.0, memory_used_mb, utilization, temperature_c, power_w }
+        let GpuSample {
+            memory_used_mb,
+            utilization,
+            temperature_c,
+            power_w,
+            power_limit_w,
+            sm_clock_mhz,
+            memory_clock_mhz,
+            ecc_errors,
+            pstate,
+            fan_percent,
+            health,
+        } = sample;
+        let (trouble, lost) = match health {
+            GpuHealth::Ok => (String::new(), false),
+            GpuHealth::Faulty(why) => (why, false),
+            GpuHealth::Lost(why) => (why, true),
+        };
+        Self {
+            uuid: uuid.0,
+            memory_used_mb,
+            utilization,
+            temperature_c,
+            power_w,
+            power_limit_w,
+            sm_clock_mhz,
+            memory_clock_mhz,
+            ecc_errors,
+            pstate,
+            fan_percent,
+            trouble,
+            lost,
+        }
     }
 }
 
 pub(super) fn sample(wire: pb::GpuSample) -> GpuSample {
+    let health = match (wire.trouble.is_empty(), wire.lost) {
+        (true, false) => GpuHealth::Ok,
+        (_, true) => GpuHealth::Lost(wire.trouble),
+        (false, false) => GpuHealth::Faulty(wire.trouble),
+    };
     GpuSample {
         memory_used_mb: wire.memory_used_mb,
         utilization: wire.utilization,
         temperature_c: wire.temperature_c,
         power_w: wire.power_w,
+        power_limit_w: wire.power_limit_w,
+        sm_clock_mhz: wire.sm_clock_mhz,
+        memory_clock_mhz: wire.memory_clock_mhz,
+        ecc_errors: wire.ecc_errors,
+        pstate: wire.pstate,
+        fan_percent: wire.fan_percent,
+        health,
+    }
+}
+
+impl From<GpuDriver> for pb::GpuDriver {
+    fn from(GpuDriver { state, driver_version, cuda_version, nvml_version, sentence }: GpuDriver) -> Self {
+        Self { state: state.as_str().to_owned(), driver_version, cuda_version, nvml_version, sentence }
+    }
+}
+
+impl TryFrom<pb::GpuDriver> for GpuDriver {
+    type Error = Violation;
+
+    fn try_from(wire: pb::GpuDriver) -> Parsed<Self> {
+        let known = DriverState::ALL.into_iter().find(|state| state.as_str() == wire.state);
+        Ok(Self {
+            // A word of a newer version still says that something is wrong.
+            state: if wire.state.is_empty() { DriverState::None } else { known.unwrap_or(DriverState::Failed) },
+            driver_version: optional_text(wire.driver_version, "driver_version", MAX_WORD_BYTES)?,
+            cuda_version: optional_text(wire.cuda_version, "cuda_version", MAX_WORD_BYTES)?,
+            nvml_version: optional_text(wire.nvml_version, "nvml_version", MAX_WORD_BYTES)?,
+            sentence: optional_text(wire.sentence, "sentence", MAX_SENTENCE_BYTES)?,
+        })
+    }
+}
+
+impl From<GpuCondition> for pb::GpuCondition {
+    fn from(GpuCondition { gpu, state, reason }: GpuCondition) -> Self {
+        Self { uuid: gpu.0, state: state_word(state).to_owned(), reason }
+    }
+}
+
+impl TryFrom<pb::GpuCondition> for GpuCondition {
+    type Error = Violation;
+
+    fn try_from(wire: pb::GpuCondition) -> Parsed<Self> {
+        Ok(Self {
+            gpu: GpuUuid(filled(wire.uuid, "uuid", MAX_WORD_BYTES)?),
+            state: state(&wire.state)?,
+            reason: text(wire.reason, "reason", MAX_SENTENCE_BYTES)?,
+        })
     }
 }
 
@@ -83,7 +212,8 @@ impl TryFrom<pb::GpuLink> for Link {
 
 impl From<Inventory> for pb::Inventory {
     fn from(inventory: Inventory) -> Self {
-        let Inventory { cpus, memory_mb, gpus, topology, ports, labels, runtime } = inventory;
+        let Inventory { cpus, memory_mb, gpus, topology, ports, labels, runtime, gpu_driver, gpu_conditions } =
+            inventory;
         Self {
             cpus,
             memory_mb,
@@ -93,6 +223,8 @@ impl From<Inventory> for pb::Inventory {
             last_port: ports.1.into(),
             labels: labels.into_iter().collect(),
             runtime,
+            gpu_driver: Some(gpu_driver.into()),
+            gpu_conditions: gpu_conditions.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -113,6 +245,8 @@ impl TryFrom<pb::Inventory> for Inventory {
             ports: (port(wire.first_port, "first_port")?, port(wire.last_port, "last_port")?),
             labels: wire.labels.into_iter().map(label).collect::<Parsed<_>>()?,
             runtime: text(wire.runtime, "runtime", MAX_WORD_BYTES)?,
+            gpu_driver: optional(wire.gpu_driver, "gpu_driver")?.unwrap_or_default(),
+            gpu_conditions: each(wire.gpu_conditions, "gpu_conditions")?,
         })
     }
 }
@@ -127,6 +261,11 @@ const fn state_word(state: GpuState) -> &'static str {
         GpuState::Faulty => "FAULTY",
         GpuState::Lost => "LOST",
     }
+}
+
+fn state(word: &str) -> Parsed<GpuState> {
+    let state = STATES.into_iter().find(|state| state_word(*state) == word);
+    state.ok_or_else(|| wrong("state", "is not a state of a GPU", word, "FREE, HELD, WITHHELD, FAULTY, LOST"))
 }
 
 impl From<GpuView> for pb::GpuView {
@@ -145,10 +284,54 @@ impl From<GpuView> for pb::GpuView {
             task,
             mig_parent,
             faults,
+            reason,
+            user,
+            job,
+            since,
+            minor,
+            pci,
+            gpu_type,
+            numa_node,
+            power_limit_w,
+            sm_clock_mhz,
+            memory_clock_mhz,
+            fan_percent,
+            pstate,
+            ecc,
+            ecc_errors,
+            mig_mode,
+            mig,
         } = view;
-        let sample = pb::GpuSample { uuid: uuid.clone(), memory_used_mb, utilization, temperature_c, power_w };
-        let gpu = pb::Gpu { uuid, index, model, memory_mb, mig_parent, ..Default::default() };
-        Self { node, gpu: Some(gpu), sample: Some(sample), state: state_word(state).to_owned(), task, faults }
+        let sample = GpuSample {
+            memory_used_mb,
+            utilization,
+            temperature_c,
+            power_w,
+            power_limit_w,
+            sm_clock_mhz,
+            memory_clock_mhz,
+            ecc_errors,
+            pstate,
+            fan_percent,
+            health: GpuHealth::Ok,
+        };
+        let uuid = GpuUuid(uuid);
+        let sample = (uuid.clone(), sample).into();
+        let mig_parent = mig_parent.map(GpuUuid);
+        let gpu =
+            Gpu { uuid, index, minor, model, gpu_type, memory_mb, pci, numa_node, mig_parent, ecc, mig_mode, mig };
+        Self {
+            node,
+            gpu: Some(gpu.into()),
+            sample: Some(sample),
+            state: state_word(state).to_owned(),
+            task,
+            faults,
+            reason,
+            user,
+            job,
+            since: nanos(since),
+        }
     }
 }
 
@@ -158,22 +341,15 @@ impl TryFrom<pb::GpuView> for GpuView {
     fn try_from(wire: pb::GpuView) -> Parsed<Self> {
         let gpu: Gpu = inner(wire.gpu, "gpu")?;
         let sample = wire.sample.map(sample).unwrap_or_default();
-        let state = STATES.into_iter().find(|state| state_word(*state) == wire.state);
-        let allowed = "FREE, HELD, WITHHELD, FAULTY, LOST";
         Ok(Self {
-            node: text(wire.node, "node", MAX_WORD_BYTES)?,
-            uuid: gpu.uuid.0,
-            index: gpu.index,
-            model: gpu.model,
-            memory_mb: gpu.memory_mb,
-            memory_used_mb: sample.memory_used_mb,
-            utilization: sample.utilization,
-            temperature_c: sample.temperature_c,
-            power_w: sample.power_w,
-            state: state.ok_or_else(|| wrong("state", "is not a state of a GPU", &wire.state, allowed))?,
+            state: state(&wire.state)?,
             task: optional_text(wire.task, "task", MAX_WORD_BYTES)?,
-            mig_parent: gpu.mig_parent.map(|uuid| uuid.0),
             faults: wire.faults,
+            reason: optional_text(wire.reason, "reason", MAX_SENTENCE_BYTES)?,
+            user: optional_text(wire.user, "user", MAX_WORD_BYTES)?,
+            job: optional_text(wire.job, "job", MAX_WORD_BYTES)?,
+            since: time(wire.since),
+            ..Self::of(&text(wire.node, "node", MAX_WORD_BYTES)?, &gpu, &sample, None, None)
         })
     }
 }

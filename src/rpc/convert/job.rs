@@ -58,7 +58,8 @@ impl TryFrom<pb::Run> for RunView {
 
 impl From<TaskView> for pb::Task {
     fn from(view: TaskView) -> Self {
-        let TaskView { id, role, index, state, node, ip, ports, gpus, started_at, ended_at, exit, notices } = view;
+        let TaskView { id, role, index, state, node, ip, ports, gpus, started_at, ended_at, exit, notices, progress } =
+            view;
         Self {
             id,
             role,
@@ -72,6 +73,7 @@ impl From<TaskView> for pb::Task {
             ended_at: nanos(ended_at),
             exit: exit.map(Into::into),
             notices,
+            progress,
         }
     }
 }
@@ -94,6 +96,7 @@ impl TryFrom<pb::Task> for TaskView {
             ended_at: time(wire.ended_at),
             exit: optional(wire.exit, "exit")?,
             notices: texts(wire.notices, "notices", MAX_SENTENCE_BYTES)?,
+            progress: optional_text(wire.progress, "progress", MAX_SENTENCE_BYTES)?,
         })
     }
 }

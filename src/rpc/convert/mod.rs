@@ -3,6 +3,7 @@
 //! out, so that a new field of the domain does not compile until it travels.
 
 mod command;
+mod container;
 mod gpu;
 mod job;
 mod logs;

@@ -1,13 +1,14 @@
 //! Nodes: as they introduce themselves, as they report, as operators see them.
 
 use super::{
-    MAX_LINE_BYTES, MAX_SENTENCE_BYTES, MAX_WORD_BYTES, Parsed, each, filled, inner, nanos, optional_text, text, time,
+    MAX_LINE_BYTES, MAX_SENTENCE_BYTES, MAX_WORD_BYTES, Parsed, each, filled, inner, nanos, optional, optional_text,
+    task_id, text, texts, time,
 };
 use crate::api::agent::{NodeInfo, WatchedStatus};
 use crate::domain::command::{Heartbeat, HeartbeatReply, Registered, Registration, Violation};
-use crate::domain::ids::{GpuUuid, JournalId, NodeName, NodeUid, Term};
+use crate::domain::ids::{GpuUuid, JournalId, NodeName, NodeUid, TaskId, Term};
 use crate::domain::principal::Principal;
-use crate::domain::view::NodeView;
+use crate::domain::view::{NodeDetail, NodeTask, NodeView};
 use crate::rpc::generated as pb;
 
 fn node_name(value: String) -> Parsed<NodeName> {
@@ -84,6 +85,7 @@ impl From<NodeView> for pb::Node {
             version,
             node_uid,
             last_heartbeat,
+            gpu_driver,
         } = view;
         Self {
             name,
@@ -98,6 +100,7 @@ impl From<NodeView> for pb::Node {
             version,
             node_uid,
             last_heartbeat: nanos(last_heartbeat),
+            gpu_driver: Some(gpu_driver.into()),
         }
     }
 }
@@ -119,6 +122,61 @@ impl TryFrom<pb::Node> for NodeView {
             version: text(wire.version, "version", MAX_WORD_BYTES)?,
             node_uid: text(wire.node_uid, "node_uid", MAX_WORD_BYTES)?,
             last_heartbeat: time(wire.last_heartbeat),
+            gpu_driver: optional(wire.gpu_driver, "gpu_driver")?.unwrap_or_default(),
+        })
+    }
+}
+
+impl From<NodeDetail> for pb::NodeDetail {
+    fn from(NodeDetail { node, cpus_free, memory_free_mb, gpus, tasks }: NodeDetail) -> Self {
+        Self {
+            node: Some(node.into()),
+            cpus_free,
+            memory_free_mb,
+            gpus: gpus.into_iter().map(Into::into).collect(),
+            tasks: tasks.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::NodeDetail> for NodeDetail {
+    type Error = Violation;
+
+    fn try_from(wire: pb::NodeDetail) -> Parsed<Self> {
+        Ok(Self {
+            node: inner(wire.node, "node")?,
+            cpus_free: wire.cpus_free,
+            memory_free_mb: wire.memory_free_mb,
+            gpus: each(wire.gpus, "gpus")?,
+            tasks: each(wire.tasks, "tasks")?,
+        })
+    }
+}
+
+impl From<NodeTask> for pb::NodeTask {
+    fn from(task: NodeTask) -> Self {
+        let NodeTask { id, job_id, job, user, role, index, state, gpus, cpus, memory_mb, started_at } = task;
+        let started_at = nanos(started_at);
+        Self { id, job_id, job, user, role, index, state, gpus, cpus, memory_mb, started_at }
+    }
+}
+
+impl TryFrom<pb::NodeTask> for NodeTask {
+    type Error = Violation;
+
+    fn try_from(wire: pb::NodeTask) -> Parsed<Self> {
+        Ok(Self {
+            id: filled(wire.id, "id", MAX_WORD_BYTES)?,
+            job_id: wire.job_id,
+            job: text(wire.job, "job", MAX_WORD_BYTES)?,
+            user: text(wire.user, "user", MAX_WORD_BYTES)?,
+            role: text(wire.role, "role", MAX_WORD_BYTES)?,
+            index: wire.index,
+            state: filled(wire.state, "state", MAX_WORD_BYTES)?,
+            gpus: texts(wire.gpus, "gpus", MAX_WORD_BYTES)?,
+            cpus: wire.cpus,
+            memory_mb: wire.memory_mb,
+            started_at: time(wire.started_at),
         })
     }
 }
@@ -176,12 +234,14 @@ impl TryFrom<pb::RegisterReply> for Registered {
 
 /// The request that keeps a node alive.
 pub(in crate::rpc) fn heartbeat_request(who: Principal, heartbeat: Heartbeat) -> pb::HeartbeatRequest {
-    let Heartbeat { node_uid, journal_id, samples } = heartbeat;
+    let Heartbeat { node_uid, journal_id, samples, progress } = heartbeat;
+    let told = |(task, text): (TaskId, String)| pb::TaskProgress { task: task.to_string(), text };
     pb::HeartbeatRequest {
         principal: Some(who.into()),
         node_uid: node_uid.0,
         journal_id: journal_id.0,
         samples: samples.into_iter().map(Into::into).collect(),
+        progress: progress.into_iter().map(told).collect(),
     }
 }
 
@@ -194,8 +254,13 @@ impl TryFrom<pb::HeartbeatRequest> for Heartbeat {
             Ok((GpuUuid(uuid), super::gpu::sample(wire)))
         };
         let samples = std::mem::take(&mut wire.samples).into_iter().enumerate().map(one).collect::<Parsed<_>>()?;
+        let told = |(i, wire): (usize, pb::TaskProgress)| {
+            let task = task_id(&wire.task, &format!("progress[{i}].task"))?;
+            Ok((task, text(wire.text, &format!("progress[{i}].text"), MAX_SENTENCE_BYTES)?))
+        };
+        let progress = std::mem::take(&mut wire.progress).into_iter().enumerate().map(told).collect::<Parsed<_>>()?;
         let (node_uid, journal_id) = journal(wire.node_uid, wire.journal_id)?;
-        Ok(Self { node_uid, journal_id, samples })
+        Ok(Self { node_uid, journal_id, samples, progress })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     MAX_COMMAND_BYTES, MAX_LINE_BYTES, MAX_SENTENCE_BYTES, MAX_WORD_BYTES, Parsed, each, filled, nanos, optional,
-    port, task_id, text, texts, time, wrong,
+    optional_text, port, task_id, text, texts, time, wrong,
 };
 use crate::domain::command::{SequencedStatus, Violation};
 use crate::domain::exit::{Exit, ExitClass};
@@ -77,6 +77,8 @@ impl From<TaskSpec> for pb::TaskSpec {
             gpus,
             ports,
             lease_s,
+            files,
+            container,
         } = spec;
         Self {
             id: id.to_string(),
@@ -92,6 +94,8 @@ impl From<TaskSpec> for pb::TaskSpec {
             gpus: gpus.into_iter().map(|uuid| uuid.0).collect(),
             ports: ports.into_iter().map(Into::into).collect(),
             lease_s,
+            files: Some(files.into()),
+            container: Some(container.into()),
         }
     }
 }
@@ -115,13 +119,15 @@ impl TryFrom<pb::TaskSpec> for TaskSpec {
             gpus: wire.gpus.into_iter().enumerate().map(gpu).collect::<Parsed<_>>()?,
             ports: each(wire.ports, "ports")?,
             lease_s: wire.lease_s,
+            files: optional(wire.files, "files")?.unwrap_or_default(),
+            container: optional(wire.container, "container")?.unwrap_or_default(),
         })
     }
 }
 
 impl From<TaskStatus> for pb::TaskStatus {
     fn from(status: TaskStatus) -> Self {
-        let TaskStatus { id, generation, state, started_at, ended_at, exit, holding, notices } = status;
+        let TaskStatus { id, generation, state, started_at, ended_at, exit, holding, notices, progress } = status;
         Self {
             id: id.to_string(),
             generation: generation.0,
@@ -131,6 +137,7 @@ impl From<TaskStatus> for pb::TaskStatus {
             exit: exit.map(Into::into),
             holding,
             notices,
+            progress,
         }
     }
 }
@@ -150,6 +157,7 @@ impl TryFrom<pb::TaskStatus> for TaskStatus {
             exit: optional(wire.exit, "exit")?,
             holding: wire.holding,
             notices: texts(wire.notices, "notices", MAX_SENTENCE_BYTES)?,
+            progress: optional_text(wire.progress, "progress", MAX_SENTENCE_BYTES)?,
         })
     }
 }

@@ -36,6 +36,8 @@ async fn every_question_of_a_user_arrives_and_answers_whole() {
         assert_eq!(client.stop_job(&who, "7", Some(0)).await.unwrap(), samples::job_view(None));
         noted("stop_job", &("7", Some(0)));
         assert_eq!(client.list_nodes(&who).await.unwrap(), vec![samples::node_view()]);
+        assert_eq!(client.describe_node(&who, "node-1").await.unwrap(), samples::node_detail());
+        noted("describe_node", &"node-1");
         assert_eq!(client.list_gpus(&who, Some("node-1")).await.unwrap(), vec![samples::gpu_view()]);
         noted("list_gpus", &Some("node-1"));
         client.list_gpus(&who, None).await.unwrap();

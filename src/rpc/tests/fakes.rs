@@ -249,6 +249,11 @@ impl ControllerApi for FakeController {
         Ok(vec![node_view()])
     }
 
+    async fn describe_node(&self, who: &Principal, node: &str) -> Result<NodeDetail, Error> {
+        self.0.note("describe_node", who, &node)?;
+        Ok(node_detail())
+    }
+
     async fn list_gpus(&self, who: &Principal, node: Option<&str>) -> Result<Vec<GpuView>, Error> {
         self.0.note("list_gpus", who, &node)?;
         Ok(vec![gpu_view()])

@@ -4,13 +4,19 @@ use super::task;
 use crate::api::agent::NodeInfo;
 use crate::api::stream::{LogBatch, LogContent, LogRecord, LogStream};
 use crate::domain::command::{Heartbeat, Registration};
+use crate::domain::container::{ContainerSpec, JobFiles, Network, PullPolicy, Ulimit};
 use crate::domain::event::Event;
 use crate::domain::exit::{Exit, ExitClass};
-use crate::domain::gpu::{Gpu, GpuSample, GpuState, Link, LinkKind, Topology};
+use crate::domain::gpu::condition::GpuCondition;
+use crate::domain::gpu::{
+    DriverState, Gpu, GpuDriver, GpuHealth, GpuSample, GpuState, Link, LinkKind, MigSlice, Topology,
+};
 use crate::domain::ids::{Generation, GpuUuid, Term};
 use crate::domain::task::{AssignedPorts, Inventory, TaskSpec, TaskState, TaskStatus};
 use crate::domain::time::Timestamp;
-use crate::domain::view::{ExplainedReason, Explanation, GpuView, JobView, NodeView, RunView, Submitted, TaskView};
+use crate::domain::view::{
+    ExplainedReason, Explanation, GpuView, JobView, NodeDetail, NodeTask, NodeView, RunView, Submitted, TaskView,
+};
 use std::collections::BTreeMap;
 
 pub(super) fn exit() -> Exit {
@@ -55,6 +61,23 @@ pub(super) fn spec() -> TaskSpec {
         gpus: vec!["GPU-1".into(), "MIG-2".into()],
         ports: vec![AssignedPorts { label: "http".into(), ports: vec![15000, 65535] }],
         lease_s: Some(1800),
+        files: JobFiles {
+            auth_file: "file:///etc/wharf/auth".into(),
+            code_dir: "/code".into(),
+            data_dir: "hdfs://data".into(),
+            output_dir: "/out".into(),
+        },
+        container: ContainerSpec {
+            pull: PullPolicy::Always,
+            network: Network::Bridge,
+            user: Some("1000:1000".into()),
+            read_only_root: true,
+            capabilities: vec!["SYS_PTRACE".into()],
+            ulimits: vec![Ulimit { name: "memlock".into(), soft: -1, hard: -1 }],
+            pids_limit: Some(100),
+            infiniband: true,
+            numa_cpus: true,
+        },
     }
 }
 
@@ -68,6 +91,7 @@ pub(super) fn status(index: u64) -> TaskStatus {
         exit: Some(exit()),
         holding: true,
         notices: vec!["memory is not limited".into()],
+        progress: Some("3 of 7 layers".into()),
     }
 }
 
@@ -82,6 +106,9 @@ pub(super) fn inventory() -> Inventory {
         pci: "00000000:1B:00.0".into(),
         numa_node: Some(index),
         mig_parent: (index == 1).then(|| "GPU-0".into()),
+        ecc: Some(index == 0),
+        mig_mode: (index == 0).then_some(true),
+        mig: (index == 1).then(mig),
     };
     let kinds = [LinkKind::NvLink { lanes: 18 }, LinkKind::PcieSwitch, LinkKind::NumaNode, LinkKind::System];
     let links = kinds.into_iter().map(|kind| Link { a: "GPU-0".into(), b: "GPU-1".into(), kind }).collect();
@@ -93,6 +120,33 @@ pub(super) fn inventory() -> Inventory {
         ports: (15000, 29999),
         labels: BTreeMap::from([("rack".into(), "r7".into()), ("empty".into(), String::new())]),
         runtime: "process".into(),
+        gpu_driver: driver(),
+        gpu_conditions: vec![GpuCondition {
+            gpu: "GPU-1".into(),
+            state: GpuState::Lost,
+            reason: "fell off the bus".into(),
+        }],
+    }
+}
+
+fn mig() -> MigSlice {
+    MigSlice {
+        index: 3,
+        gpu_instance: 7,
+        compute_instance: 1,
+        profile: "1g.10gb".into(),
+        gpu_instance_minor: Some(66),
+        compute_instance_minor: None,
+    }
+}
+
+fn driver() -> GpuDriver {
+    GpuDriver {
+        state: DriverState::VersionMismatch,
+        driver_version: Some("580.95.05".into()),
+        cuda_version: Some("13.0".into()),
+        nvml_version: None,
+        sentence: Some("reboot this node".into()),
     }
 }
 
@@ -109,8 +163,25 @@ pub(super) fn gpu_view() -> GpuView {
         power_w: Some(300),
         state: GpuState::Withheld,
         task: Some("7.7.0.1".into()),
-        mig_parent: None,
+        mig_parent: Some("GPU-9".into()),
         faults: vec![1],
+        reason: Some("process 7 is on it".into()),
+        user: Some("alice".into()),
+        job: Some("train".into()),
+        since: Some(Timestamp(8)),
+        minor: 4,
+        pci: "00000000:1B:00.0".into(),
+        gpu_type: "H100".into(),
+        numa_node: Some(0),
+        power_limit_w: Some(700),
+        sm_clock_mhz: Some(1980),
+        memory_clock_mhz: Some(2619),
+        fan_percent: Some(30),
+        pstate: Some(0),
+        ecc: Some(false),
+        ecc_errors: Some(2),
+        mig_mode: Some(true),
+        mig: Some(mig()),
     }
 }
 
@@ -139,6 +210,7 @@ pub(super) fn task_view() -> TaskView {
         ended_at: None,
         exit: None,
         notices: vec!["n".into()],
+        progress: Some("p".into()),
     }
 }
 
@@ -202,6 +274,29 @@ pub(super) fn node_view() -> NodeView {
         version: "0.1.0".into(),
         node_uid: "u-1".into(),
         last_heartbeat: Some(Timestamp(9)),
+        gpu_driver: driver(),
+    }
+}
+
+pub(super) fn node_detail() -> NodeDetail {
+    NodeDetail {
+        node: node_view(),
+        cpus_free: 90,
+        memory_free_mb: 4,
+        gpus: vec![gpu_view()],
+        tasks: vec![NodeTask {
+            id: "7.9.0.1".into(),
+            job_id: 7,
+            job: "train".into(),
+            user: "bob".into(),
+            role: "worker".into(),
+            index: 1,
+            state: "RUNNING".into(),
+            gpus: vec!["GPU-1".into()],
+            cpus: 6,
+            memory_mb: 1,
+            started_at: Some(Timestamp(4)),
+        }],
     }
 }
 
@@ -236,10 +331,19 @@ pub(super) fn registration() -> Registration {
 }
 
 pub(super) fn heartbeat() -> Heartbeat {
-    let sample = GpuSample { memory_used_mb: Some(1), power_w: Some(2), ..GpuSample::default() };
+    let sample = GpuSample {
+        memory_used_mb: Some(1),
+        power_w: Some(2),
+        ecc_errors: Some(3),
+        pstate: Some(8),
+        health: GpuHealth::Lost("fell off the bus".into()),
+        ..GpuSample::default()
+    };
+    let faulty = GpuSample { health: GpuHealth::Faulty("an error".into()), ..GpuSample::default() };
     Heartbeat {
         node_uid: "u-1".into(),
         journal_id: "j-1".into(),
-        samples: vec![("GPU-0".into(), sample), ("GPU-1".into(), GpuSample::default())],
+        samples: vec![("GPU-0".into(), sample), ("GPU-1".into(), GpuSample::default()), ("GPU-2".into(), faulty)],
+        progress: vec![("7.9.0.3".parse().unwrap(), "pulling x: 3 of 7 layers".into())],
     }
 }
