@@ -6,11 +6,16 @@
 
 #[cfg(test)]
 pub mod contract;
+pub mod docker;
 pub mod process;
+mod shimmed;
+
+pub use shimmed::{LogRing, StartError};
 
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::exit::Exit;
-use crate::domain::ids::TaskId;
+use crate::domain::gpu::Gpu;
+use crate::domain::ids::{Generation, TaskId};
 use crate::domain::task::TaskSpec;
 use crate::domain::time::Timestamp;
 use async_trait::async_trait;
@@ -27,6 +32,8 @@ pub struct RuntimeEvent {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum RuntimeEventKind {
+    /// How far staging is, in a line for people; at most a few in a second, and some may be missing.
+    Staging { note: String },
     /// The user's command runs.
     Started { at: Timestamp },
     /// The command ended, its output is drained to disk and nothing of the task runs any more.
@@ -37,6 +44,14 @@ pub enum RuntimeEventKind {
 /// What preparing or adopting found.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Notices(pub Vec<String>);
+
+/// On whose word a task is prepared. Containers have it as labels; nothing else depends on it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Decision {
+    /// Empty: not known.
+    pub cluster_id: String,
+    pub generation: Generation,
+}
 
 /// What is left of a task that an earlier agent process started.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,7 +89,7 @@ pub struct RuntimeError {
     pub user_error: bool,
 }
 
-/// Runs tasks. Implementations: [`process`].
+/// Runs tasks. Implementations: [`docker`], [`process`].
 #[async_trait]
 pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     fn name(&self) -> &'static str;
@@ -82,8 +97,19 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// Fetches what the task needs (images, code). Holds nothing. Idempotent.
     async fn stage(&self, task: &TaskSpec) -> Result<Notices, RuntimeError>;
 
-    /// Creates the task up to its barrier: its shim waits for [`Runtime::launch`]. Leaves nothing behind on error.
-    async fn prepare(&self, task: &TaskSpec) -> Result<Notices, RuntimeError>;
+    /// Creates the task up to its barrier: its shim waits for [`Runtime::launch`]. `gpus` are the devices of
+    /// `task.gpus`. Leaves nothing behind on error.
+    async fn prepare(&self, task: &TaskSpec, gpus: &[Gpu]) -> Result<Notices, RuntimeError>;
+
+    /// The same, told on whose word. Runtimes that mark what they make for people override it.
+    async fn prepare_decided(
+        &self,
+        task: &TaskSpec,
+        gpus: &[Gpu],
+        _decision: &Decision,
+    ) -> Result<Notices, RuntimeError> {
+        self.prepare(task, gpus).await
+    }
 
     /// Says "go". Returns when the shim has the command; `Started` or `Exited` follows as an event. Idempotent.
     async fn launch(&self, id: TaskId, launch: &Launch) -> Result<(), RuntimeError>;
@@ -116,4 +142,10 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
 
     /// Tasks that have anything on this machine, journalled or not.
     async fn list(&self) -> Result<Vec<TaskId>, RuntimeError>;
+}
+
+/// The runtime of the tasks in this state directory whose shims may still run: another one must not take them for gone.
+/// Blocking.
+pub fn unfinished(state_dir: &std::path::Path) -> Option<String> {
+    shimmed::layout::unfinished(state_dir)
 }

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 pub async fn a_task_waits_at_its_barrier_and_then_runs(site: &dyn Site) {
     let mut subject = site.start();
-    let task = task("printf 'out:%s:' \"$A\"; printf err >&2; exit 0");
+    let task = site.task("printf 'out:%s:' \"$A\"; printf err >&2; exit 0");
     subject.runtime.stage(&task).await.unwrap();
-    subject.runtime.prepare(&task).await.unwrap();
+    subject.runtime.prepare(&task, &[]).await.unwrap();
     assert_eq!(subject.runtime.list().await.unwrap(), [task.id]);
     subject.quiet();
     let env = [("A", "old"), ("A", "new")].map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -29,11 +29,11 @@ pub async fn a_task_waits_at_its_barrier_and_then_runs(site: &dyn Site) {
 
 pub async fn operations_may_be_repeated(site: &dyn Site) {
     let mut subject = site.start();
-    let task = task("trap 'exit 4' TERM; echo up; while :; do sleep 0.05; done");
-    let first = subject.runtime.prepare(&task).await.unwrap();
-    assert_eq!(subject.runtime.prepare(&task).await, Ok::<Notices, _>(first));
+    let task = site.task("trap 'exit 4' TERM; echo up; while :; do sleep 0.05; done");
+    let first = subject.runtime.prepare(&task, &[]).await.unwrap();
+    assert_eq!(subject.runtime.prepare(&task, &[]).await, Ok::<Notices, _>(first));
     let other = TaskSpec { command: "other".into(), ..task.clone() };
-    assert!(subject.runtime.prepare(&other).await.is_err(), "one id, one specification");
+    assert!(subject.runtime.prepare(&other, &[]).await.is_err(), "one id, one specification");
     for _ in 0..2 {
         subject.runtime.launch(task.id, &Launch { env: vec![] }).await.unwrap();
     }
@@ -54,7 +54,7 @@ pub async fn operations_may_be_repeated(site: &dyn Site) {
 
 pub async fn unknown_tasks_are_gone(site: &dyn Site) {
     let subject = site.start();
-    let task = task("true");
+    let task = site.task("true");
     subject.runtime.stop(task.id, Duration::ZERO).await.unwrap();
     subject.runtime.remove(task.id).await.unwrap();
     subject.runtime.clear_work(task.id).await.unwrap();
@@ -68,8 +68,8 @@ pub async fn unknown_tasks_are_gone(site: &dyn Site) {
 
 pub async fn a_stop_at_the_barrier_ends_at_once(site: &dyn Site) {
     let mut subject = site.start();
-    let task = task("echo ran");
-    subject.runtime.prepare(&task).await.unwrap();
+    let task = site.task("echo ran");
+    subject.runtime.prepare(&task, &[]).await.unwrap();
     subject.runtime.stop(task.id, Duration::from_secs(600)).await.unwrap();
     let exit = subject.exited().await;
     assert_eq!((exit.class, exit.code), (ExitClass::Stopped, None));
@@ -79,7 +79,7 @@ pub async fn a_stop_at_the_barrier_ends_at_once(site: &dyn Site) {
 
 pub async fn grace_ends_with_sigkill(site: &dyn Site) {
     let mut subject = site.start();
-    let task = task("trap '' TERM; echo up; while :; do sleep 0.05; done");
+    let task = site.task("trap '' TERM; echo up; while :; do sleep 0.05; done");
     subject.launch(&task).await;
     subject.wait_for_output(task.id, "up").await;
     subject.runtime.stop(task.id, Duration::from_millis(300)).await.unwrap();
@@ -90,15 +90,15 @@ pub async fn grace_ends_with_sigkill(site: &dyn Site) {
 
 pub async fn failures_are_the_commands(site: &dyn Site) {
     let mut subject = site.start();
-    let exit = subject.run(&task("exit 3")).await;
+    let exit = subject.run(&site.task("exit 3")).await;
     assert_eq!(
         (exit.class, exit.code, exit.reason.as_str()),
         (ExitClass::User, Some(3), "the command ended with status 3")
     );
-    subject.runtime.remove(task("").id).await.unwrap();
-    let exit = subject.run(&task("kill -SEGV $$")).await;
+    subject.runtime.remove(site.task("").id).await.unwrap();
+    let exit = subject.run(&site.task("kill -SEGV $$")).await;
     assert_eq!((exit.class, exit.code, exit.signal), (ExitClass::User, None, Some(11)));
-    subject.finish(task("").id).await;
+    subject.finish(site.task("").id).await;
 }
 
 pub async fn removing_ends_everything_and_keeps_the_log(site: &dyn Site) {
@@ -106,7 +106,7 @@ pub async fn removing_ends_everything_and_keeps_the_log(site: &dyn Site) {
     let marker = format!("{}", 100_000 + std::process::id());
     let command =
         format!("setsid sleep {marker} & setsid nohup sleep {marker} >/dev/null 2>&1 & echo up; sleep {marker}");
-    let task = task(&command);
+    let task = site.task(&command);
     subject.launch(&task).await;
     subject.wait_for_output(task.id, "up").await;
     subject.runtime.remove(task.id).await.unwrap();
@@ -128,7 +128,7 @@ pub async fn removing_ends_everything_and_keeps_the_log(site: &dyn Site) {
 
 pub async fn output_is_exact_to_the_byte(site: &dyn Site) {
     let mut subject = site.start();
-    let task = task("i=0; while [ $i -lt 40 ]; do seq 1 5000; i=$((i+1)); done; printf '\\000\\377end'");
+    let task = site.task("i=0; while [ $i -lt 40 ]; do seq 1 5000; i=$((i+1)); done; printf '\\000\\377end'");
     assert!(subject.run(&task).await.is_success());
     let lines: String = (1..=5000).map(|number| format!("{number}\n")).collect();
     let expected = [lines.repeat(40).as_bytes(), b"\0\xffend"].concat();
@@ -139,9 +139,9 @@ pub async fn output_is_exact_to_the_byte(site: &dyn Site) {
 }
 
 pub async fn a_new_runtime_adopts_waiting_and_running_tasks(site: &dyn Site) {
-    let task = task("echo up; while [ ! -e go ]; do sleep 0.05; done; exit 5");
+    let task = site.task("echo up; while [ ! -e go ]; do sleep 0.05; done; exit 5");
     let first = site.start();
-    first.runtime.prepare(&task).await.unwrap();
+    first.runtime.prepare(&task, &[]).await.unwrap();
     drop(first);
     let mut second = site.start();
     assert_eq!(second.runtime.adopt(&task).await.unwrap(), Adopted::Waiting);
@@ -170,7 +170,7 @@ pub async fn a_new_runtime_adopts_waiting_and_running_tasks(site: &dyn Site) {
 }
 
 pub async fn a_task_may_end_while_nobody_looks(site: &dyn Site) {
-    let task = task("sleep 0.2; echo done");
+    let task = site.task("sleep 0.2; echo done");
     let mut first = site.start();
     first.launch(&task).await;
     drop(first);
@@ -188,7 +188,7 @@ pub async fn a_task_may_end_while_nobody_looks(site: &dyn Site) {
 
 pub async fn what_was_not_adopted_can_be_removed(site: &dyn Site) {
     let marker = format!("{}", 200_000 + std::process::id());
-    let task = task(&format!("echo up; setsid sleep {marker} & sleep {marker}"));
+    let task = site.task(&format!("echo up; setsid sleep {marker} & sleep {marker}"));
     let mut first = site.start();
     first.launch(&task).await;
     first.wait_for_output(task.id, "up").await;
@@ -204,7 +204,7 @@ pub async fn what_was_not_adopted_can_be_removed(site: &dyn Site) {
 
 pub async fn a_lease_that_is_not_renewed_ends_the_task(site: &dyn Site) {
     let mut subject = site.start();
-    let task = TaskSpec { lease_s: Some(1), ..task("sleep 600") };
+    let task = TaskSpec { lease_s: Some(1), ..site.task("sleep 600") };
     subject.launch(&task).await;
     let exit = subject.exited().await;
     assert_eq!(exit.class, ExitClass::TimeLimit, "{exit:?}");
@@ -213,8 +213,8 @@ pub async fn a_lease_that_is_not_renewed_ends_the_task(site: &dyn Site) {
 
 pub async fn commands_run_beside_a_task(site: &dyn Site) {
     let mut subject = site.start();
-    let task = task("echo up; sleep 600");
-    subject.runtime.prepare(&task).await.unwrap();
+    let task = site.task("echo up; sleep 600");
+    subject.runtime.prepare(&task, &[]).await.unwrap();
     assert!(subject.runtime.exec(task.id, command(&["true"])).await.is_err(), "nothing runs yet");
     let env = vec![("COLOR".to_owned(), "blue".to_owned())];
     subject.runtime.launch(task.id, &Launch { env }).await.unwrap();
@@ -230,7 +230,10 @@ pub async fn commands_run_beside_a_task(site: &dyn Site) {
     let unknown = subject.runtime.exec(task.id, command(&["/no/such/program"])).await.unwrap_err();
     assert!(unknown.user_error && unknown.message.contains("/no/such/program"), "{unknown}");
     let terminal = ExecSpec {
-        argv: ["/bin/sh", "-c", "test -t 0 && stty size"].map(str::to_owned).into(),
+        // A terminal of Docker before API 1.42 gets its size a moment after its command has started.
+        argv: ["/bin/sh", "-c", "until [ \"$(stty size)\" = '40 132' ]; do sleep 0.05; done 2>/dev/null; stty size"]
+            .map(str::to_owned)
+            .into(),
         tty: Some((40, 132)),
     };
     let session = subject.runtime.exec(task.id, terminal).await.unwrap();
@@ -242,7 +245,7 @@ pub async fn commands_run_beside_a_task(site: &dyn Site) {
 
 pub async fn a_dropped_session_kills_its_command(site: &dyn Site) {
     let mut subject = site.start();
-    let task = task("sleep 600");
+    let task = site.task("sleep 600");
     subject.launch(&task).await;
     let marker = format!("{}", 300_000 + std::process::id());
     let session = subject.runtime.exec(task.id, command(&["sleep", &marker])).await.unwrap();

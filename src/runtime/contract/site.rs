@@ -18,6 +18,11 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub trait Site: Send + Sync {
     /// A new runtime on this place's state, as after a restart of the agent.
     fn start(&self) -> Subject;
+
+    /// A task that this runtime can run, of this command.
+    fn task(&self, command: &str) -> TaskSpec {
+        task(command)
+    }
 }
 
 /// A runtime and its events.
@@ -46,14 +51,14 @@ impl Subject {
     }
 
     pub async fn run(&mut self, task: &TaskSpec) -> Exit {
-        self.runtime.prepare(task).await.unwrap();
+        self.runtime.prepare(task, &[]).await.unwrap();
         self.runtime.launch(task.id, &Launch { env: vec![] }).await.unwrap();
         self.started().await;
         self.exited().await
     }
 
     pub async fn launch(&mut self, task: &TaskSpec) {
-        self.runtime.prepare(task).await.unwrap();
+        self.runtime.prepare(task, &[]).await.unwrap();
         self.runtime.launch(task.id, &Launch { env: vec![] }).await.unwrap();
         self.started().await;
     }
@@ -100,6 +105,8 @@ pub fn task(command: &str) -> TaskSpec {
         gpus: vec![],
         ports: vec![],
         lease_s: None,
+        files: Default::default(),
+        container: Default::default(),
     }
 }
 

@@ -1,19 +1,47 @@
 //! Ends what a shim left behind: by control group where there is one, elsewhere by session and by environment.
 
 use super::cgroup::TaskGroups;
-use super::layout::{TaskDir, undamaged};
-use super::process_id::{self, ProcessId};
+use super::{ProcessFacts, Processes};
+use crate::runtime::shimmed::layout::{TaskDir, undamaged};
+use crate::runtime::shimmed::process_id::{self, ProcessId};
+use crate::runtime::shimmed::{Kind, Remains};
+use async_trait::async_trait;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The variable by which a task's processes are known where there are no groups. Its value is the task's nonce: ids
 /// of tasks come again with another controller, and two of those may share a machine.
 pub const MARK: &str = "WHARF_TASK_NONCE";
-const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Where a task's processes are looked for.
+#[derive(Debug)]
+pub struct Leftovers {
+    pub dir: TaskDir,
+    pub groups: TaskGroups,
+}
+
+#[async_trait]
+impl Remains for Leftovers {
+    async fn kill(&self, deadline: Duration) -> io::Result<()> {
+        let (dir, groups) = (self.dir.clone(), self.groups.clone());
+        let traces = tokio::task::spawn_blocking(move || Traces::read(&dir, groups)).await;
+        kill_until(traces.map_err(io::Error::other)??, deadline).await
+    }
+
+    async fn remove(&self, deadline: Duration) -> io::Result<()> {
+        self.groups.remove(deadline).await
+    }
+
+    /// The groups know everybody.
+    fn finds_shim(&self) -> bool {
+        !self.groups.is_empty()
+    }
+}
 
 /// By what the processes of one task are known.
 #[derive(Debug, Clone)]
-pub struct Traces {
+struct Traces {
     groups: TaskGroups,
     /// Who led a session of it.
     leaders: Vec<ProcessId>,
@@ -23,8 +51,10 @@ pub struct Traces {
 
 impl Traces {
     /// Reads what is on disk about the task; blocking. Without groups, which know everybody, it must be readable.
-    pub fn read(dir: &TaskDir, groups: TaskGroups) -> io::Result<Self> {
-        let read = || -> io::Result<_> { Ok((undamaged(dir.read_task())?, dir.session_leaders()?)) };
+    fn read(dir: &TaskDir, groups: TaskGroups) -> io::Result<Self> {
+        let read = || -> io::Result<_> {
+            Ok((undamaged(dir.read_task::<ProcessFacts>(Processes::NAME))?, dir.session_leaders()?))
+        };
         let (record, leaders) = match read() {
             Ok(read) => read,
             Err(error) if groups.is_empty() => return Err(error),
@@ -33,7 +63,7 @@ impl Traces {
                 (None, Vec::new())
             }
         };
-        let owner = record.map(|record| (record.account.uid, format!("{MARK}={}", record.nonce).into_bytes()));
+        let owner = record.map(|record| (record.facts.account.uid, format!("{MARK}={}", record.nonce).into_bytes()));
         Ok(Self { groups, leaders, owner })
     }
 
@@ -61,29 +91,11 @@ impl Traces {
     }
 }
 
-/// Kills everything that is left of a task, and waits for it for a while.
-pub async fn kill(dir: &TaskDir, groups: &TaskGroups) {
-    let end = Instant::now() + DEADLINE;
-    let killed = loop {
-        let (dir, groups) = (dir.clone(), groups.clone());
-        let traces = tokio::task::spawn_blocking(move || Traces::read(&dir, groups)).await.map_err(io::Error::other);
-        match traces.and_then(|traces| traces) {
-            Ok(traces) => break kill_until(traces, DEADLINE).await,
-            Err(error) if Instant::now() >= end => break Err(error),
-            // Descriptors may be short for a moment.
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
-    };
-    if let Err(error) = killed {
-        tracing::warn!(%error, "a task's processes do not end");
-    }
-}
-
 /// Kills until nothing is left. `Err` names what is left at the deadline.
-pub async fn kill_until(traces: Traces, deadline: Duration) -> io::Result<()> {
+async fn kill_until(traces: Traces, deadline: Duration) -> io::Result<()> {
     let end = Instant::now() + deadline;
     let mut pause = Duration::from_millis(2);
-    let traces = std::sync::Arc::new(traces);
+    let traces = Arc::new(traces);
     loop {
         let round = traces.clone();
         let left = tokio::task::spawn_blocking(move || round.kill_once()).await.map_err(io::Error::other)?;

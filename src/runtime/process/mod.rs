@@ -1,57 +1,39 @@
 //! Tasks as plain processes under the shim: for machines without Docker, for the demo and for tests.
 //! Limits and kills go through control groups where the machine lets us; what is not enforced becomes a notice.
 //!
-//! Files: `preparation` and `setup` make a task up to its barrier, `supervisor` follows the shim (`wanted` and `ending`
-//! are its halves), `takeover` finds what an earlier agent left, `removal` and `leftovers` end what is left; `layout`,
-//! `tree`, `link`, `cgroup`, `process_id` know files, folders, sockets, groups, pids.
+//! What it shares with other ways of running tasks is in [`super::shimmed`]. Here: `setup` makes a task up to its
+//! shim's start, `account`, `environment` and `cgroup` know users, commands and groups, `leftovers` ends what a shim
+//! leaves, `exec` runs a command beside a task.
 
 mod account;
 mod cgroup;
-mod clearing;
-mod clock;
-mod ending;
 mod environment;
 mod exec;
-mod exit;
-mod layout;
 mod leftovers;
-mod link;
-mod outbox;
-mod preparation;
-mod process_id;
-mod removal;
 mod setup;
-mod supervisor;
-mod takeover;
-mod task;
-mod tree;
-mod wanted;
 
+pub use super::shimmed::StartError;
 pub use account::RunAs;
 
-use super::{Adopted, Launch, Notices, Runtime, RuntimeError, RuntimeEvent};
+use super::shimmed::layout::{Layout, TaskDir, TaskRecord};
+use super::shimmed::{Core, Failure, Kind, LogRing, Promised, SetUp, Shimmed, Task, blocking, user_error};
+use super::{Decision, Launch, Notices, RuntimeError, RuntimeEvent};
 use crate::api::stream::{ExecSession, ExecSpec};
+use crate::domain::gpu::Gpu;
 use crate::domain::ids::TaskId;
 use crate::domain::task::TaskSpec;
-use crate::shim::spec::ResourceLimit;
+use crate::shim::spec::{Command, ResourceLimit};
+use account::Account;
 use async_trait::async_trait;
 use cgroup::Cgroups;
-use layout::Layout;
-use std::collections::{BTreeSet, HashMap};
+use leftovers::Leftovers;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-use supervisor::{Request, State};
-use task::Task;
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
-
-/// One segment is written while another can still be read; one message brings all of them to the shim.
-const LOG_SEGMENTS: std::ops::RangeInclusive<u32> = 2..=64;
-/// Tasks that are made at the same time: each holds the descriptors of its files until its shim has them.
-const MAKING: usize = 8;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// How this node runs processes.
 #[derive(Debug, Clone)]
@@ -90,13 +72,14 @@ impl OpenFiles {
 impl ProcessConfig {
     /// With what is right for most nodes.
     pub fn new(state_dir: impl Into<PathBuf>, run_dir: impl Into<PathBuf>, cgroup_parent: impl Into<String>) -> Self {
+        let log = LogRing::default();
         Self {
             state_dir: state_dir.into(),
             run_dir: run_dir.into(),
             cgroup_parent: cgroup_parent.into(),
             run_as: RunAs::AgentUser,
-            log_segments: 8,
-            segment_bytes: 64 * 1024 * 1024,
+            log_segments: log.segments,
+            segment_bytes: log.segment_bytes,
             pids_limit: 32_768,
             oom_score_adj: 500,
             open_files: None,
@@ -104,44 +87,24 @@ impl ProcessConfig {
     }
 }
 
-/// The runtime cannot start.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("starting the process runtime: {0}")]
-pub struct StartError(pub String);
-
 /// Runs tasks as processes. Dropping it leaves the tasks running, for the next one to adopt.
-#[derive(Debug)]
-pub struct ProcessRuntime {
-    shared: Arc<Shared>,
-    _cancel_on_drop: DropGuard,
-}
+pub type ProcessRuntime = Shimmed<Processes>;
 
-/// What every operation needs.
+/// What processes add to shims.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub struct Processes {
     config: ProcessConfig,
-    layout: Layout,
     cgroups: Cgroups,
-    /// The shim's program.
-    shim: PathBuf,
-    events: mpsc::Sender<RuntimeEvent>,
-    making: Semaphore,
-    tasks: Mutex<HashMap<TaskId, Slot>>,
-    tracker: TaskTracker,
-    cancel: CancellationToken,
 }
 
-#[derive(Debug, Clone)]
-enum Slot {
-    /// Being made; `done` changes or closes when that is over, either way.
-    Preparing {
-        cancel: CancellationToken,
-        done: watch::Receiver<()>,
-    },
-    Live(Arc<Task>),
+/// What a process task's record holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessFacts {
+    pub account: Account,
+    pub cwd: PathBuf,
 }
 
-impl ProcessRuntime {
+impl Shimmed<Processes> {
     /// Makes the folders and installs the shim. Blocking, but brief. Events go to `events`.
     pub fn new(config: ProcessConfig, events: mpsc::Sender<RuntimeEvent>) -> Result<Self, StartError> {
         let cgroups = Cgroups::detect(&config.cgroup_parent);
@@ -153,184 +116,76 @@ impl ProcessRuntime {
         events: mpsc::Sender<RuntimeEvent>,
         cgroups: Cgroups,
     ) -> Result<Self, StartError> {
-        if !LOG_SEGMENTS.contains(&config.log_segments) {
-            let (found, least, most) = (config.log_segments, LOG_SEGMENTS.start(), LOG_SEGMENTS.end());
-            return Err(StartError(format!("log_segments: {found} is not allowed; allowed are {least} to {most}")));
-        }
-        let start = |error: io::Error| StartError(error.to_string());
-        let layout = Layout::create(&config.state_dir, &config.run_dir).map_err(start)?;
-        let program = crate::shim::BINARY;
-        let shim = layout.install_shim(program, crate::shim::crc::crc32c(program)).map_err(start)?;
-        let cancel = CancellationToken::new();
-        let shared = Shared {
-            config,
-            layout,
-            cgroups,
-            shim,
-            events,
-            making: Semaphore::new(MAKING),
-            tasks: Mutex::default(),
-            tracker: TaskTracker::new(),
-            cancel: cancel.clone(),
-        };
-        Ok(Self { shared: Arc::new(shared), _cancel_on_drop: cancel.drop_guard() })
-    }
-
-    /// Stops following tasks and waits until nothing of this runtime runs. The tasks themselves go on.
-    pub async fn shut_down(self) {
-        self.shared.cancel.cancel();
-        self.shared.tracker.close();
-        self.shared.tracker.wait().await;
+        let failed = |error: io::Error| StartError { runtime: Processes::NAME, message: error.to_string() };
+        let layout = Layout::create(&config.state_dir, &config.run_dir).map_err(failed)?;
+        let log = LogRing { segments: config.log_segments, segment_bytes: config.segment_bytes };
+        Self::start(Processes { config, cgroups }, layout, log, events)
     }
 }
 
 #[async_trait]
-impl Runtime for ProcessRuntime {
-    fn name(&self) -> &'static str {
-        "process"
-    }
+impl Kind for Processes {
+    const NAME: &'static str = "process";
+    type Facts = ProcessFacts;
+    type Remains = Leftovers;
 
-    async fn stage(&self, task: &TaskSpec) -> Result<Notices, RuntimeError> {
+    async fn stage(core: &Arc<Core<Self>>, task: &TaskSpec) -> Result<Notices, RuntimeError> {
         // Nothing to fetch: a process sees the node as it is. What cannot be is said as early as possible.
-        let (shared, spec) = (self.shared.clone(), task.clone());
-        let check = move || {
-            let dir = shared.layout.task(spec.id);
-            environment::work_dir(&spec.image, &dir.work()).map(|found| found.notice)
-        };
+        let (dir, image) = (core.layout.task(task.id), task.image.clone());
+        let check = move || environment::work_dir(&image, &dir.work()).map(|found| found.notice);
         let notice = blocking("stage", task.id, move || Ok(check())).await?;
         let notice = notice.map_err(|message| user_error("stage", task.id, message))?;
         Ok(Notices(notice.into_iter().collect()))
     }
 
-    async fn prepare(&self, task: &TaskSpec) -> Result<Notices, RuntimeError> {
-        // On its own, so that a caller that gives up leaves no half-made task.
-        let (shared, spec) = (self.shared.clone(), task.clone());
-        let work = self.shared.tracker.spawn(async move { shared.prepare(&spec).await });
-        work.await.map_err(|error| platform("prepare", task.id, error))?
+    async fn set_up(
+        core: &Arc<Core<Self>>,
+        task: &TaskSpec,
+        _gpus: &[Gpu],
+        _decision: &Decision,
+        _cancel: &CancellationToken,
+    ) -> Result<SetUp<Self>, Failure> {
+        let (core, spec) = (core.clone(), task.clone());
+        let made = tokio::task::spawn_blocking(move || setup::set_up(&core, &spec)).await;
+        made.unwrap_or_else(|error| Err(io::Error::other(error).into()))
     }
 
-    async fn launch(&self, id: TaskId, launch: &Launch) -> Result<(), RuntimeError> {
-        let task = self.shared.live("launch", id)?;
-        let command = task.command(launch);
-        let dir = task.dir.clone();
-        if matches!(*task.state.borrow(), State::Running { .. } | State::Ended { .. }) {
-            return Ok(());
-        }
-        let command = blocking("launch", id, move || dir.write_command(&command)).await?;
-        task.ask("launch", |answer| Request::Launch { command, answer }).await
+    fn remains(&self, id: TaskId, dir: &TaskDir) -> Leftovers {
+        Leftovers { dir: dir.clone(), groups: self.cgroups.existing(id) }
     }
 
-    async fn stop(&self, id: TaskId, grace: Duration) -> Result<(), RuntimeError> {
-        match self.shared.find(id) {
-            Some(Slot::Live(task)) => task.ask("stop", |answer| Request::Stop { grace, answer }).await,
-            Some(Slot::Preparing { cancel, .. }) => {
-                cancel.cancel();
-                Ok(())
-            }
-            None => {
-                let dir = self.shared.layout.task(id);
-                let lives = move || layout::undamaged(dir.read_shim())?.map_or(Ok(false), |shim| shim.is_alive());
-                if blocking("stop", id, lives).await? {
-                    return Err(platform(
-                        "stop",
-                        id,
-                        "an earlier agent process started it; it must be adopted first",
-                    ));
-                }
-                Ok(())
-            }
+    fn promised(record: &TaskRecord<ProcessFacts>) -> Promised {
+        let named_cwd = environment::names_dir(&record.spec.image);
+        let TaskSpec { memory_mb, lease_s, .. } = record.spec;
+        Promised { memory_mb, lease_s, uid: record.facts.account.uid, named_cwd }
+    }
+
+    fn command(record: &TaskRecord<ProcessFacts>, launch: &Launch) -> Command {
+        let bytes = |text: String| text.into_bytes();
+        let argv = environment::argv(&record.spec).0;
+        // Last, so that it holds: without groups a task's processes are known by it.
+        let mark = (leftovers::MARK.to_owned(), record.nonce.clone());
+        let given: Vec<_> = launch.env.iter().cloned().chain([mark]).collect();
+        let env = environment::environment(&record.facts.account, &record.facts.cwd, &given);
+        Command {
+            alternatives: vec![argv.into_iter().map(bytes).collect()],
+            env: env.into_iter().map(|(name, value)| (bytes(name), bytes(value))).collect(),
+            cwd: Some(record.facts.cwd.as_os_str().as_encoded_bytes().to_vec()),
         }
     }
 
-    async fn remove(&self, id: TaskId) -> Result<(), RuntimeError> {
-        self.shared.remove(id).await
+    async fn exec(
+        core: &Arc<Core<Self>>,
+        task: &Arc<Task<Self>>,
+        exec: ExecSpec,
+    ) -> Result<ExecSession, RuntimeError> {
+        exec::start(core, task, exec).await
     }
 
-    async fn adopt(&self, task: &TaskSpec) -> Result<Adopted, RuntimeError> {
-        self.shared.adopt(task.id).await
+    async fn tasks(&self) -> io::Result<BTreeSet<TaskId>> {
+        let cgroups = self.cgroups.clone();
+        tokio::task::spawn_blocking(move || cgroups.tasks()).await.map_err(io::Error::other)
     }
-
-    async fn renew_lease(&self, id: TaskId, sent_boottime: Duration) -> Result<(), RuntimeError> {
-        let task = self.shared.live("renew_lease", id)?;
-        let Some(lease_s) = task.record.spec.lease_s else { return Ok(()) };
-        let until_boottime = sent_boottime + Duration::from_secs(lease_s.into());
-        task.ask("renew_lease", |answer| Request::Renew { until_boottime, answer }).await
-    }
-
-    async fn exec(&self, id: TaskId, exec: ExecSpec) -> Result<ExecSession, RuntimeError> {
-        let task = self.shared.live("exec", id)?;
-        exec::start(&self.shared, &task, exec).await
-    }
-
-    fn log_dir(&self, id: TaskId) -> PathBuf {
-        self.shared.layout.task(id).dir
-    }
-
-    async fn clear_work(&self, id: TaskId) -> Result<(), RuntimeError> {
-        if self.shared.find(id).is_some() {
-            return Err(platform("clear_work", id, "the task has not been removed"));
-        }
-        let dir = self.shared.layout.task(id);
-        blocking("clear_work", id, move || dir.clear_work()).await
-    }
-
-    async fn purge(&self, id: TaskId) -> Result<(), RuntimeError> {
-        if self.shared.find(id).is_some() {
-            return Err(platform("purge", id, "the task has not been removed"));
-        }
-        let dir = self.shared.layout.task(id);
-        blocking("purge", id, move || dir.remove_state()).await
-    }
-
-    /// Removed tasks are among them until they are purged: their log is there.
-    async fn list(&self) -> Result<Vec<TaskId>, RuntimeError> {
-        let shared = self.shared.clone();
-        // No task is at fault; the error type asks for one.
-        let nobody =
-            TaskId { job: crate::domain::ids::JobId(0), run: crate::domain::ids::RunId(0), role: 0, index: 0 };
-        let found = blocking("list", nobody, move || {
-            let mut found: BTreeSet<TaskId> = shared.layout.tasks()?.into_iter().collect();
-            found.extend(shared.cgroups.tasks());
-            Ok(found)
-        });
-        Ok(found.await?.into_iter().collect())
-    }
-}
-
-impl Shared {
-    fn find(&self, id: TaskId) -> Option<Slot> {
-        self.lock().get(&id).cloned()
-    }
-
-    fn live(&self, operation: &'static str, id: TaskId) -> Result<Arc<Task>, RuntimeError> {
-        match self.find(id) {
-            Some(Slot::Live(task)) => Ok(task),
-            Some(Slot::Preparing { .. }) => Err(platform(operation, id, "the task is still being prepared")),
-            None => Err(platform(operation, id, "no such task has been prepared or adopted")),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Slot>> {
-        // No code panics while it holds this; the map is whole either way.
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-async fn blocking<T: Send + 'static>(
-    operation: &'static str,
-    id: TaskId,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, RuntimeError> {
-    let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::other);
-    done.and_then(|result| result).map_err(|error| platform(operation, id, error))
-}
-
-fn platform(operation: &'static str, task: TaskId, message: impl ToString) -> RuntimeError {
-    RuntimeError { operation, task, message: message.to_string(), user_error: false }
-}
-
-fn user_error(operation: &'static str, task: TaskId, message: String) -> RuntimeError {
-    RuntimeError { user_error: true, ..platform(operation, task, message) }
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 mod adversity;
 
-use super::process_id::ProcessId;
 use super::*;
 use crate::domain::exit::ExitClass;
+use crate::runtime::Adopted;
 use crate::runtime::contract::{self, Site, Subject, sleepers, task, wait_until};
+use crate::runtime::shimmed::process_id::ProcessId;
+use std::time::Duration;
 
 /// Folders and groups of one test.
 struct Place {
@@ -133,7 +135,7 @@ async fn memory_beyond_the_limit_is_told() {
     let place = Place::new();
     let mut subject = place.start();
     let task = TaskSpec { memory_mb: 32, ..task("head -c 300000000 /dev/zero | tail") };
-    let notices = subject.runtime.prepare(&task).await.unwrap();
+    let notices = subject.runtime.prepare(&task, &[]).await.unwrap();
     if notices.0.iter().any(|notice| notice.contains("memory limit")) {
         return subject.runtime.remove(task.id).await.unwrap();
     }
@@ -165,7 +167,7 @@ async fn tasks_run_as_their_submitter() {
     assert!(String::from_utf8_lossy(&err).contains("Permission denied"), "records are not the task's to read");
     subject.runtime.remove(task.id).await.unwrap();
     let unknown = TaskSpec { user: "no-such-user-here".into(), ..task.clone() };
-    let refused = subject.runtime.prepare(&unknown).await.unwrap_err();
+    let refused = subject.runtime.prepare(&unknown, &[]).await.unwrap_err();
     assert!(refused.user_error && refused.message.contains("no-such-user-here"), "{refused}");
     assert!(!place.task_dir().exists(), "nothing is left of it");
     subject.finish(task.id).await;
@@ -180,13 +182,13 @@ async fn images_name_directories() {
     assert_eq!(contract::output(&subject.runtime.log_dir(here.id)).0, b"/usr\n/usr\n");
     subject.runtime.remove(here.id).await.unwrap();
     let ignored = TaskSpec { image: "python:3.12".into(), ..task("true") };
-    let notices = subject.runtime.prepare(&ignored).await.unwrap();
+    let notices = subject.runtime.prepare(&ignored, &[]).await.unwrap();
     assert!(notices.0.iter().any(|notice| notice.contains("python:3.12")), "{notices:?}");
     subject.runtime.remove(ignored.id).await.unwrap();
     subject.exited().await;
     let nowhere = TaskSpec { image: "dir:/no/such/dir".into(), ..task("true") };
     assert!(subject.runtime.stage(&nowhere).await.unwrap_err().user_error);
-    assert!(subject.runtime.prepare(&nowhere).await.unwrap_err().user_error);
+    assert!(subject.runtime.prepare(&nowhere, &[]).await.unwrap_err().user_error);
     subject.finish(here.id).await;
 }
 
@@ -214,6 +216,32 @@ async fn nobody_else_speaks_for_the_shim() {
     assert_eq!(read.await.unwrap().unwrap(), 0, "it is turned away");
     subject.runtime.stop(task.id, Duration::ZERO).await.unwrap();
     assert_eq!(subject.exited().await.class, ExitClass::Stopped);
+    subject.finish(task.id).await;
+}
+
+/// As a task in a container can do with the socket of its own shim.
+#[tokio::test]
+async fn a_flood_of_strangers_keeps_nobody_from_being_heard() {
+    let place = Place::new();
+    let mut subject = place.start();
+    let task = task("echo up; sleep 600");
+    subject.launch(&task).await;
+    let socket = place.dir.path().join("run").join(task.id.to_string()).join("s");
+    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ends = over.clone();
+    let flood = std::thread::spawn(move || {
+        let mut connected = 0_u64;
+        // The folder goes with the task.
+        while !ends.load(std::sync::atomic::Ordering::Relaxed) && socket.exists() {
+            connected += u64::from(std::os::unix::net::UnixStream::connect(&socket).is_ok());
+        }
+        connected
+    });
+    subject.runtime.stop(task.id, Duration::ZERO).await.unwrap();
+    assert_eq!(subject.exited().await.class, ExitClass::Stopped);
+    subject.runtime.remove(task.id).await.unwrap();
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(flood.join().unwrap() > 0);
     subject.finish(task.id).await;
 }
 

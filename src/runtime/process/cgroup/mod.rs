@@ -4,13 +4,13 @@
 //! that it outlives the payload's out-of-memory kill and the kill of the payload at the end. Where groups cannot
 //! be made (no root, read-only mounts) everything goes on without, and each limit that is not enforced is told.
 
-mod hierarchy;
 mod limits;
 
-pub use hierarchy::Hierarchy;
 pub use limits::Limits;
 
 use crate::domain::ids::TaskId;
+use crate::runtime::shimmed::hierarchy::{self, Hierarchy};
+use crate::runtime::shimmed::process_id;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -159,7 +159,7 @@ impl TaskGroups {
             fs::write(group.dir.join("cgroup.kill"), "1").ok();
         }
         for pid in self.members() {
-            super::process_id::kill_if(pid, |pid| self.holds(pid));
+            process_id::kill_if(pid, |pid| self.holds(pid));
         }
     }
 
@@ -217,9 +217,14 @@ fn make(hierarchy: &Hierarchy, parent: &Path, dir: &Path) -> Result<(), String> 
         let below: Vec<_> = parent.iter().chain(dir.file_name()).collect();
         for name in std::iter::once(None).chain(below.into_iter().map(Some)) {
             at.extend(name);
-            for controller in &hierarchy.controllers {
+            let control = at.join("cgroup.subtree_control");
+            // What is handed down already is not written again: above the unit that systemd has delegated to us, each
+            // group has one writer, which is systemd.
+            let handed_down = fs::read_to_string(&control).unwrap_or_default();
+            let missing = |name: &&String| !handed_down.split_whitespace().any(|known| known == name.as_str());
+            for controller in hierarchy.controllers.iter().filter(missing) {
                 // A refusal shows when the limit is written, with the file's name.
-                fs::write(at.join("cgroup.subtree_control"), format!("+{controller}")).ok();
+                fs::write(&control, format!("+{controller}")).ok();
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Puts a command that is about to run where its task is: groups, IPC namespace, session, user.
 //! Between fork and exec only what is safe there: system calls on memory that was made before.
 
-use super::super::{OpenFiles, Task};
+use super::super::{OpenFiles, Processes, Task};
 use nix::sched::CloneFlags;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
@@ -15,16 +15,16 @@ const UMASK: Mode = Mode::from_bits_truncate(crate::runtime::process::setup::UMA
 
 pub(super) fn join_task(
     command: &mut Command,
-    task: &Task,
+    task: &Task<Processes>,
     child_pid: u32,
     tty: bool,
     open_files: Option<OpenFiles>,
 ) -> io::Result<()> {
-    let entries = task.groups.payload_entries()?;
+    let entries = task.remains.groups.payload_entries()?;
     // Best effort: without rights, or on a machine where the task shares the node's.
     let ipc = File::open(format!("/proc/{child_pid}/ns/ipc")).ok();
     let oom_score_adj = std::fs::read_to_string(format!("/proc/{child_pid}/oom_score_adj")).unwrap_or_default();
-    let account = &task.record.account;
+    let account = &task.record.facts.account;
     let groups: Vec<Gid> = account.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
     let root = Uid::effective().is_root();

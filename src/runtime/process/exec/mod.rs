@@ -4,11 +4,12 @@
 mod joining;
 mod pty;
 
-use super::supervisor::State;
-use super::{OpenFiles, Shared, Task, blocking, platform, user_error};
+use super::{Core, OpenFiles, Processes, Task};
 use crate::api::stream::{ExecOutput, ExecSession, ExecSpec};
 use crate::domain::command::Error;
 use crate::runtime::RuntimeError;
+use crate::runtime::shimmed::supervisor::State;
+use crate::runtime::shimmed::{MAX_EXEC_SESSIONS, blocking, platform, user_error};
 use crate::shim::spec::Command as TaskCommand;
 use std::io;
 use std::process::{ExitStatus, Stdio};
@@ -26,8 +27,6 @@ const READ_BYTES: usize = 32 * 1024;
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 /// What may stand in a pipe when the command ends; what comes after it is not the command's.
 const DRAIN_BYTES: usize = 1024 * 1024;
-/// Commands that may run beside one task.
-pub(super) const MAX_EXEC_SESSIONS: usize = 16;
 /// Control-D: how a terminal says end of input.
 const END_OF_TRANSMISSION: u8 = 4;
 
@@ -45,13 +44,10 @@ struct Started {
 }
 
 pub(super) async fn start(
-    shared: &Arc<Shared>,
-    task: &Arc<Task>,
+    core: &Arc<Core<Processes>>,
+    task: &Arc<Task<Processes>>,
     exec: ExecSpec,
 ) -> Result<ExecSession, RuntimeError> {
-    if exec.argv.is_empty() {
-        return Err(user_error("exec", task.id, "argv: empty is not allowed: name a command".to_owned()));
-    }
     let child_pid = match &*task.state.borrow() {
         State::Running { child_pid, .. } => *child_pid,
         _ => return Err(platform("exec", task.id, "the task's command does not run")),
@@ -61,7 +57,7 @@ pub(super) async fn start(
         return Err(platform("exec", task.id, message));
     };
     let wanted = task.clone();
-    let open_files = shared.config.open_files;
+    let open_files = core.kind.config.open_files;
     let program = exec.argv[0].clone();
     let spawned = blocking("exec", task.id, move || {
         let command = wanted.dir.read_command()?.unwrap_or_default();
@@ -77,7 +73,7 @@ pub(super) async fn start(
     let (stdin, input) = mpsc::channel(QUEUE);
     let (sender, output) = mpsc::channel(QUEUE);
     let (cancel, state) = (task.cancel.clone(), task.state.clone());
-    shared.tracker.spawn(async move {
+    core.tracker.spawn(async move {
         converse(started, input, sender, cancel, state).await;
         drop(permit);
     });
@@ -85,7 +81,7 @@ pub(super) async fn start(
 }
 
 fn spawn(
-    task: &Task,
+    task: &Task<Processes>,
     child_pid: u32,
     of_task: &TaskCommand,
     exec: &ExecSpec,
@@ -99,7 +95,7 @@ fn spawn(
         command.env("TERM", "xterm-256color");
     }
     command.envs(of_task.env.iter().map(|(name, value)| (text(name), text(value))));
-    command.current_dir(&task.record.cwd);
+    command.current_dir(&task.record.facts.cwd);
     joining::join_task(&mut command, task, child_pid, exec.tty.is_some(), open_files)?;
     match exec.tty {
         Some(size) => spawn_on_terminal(command, size, task),
@@ -118,8 +114,8 @@ fn spawn_on_pipes(mut command: Command) -> io::Result<Started> {
     Ok(Started { child, pid, stdin, stdout, stderr: Some(stderr), tty: false })
 }
 
-fn spawn_on_terminal(mut command: Command, size: (u16, u16), task: &Task) -> io::Result<Started> {
-    let terminal = pty::open(size, task.record.account.uid)?;
+fn spawn_on_terminal(mut command: Command, size: (u16, u16), task: &Task<Processes>) -> io::Result<Started> {
+    let terminal = pty::open(size, task.record.facts.account.uid)?;
     let user = || terminal.user.try_clone();
     command.stdin(user()?).stdout(user()?).stderr(user()?);
     let child = command.spawn()?;

@@ -33,7 +33,7 @@ async fn a_frozen_shim_is_stopped_over_its_head() {
         let mut subject = place.start();
         let marker = marker(700_000 + u32::from(without_groups) * 100_000_000);
         let task = task(&format!("kill -STOP $PPID; setsid sleep {marker} & sleep {marker}; true"));
-        subject.runtime.prepare(&task).await.unwrap();
+        subject.runtime.prepare(&task, &[]).await.unwrap();
         subject.runtime.launch(task.id, &Launch { env: vec![] }).await.unwrap();
         wait_until("both", || sleepers(&marker).len() == 2).await;
         subject.runtime.stop(task.id, Duration::ZERO).await.unwrap();
@@ -56,6 +56,8 @@ async fn an_unreadable_record_kills_nothing() {
     let task = task(&format!("sleep {marker}"));
     let mut first = place.start();
     first.launch(&task).await;
+    // The shell begins before what it runs.
+    wait_until("the command", || sleepers(&marker).len() == 1).await;
     drop(first);
     let mut second = place.start();
     for name in ["shim.json", "task.json", "started.json"] {
@@ -188,7 +190,7 @@ async fn a_stop_goes_before_a_launch() {
     let place = Place::new();
     let mut subject = place.start();
     let task = task("echo ran");
-    subject.runtime.prepare(&task).await.unwrap();
+    subject.runtime.prepare(&task, &[]).await.unwrap();
     let launch = Launch { env: vec![] };
     let (stopped, launched) =
         tokio::join!(subject.runtime.stop(task.id, contract::PATIENCE), subject.runtime.launch(task.id, &launch));
@@ -235,7 +237,7 @@ async fn commands_beside_a_task_are_like_its_own_and_counted() {
     let beside = subject.runtime.exec(task.id, exec("umask; ulimit -n; ulimit -Hn")).await.unwrap();
     assert_eq!(outcome(beside).await, (b"0022\n777\n888\n".to_vec(), Some(0)));
     let mut sessions = Vec::new();
-    for _ in 0..super::super::exec::MAX_EXEC_SESSIONS {
+    for _ in 0..crate::runtime::shimmed::MAX_EXEC_SESSIONS {
         sessions.push(subject.runtime.exec(task.id, exec("sleep 600")).await.unwrap());
     }
     let refused = subject.runtime.exec(task.id, exec("true")).await.unwrap_err();

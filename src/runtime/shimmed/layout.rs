@@ -1,4 +1,4 @@
-//! Where a process task's files are, and the two small records that let a later agent take it over.
+//! Where a task's files are, and the small records that let a later agent take it over.
 //! Blocking file access; decides nothing.
 //!
 //! ```text
@@ -7,10 +7,10 @@
 //!                  spec, command  what the shim is told    exit        its word on the end
 //!                  started.json   when the command began   log.N       log segments
 //!                  work/          the task's own working directory
-//! RUN/TASK/s                      the shim connects here
+//! RUN/TASK/s                      the shim connects here, or
+//! STATE/tasks/TASK/mount/s        where the task sees nothing else of the node, and the shim lies beside it
 //! ```
 
-use super::account::Account;
 use super::process_id::ProcessId;
 use super::tree;
 use crate::domain::ids::TaskId;
@@ -27,18 +27,36 @@ use std::path::{Path, PathBuf};
 
 /// The shim's socket in its directory: short, because socket paths end at 108 bytes.
 pub const SOCKET_NAME: &str = "s";
+/// The shim's program in the folder that its task sees.
+pub const SHIM_NAME: &str = "wharf-shim";
 /// Larger records are damage: a task cannot write them, a disk fault can.
 const MAX_RECORD_BYTES: u64 = 32 * 1024 * 1024;
 
 /// `task.json`: facts that hold for the task's whole life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TaskRecord {
+pub struct TaskRecord<F> {
+    /// The name of the kind.
+    #[serde(default = "first_kind")]
+    pub runtime: String,
     pub spec: TaskSpec,
     /// Known to its shim and us alone.
     pub nonce: String,
-    pub account: Account,
-    pub cwd: PathBuf,
     pub notices: Vec<String>,
+    /// What its kind of runtime needs to know.
+    #[serde(flatten)]
+    pub facts: F,
+}
+
+/// What tells of which kind a record is.
+#[derive(Deserialize)]
+struct KindOf {
+    #[serde(default = "first_kind")]
+    runtime: String,
+}
+
+/// Of records from before there was a choice.
+fn first_kind() -> String {
+    "process".to_owned()
 }
 
 /// `started.json`: spares whoever adopts a running task from waiting until its shim calls back.
@@ -58,7 +76,8 @@ pub struct StartRecord {
 pub struct Layout {
     tasks: PathBuf,
     shims: PathBuf,
-    run: PathBuf,
+    /// `None`: each socket lies in a folder that its task sees.
+    run: Option<PathBuf>,
 }
 
 /// The places of one task.
@@ -66,26 +85,40 @@ pub struct Layout {
 pub struct TaskDir {
     pub dir: PathBuf,
     pub socket_dir: PathBuf,
+    /// The task's user may be anybody, and connects to the socket through a mount of its folder.
+    pub mounted: bool,
 }
 
 impl Layout {
     pub fn create(state_dir: &Path, run_dir: &Path) -> io::Result<Self> {
-        let layout = Self { tasks: state_dir.join("tasks"), shims: state_dir.join("shim"), run: run_dir.to_owned() };
+        make_run_dir(run_dir)?;
+        Self::of_state(state_dir, Some(run_dir.to_owned()))
+    }
+
+    /// For tasks that see a folder of theirs with the shim and its socket, mounted from the state directory: that is on
+    /// a disk from which programs may run, and no cleaner of temporary files comes by.
+    pub fn create_mounted(state_dir: &Path) -> io::Result<Self> {
+        Self::of_state(&std::path::absolute(state_dir)?, None)
+    }
+
+    fn of_state(state_dir: &Path, run: Option<PathBuf>) -> io::Result<Self> {
+        let layout = Self { tasks: state_dir.join("tasks"), shims: state_dir.join("shim"), run };
         // Other users pass through to their own `work`, and list nothing.
         make_dirs(&layout.tasks, 0o711)?;
         make_dirs(&layout.shims, 0o755)?;
-        make_run_dir(&layout.run)?;
         Ok(layout)
     }
 
     pub fn task(&self, id: TaskId) -> TaskDir {
-        TaskDir { dir: self.tasks.join(id.to_string()), socket_dir: self.run.join(id.to_string()) }
+        let dir = self.tasks.join(id.to_string());
+        let socket_dir = self.run.as_ref().map_or_else(|| dir.join("mount"), |run| run.join(id.to_string()));
+        TaskDir { dir, socket_dir, mounted: self.run.is_none() }
     }
 
     /// Tasks with a folder in the state or run directory.
     pub fn tasks(&self) -> io::Result<Vec<TaskId>> {
         let mut found = Vec::new();
-        for root in [&self.tasks, &self.run] {
+        for root in std::iter::once(&self.tasks).chain(&self.run) {
             let entries = match fs::read_dir(root) {
                 Ok(entries) => entries,
                 // A cleaner of temporary files may have taken the run directory.
@@ -103,7 +136,8 @@ impl Layout {
     /// Writes the program once per content: running tasks keep the file that they were started from.
     pub fn install_shim(&self, program: &[u8], crc: u32) -> io::Result<PathBuf> {
         let path = self.shims.join(format!("wharf-shim-{crc:08x}"));
-        let complete = fs::metadata(&path).is_ok_and(|found| found.len() == program.len() as u64);
+        // Compared whole: a power cut may have left one of the right length and wrong content.
+        let complete = fs::read(&path).is_ok_and(|found| found == program);
         if !complete {
             write_atomically(&path, program, 0o755)?;
         }
@@ -120,7 +154,17 @@ impl TaskDir {
     /// Makes the socket's folder if it is not there: a cleaner of temporary files may have taken it.
     pub fn create_socket_dir(&self) -> io::Result<()> {
         self.socket_dir.parent().map_or(Ok(()), make_run_dir)?;
-        make_dirs(&self.socket_dir, 0o700)
+        make_dirs(&self.socket_dir, if self.mounted { 0o711 } else { 0o700 })
+    }
+
+    /// Puts the shim where the task sees it. A link, so that a thousand tasks take the disk of one.
+    pub fn add_shim(&self, program: &Path) -> io::Result<()> {
+        let place = self.socket_dir.join(SHIM_NAME);
+        remove_file(&place)?;
+        if fs::hard_link(program, &place).is_err() {
+            fs::copy(program, &place).map_err(|error| at("copying the shim to", &place, error))?;
+        }
+        Ok(())
     }
 
     pub fn log(&self, segment: u32) -> PathBuf {
@@ -148,23 +192,30 @@ impl TaskDir {
         create_file(&self.exit())
     }
 
-    /// Makes the task's own working directory, given to its user.
-    pub fn create_work(&self, account: &Account) -> io::Result<()> {
+    /// Makes the task's own working directory, given to its user where we may.
+    pub fn create_work(&self, uid: u32, gid: u32) -> io::Result<()> {
         let work = self.work();
         make_dirs(&work, 0o700)?;
         if nix::unistd::Uid::effective().is_root() {
-            std::os::unix::fs::chown(&work, Some(account.uid), Some(account.gid))
-                .map_err(|error| at("giving away", &work, error))?;
+            std::os::unix::fs::chown(&work, Some(uid), Some(gid)).map_err(|error| at("giving away", &work, error))?;
         }
         Ok(())
     }
 
-    pub fn write_task(&self, record: &TaskRecord) -> io::Result<()> {
+    pub fn write_task<F: Serialize>(&self, record: &TaskRecord<F>) -> io::Result<()> {
         write_json(&self.dir.join("task.json"), record)
     }
 
-    pub fn read_task(&self) -> io::Result<Option<TaskRecord>> {
-        read_json(&self.dir.join("task.json"))
+    /// The record of a task of the kind `runtime`. Another kind's is an error, and no reason to take it for gone.
+    pub fn read_task<F: DeserializeOwned>(&self, runtime: &str) -> io::Result<Option<TaskRecord<F>>> {
+        let path = self.dir.join("task.json");
+        let Some(text) = read_bounded(&path)? else { return Ok(None) };
+        let KindOf { runtime: found } = serde_json::from_slice(&text).map_err(|error| damaged(&path, error))?;
+        if found != runtime {
+            let message = format!("it belongs to the {found} runtime, and this node now has the {runtime} runtime");
+            return Err(at("reading", &path, io::Error::other(message)));
+        }
+        serde_json::from_slice(&text).map(Some).map_err(|error| damaged(&path, error))
     }
 
     pub fn write_shim(&self, shim: &ProcessId) -> io::Result<()> {
@@ -226,6 +277,15 @@ impl TaskDir {
     pub fn remove_state(&self) -> io::Result<()> {
         tree::remove(&self.dir).map_err(|error| at("removing", &self.dir, error))
     }
+}
+
+/// The kind of the tasks that have not been removed: the record of a shim goes with its task.
+pub fn unfinished(state_dir: &Path) -> Option<String> {
+    let tasks = fs::read_dir(state_dir.join("tasks")).ok()?;
+    tasks.flatten().map(|entry| entry.path()).filter(|dir| dir.join("shim.json").exists()).find_map(|dir| {
+        let text = read_bounded(&dir.join("task.json")).ok()??;
+        serde_json::from_slice::<KindOf>(&text).ok().map(|found| found.runtime)
+    })
 }
 
 /// Others pass through to sockets that are for them. A folder that is there already has the rights that it should have.
@@ -296,7 +356,8 @@ fn write_for_shim(path: &Path, content: &[u8]) -> io::Result<File> {
     File::open(path).map_err(|error| at("opening", path, error))
 }
 
-/// A reader sees the old content, or the new, also after a power cut.
+/// A reader sees the old content, or the new. Not after a power cut, when a file may be empty: these records speak of
+/// processes, which are gone then, and four of them made durable would cost every task eight waits for the disk.
 fn write_atomically(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     // Two agents of one test directory must not share a half-written file.
@@ -305,11 +366,9 @@ fn write_atomically(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let write = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
         file.write_all(content)?;
+        // The umask may have taken bits away.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&draft, path)?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+        fs::rename(&draft, path)
     };
     write().map_err(|error| {
         fs::remove_file(&draft).ok();

@@ -1,9 +1,9 @@
 //! Finds what an earlier agent process left of a task, and follows it from there.
 
+use super::kind::{Kind, Remains};
 use super::layout::undamaged;
-use super::leftovers::{self, Traces};
 use super::supervisor::State;
-use super::{Adopted, Shared, Slot, Task, exit, link, platform, setup};
+use super::{Adopted, Core, Slot, Task, exit, link, platform};
 use crate::domain::ids::TaskId;
 use crate::runtime::RuntimeError;
 use std::io;
@@ -12,8 +12,9 @@ use std::time::Duration;
 
 /// A shim that lives calls back as soon as its socket is there again.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
-impl Shared {
+impl<K: Kind> Core<K> {
     pub(super) async fn adopt(self: &Arc<Self>, id: TaskId) -> Result<Adopted, RuntimeError> {
         let task = match self.find(id) {
             Some(Slot::Live(task)) => Some(task),
@@ -25,19 +26,19 @@ impl Shared {
         }
         let dir = self.layout.task(id);
         // Its shim is gone, so what it recorded is there to stay: whoever cannot read it now asks again.
-        let read = move || Ok((undamaged(dir.read_task())?, undamaged(dir.read_exit())?));
+        let read = move || Ok((undamaged(dir.read_task::<K::Facts>(K::NAME))?, undamaged(dir.read_exit())?));
         if let (Some(record), Some(end)) = super::blocking("adopt", id, read).await? {
             return Ok(Adopted::Ended {
                 started_at: end.started_realtime_ns.map(exit::timestamp),
                 at: exit::ended_at(&end),
-                exit: exit::exit_of(&end, setup::promised(&record.spec, &record.account)),
+                exit: exit::exit_of(&end, K::promised(&record)),
             });
         }
         self.kill_leftovers(id).await?;
         Ok(Adopted::Gone)
     }
 
-    async fn ask_phase(self: &Arc<Self>, task: &Arc<Task>) -> Result<Adopted, RuntimeError> {
+    async fn ask_phase(self: &Arc<Self>, task: &Arc<Task<K>>) -> Result<Adopted, RuntimeError> {
         let mut states = task.state.clone();
         let heard = states.wait_for(|state| *state != State::Connecting);
         // Late, or its supervisor has ended: either way the last state tells.
@@ -61,10 +62,10 @@ impl Shared {
     }
 
     /// Follows the task's shim if it lives. `None`: it does not. An error says nothing about it.
-    pub(super) async fn take_over(self: &Arc<Self>, id: TaskId) -> io::Result<Option<Arc<Task>>> {
+    pub(super) async fn take_over(self: &Arc<Self>, id: TaskId) -> io::Result<Option<Arc<Task<K>>>> {
         let dir = self.layout.task(id);
         let look = move || -> io::Result<_> {
-            let (record, shim) = (undamaged(dir.read_task())?, undamaged(dir.read_shim())?);
+            let (record, shim) = (undamaged(dir.read_task(K::NAME))?, undamaged(dir.read_shim())?);
             // A damaged record is as good as none here: without it nothing can be followed.
             let (Some(record), Some(shim)) = (record, shim) else { return Ok(None) };
             let Some(pidfd) = shim.open()? else { return Ok(None) };
@@ -79,22 +80,20 @@ impl Shared {
             (_, Some(end)) => State::Ended {
                 started_at: end.started_realtime_ns.map(exit::timestamp),
                 at: exit::ended_at(end),
-                exit: exit::exit_of(end, setup::promised(&record.spec, &record.account)),
+                exit: exit::exit_of(end, K::promised(&record)),
             },
             (Some(start), None) => State::Running { started_at: start.started_at, child_pid: start.child_pid },
             (None, None) => State::Connecting,
         };
-        let groups = self.cgroups.existing(id);
-        let task = self.follow(record, groups, shim, pidfd, socket, None, state)?;
+        let remains = self.remains(id).await?;
+        let task = self.follow(record, remains, shim, pidfd, socket, None, state)?;
         self.lock().insert(id, Slot::Live(task.clone()));
         Ok(Some(task))
     }
 
     /// Kills what a dead shim left.
-    async fn kill_leftovers(&self, id: TaskId) -> Result<(), RuntimeError> {
-        let (dir, groups) = (self.layout.task(id), self.cgroups.existing(id));
-        let traces = super::blocking("adopt", id, move || Traces::read(&dir, groups)).await?;
-        let killed = leftovers::kill_until(traces, Duration::from_secs(10)).await;
-        killed.map_err(|error| platform("adopt", id, error))
+    async fn kill_leftovers(self: &Arc<Self>, id: TaskId) -> Result<(), RuntimeError> {
+        let killed = async { self.remains(id).await?.kill(KILL_DEADLINE).await };
+        killed.await.map_err(|error| platform("adopt", id, error))
     }
 }

@@ -2,6 +2,7 @@
 //! One task of the executor per shim; it owns everything it changes. What it knows is watched through [`State`].
 
 use super::exit::{self, Promised};
+use super::kind::Remains;
 use super::layout::{StartRecord, TaskDir};
 use super::link::{Connection, Endpoint};
 use super::outbox::Outbox;
@@ -16,6 +17,7 @@ use crate::shim::protocol::{AgentFrame, Check, Phase, ShimFrame, Slot};
 use std::fs::File;
 use std::io::{self, Seek};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -78,7 +80,7 @@ pub struct Supervisor {
     pub events: mpsc::Sender<RuntimeEvent>,
     pub state: watch::Sender<State>,
     pub cancel: CancellationToken,
-    pub groups: super::cgroup::TaskGroups,
+    pub remains: Arc<dyn Remains>,
     pub wanted: Wanted,
 }
 

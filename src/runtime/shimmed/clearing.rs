@@ -38,7 +38,8 @@ mod tests {
     #[test]
     fn the_working_folder_goes_and_the_log_stays() {
         let root = tempfile::tempdir().unwrap();
-        let dir = TaskDir { dir: root.path().join("1.1.0.0"), socket_dir: root.path().join("sockets") };
+        let dir =
+            TaskDir { dir: root.path().join("1.1.0.0"), socket_dir: root.path().join("sockets"), mounted: false };
         dir.clear_work().unwrap();
         let interrupted = dir.dir.join("work.gone.of-an-earlier-try");
         for folder in [dir.work().join("deep/er"), interrupted.join("more")] {

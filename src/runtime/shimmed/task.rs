@@ -1,12 +1,12 @@
 //! The handle of one task: what does not change about it, and asking its supervisor.
 
-use super::cgroup::TaskGroups;
+use super::kind::Kind;
 use super::layout::{TaskDir, TaskRecord};
+use super::platform;
 use super::process_id::ProcessId;
 use super::supervisor::{Request, State};
-use super::{environment, leftovers, platform};
 use crate::domain::ids::TaskId;
-use crate::runtime::{Launch, RuntimeError};
+use crate::runtime::RuntimeError;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -17,35 +17,21 @@ const TELL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A task whose shim this runtime follows, or followed to its end.
 #[derive(Debug)]
-pub(super) struct Task {
-    pub(super) id: TaskId,
-    pub(super) dir: TaskDir,
-    pub(super) record: TaskRecord,
-    pub(super) groups: TaskGroups,
-    pub(super) shim: ProcessId,
-    pub(super) state: watch::Receiver<State>,
+pub struct Task<K: Kind> {
+    pub id: TaskId,
+    pub dir: TaskDir,
+    pub record: TaskRecord<K::Facts>,
+    pub remains: Arc<K::Remains>,
+    pub shim: ProcessId,
+    pub state: watch::Receiver<State>,
     pub(super) requests: mpsc::Sender<Request>,
-    pub(super) cancel: CancellationToken,
+    /// Cancelled when nobody follows the task any more.
+    pub cancel: CancellationToken,
     /// One permit for each command that may run beside it.
-    pub(super) execs: Arc<Semaphore>,
+    pub execs: Arc<Semaphore>,
 }
 
-impl Task {
-    /// What the shim runs at Go.
-    pub(super) fn command(&self, launch: &Launch) -> crate::shim::spec::Command {
-        let bytes = |text: String| text.into_bytes();
-        let argv = environment::argv(&self.record.spec).0;
-        // Last, so that it holds: without groups a task's processes are known by it.
-        let mark = (leftovers::MARK.to_owned(), self.record.nonce.clone());
-        let given: Vec<_> = launch.env.iter().cloned().chain([mark]).collect();
-        let env = environment::environment(&self.record.account, &self.record.cwd, &given);
-        crate::shim::spec::Command {
-            alternatives: vec![argv.into_iter().map(bytes).collect()],
-            env: env.into_iter().map(|(name, value)| (bytes(name), bytes(value))).collect(),
-            cwd: Some(self.record.cwd.as_os_str().as_encoded_bytes().to_vec()),
-        }
-    }
-
+impl<K: Kind> Task<K> {
     /// Waits until the shim has been told, or the task has ended.
     pub(super) async fn ask(
         &self,

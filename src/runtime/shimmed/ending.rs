@@ -1,10 +1,11 @@
 //! The end of a shim as its supervisor sees it: its last words, its record, and what it left. And the end that comes
 //! over its head when it does not stop its task.
 
+use super::exit;
+use super::kind::Remains;
 use super::link::Connection;
 use super::outbox::Outbox;
 use super::supervisor::{State, Supervisor};
-use super::{exit, leftovers};
 use crate::shim::exit::ExitRecord;
 use std::io;
 use std::time::Duration;
@@ -15,6 +16,8 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a record that cannot be read is asked for again: it is durable, and descriptors come back.
 const READ_PATIENCE: Duration = Duration::from_secs(300);
 const LAST_READ_PAUSE: Duration = Duration::from_secs(5);
+/// How long what a shim left may take to end before its end is told all the same.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
 impl Supervisor {
     /// The shim is gone: reads its last words, else its record, else says that there are none.
@@ -28,7 +31,7 @@ impl Supervisor {
             tokio::time::timeout(DRAIN_DEADLINE, drain).await.ok();
         }
         // However it came to its end: nobody but us ends what it has left, and commands beside the task are ours.
-        leftovers::kill(&self.dir, &self.groups).await;
+        kill_patiently(&*self.remains).await;
         if matches!(*self.state.borrow(), State::Ended { .. }) {
             return;
         }
@@ -68,7 +71,20 @@ impl Supervisor {
         self.shim_end.kill().ok();
         tokio::select! {
             () = self.cancel.cancelled() => {}
-            () = leftovers::kill(&self.dir, &self.groups) => {}
+            () = kill_patiently(&*self.remains) => {}
         }
+    }
+}
+
+/// Kills everything that is left of a task, and waits for it for a while.
+async fn kill_patiently(remains: &dyn Remains) {
+    let end = Instant::now() + KILL_DEADLINE;
+    while let Err(error) = remains.kill(KILL_DEADLINE).await {
+        if Instant::now() >= end {
+            tracing::warn!(%error, "a task's processes do not end");
+            return;
+        }
+        // Descriptors may be short for a moment.
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

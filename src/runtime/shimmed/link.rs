@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -22,6 +23,9 @@ const SEND_DEADLINE: Duration = Duration::from_secs(5);
 /// How often the socket of a task without a connection is looked for.
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
 const FAILED_LOOK_PERIOD: Duration = Duration::from_secs(30);
+/// After somebody who is not the shim has connected, nobody is let in for this long.
+const STRANGER_PAUSE: Duration = Duration::from_millis(20);
+const STRANGER_TELL_PERIOD: Duration = Duration::from_secs(60);
 
 /// A socket that listens at its place in the file system.
 #[derive(Debug)]
@@ -43,6 +47,11 @@ pub fn bind(dir: &TaskDir) -> io::Result<Bound> {
         (path.clone(), None)
     };
     let listener = std::os::unix::net::UnixListener::bind(reach).map_err(|error| named(&path, error))?;
+    if dir.mounted {
+        // Anybody may knock; only the shim is let in.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))
+            .map_err(|error| named(&path, error))?;
+    }
     listener.set_nonblocking(true)?;
     Ok(Bound(listener))
 }
@@ -63,6 +72,7 @@ pub struct Endpoint {
     look_at: Instant,
     /// A look whether the socket is still there, and the new one if it is not.
     looking: Option<JoinHandle<io::Result<Option<Bound>>>>,
+    strangers: Strangers,
 }
 
 impl Endpoint {
@@ -72,16 +82,23 @@ impl Endpoint {
         if let Err(error) = &listener {
             tracing::warn!(%error, "a task cannot be talked to for now");
         }
-        Self { dir, listener: listener.ok(), look_at: Instant::now() + LOOK_PERIOD, looking: None }
+        Self {
+            dir,
+            listener: listener.ok(),
+            look_at: Instant::now() + LOOK_PERIOD,
+            looking: None,
+            strangers: Strangers::new(),
+        }
     }
 
     /// Accepts until the process with this pid connects; everybody else is turned away. Safe to cancel.
     pub async fn accept_from(&mut self, pid: i32, connected: bool) -> io::Result<Connection> {
         loop {
             tokio::select! {
-                accepted = accept(self.listener.as_ref()) => {
-                    if let Some(connection) = checked(accepted?, pid) {
-                        return Ok(connection);
+                accepted = accept(self.listener.as_ref(), self.strangers.pause_until) => {
+                    match checked(accepted?, pid) {
+                        Ok(connection) => return Ok(connection),
+                        Err(stranger) => self.strangers.note(&self.dir, stranger),
                     }
                 }
                 looked = look(&mut self.looking) => {
@@ -108,7 +125,34 @@ impl Endpoint {
     }
 }
 
-async fn accept(listener: Option<&UnixListener>) -> io::Result<UnixStream> {
+/// Who else has connected. In a container everybody can: a task that does so all the time must keep nobody from being
+/// heard, and fill no log.
+#[derive(Debug)]
+struct Strangers {
+    turned_away: u64,
+    pause_until: Instant,
+    tell_at: Instant,
+}
+
+impl Strangers {
+    fn new() -> Self {
+        Self { turned_away: 0, pause_until: Instant::now(), tell_at: Instant::now() }
+    }
+
+    fn note(&mut self, dir: &TaskDir, last: Option<i32>) {
+        let now = Instant::now();
+        self.turned_away += 1;
+        self.pause_until = now + STRANGER_PAUSE;
+        if now >= self.tell_at {
+            self.tell_at = now + STRANGER_TELL_PERIOD;
+            let (socket, turned_away) = (dir.socket(), self.turned_away);
+            tracing::warn!(socket = %socket.display(), turned_away, ?last, "others than its shim connect for a task");
+        }
+    }
+}
+
+async fn accept(listener: Option<&UnixListener>, pause_until: Instant) -> io::Result<UnixStream> {
+    tokio::time::sleep_until(pause_until).await;
     match listener {
         Some(listener) => Ok(listener.accept().await?.0),
         None => std::future::pending().await,
@@ -122,19 +166,10 @@ async fn look(looking: &mut Option<JoinHandle<io::Result<Option<Bound>>>>) -> io
     }
 }
 
-/// The connection, if it is this process's.
-fn checked(stream: UnixStream, pid: i32) -> Option<Connection> {
-    match stream.peer_cred() {
-        Ok(peer) if peer.pid() == Some(pid) => return Some(Connection { stream, buffer: FrameBuffer::default() }),
-        Ok(peer) => tracing::warn!(
-            expected = pid,
-            found = peer.pid(),
-            uid = peer.uid(),
-            "a process that is not the shim connected to its socket"
-        ),
-        Err(error) => tracing::warn!(%error, "a connection to a shim's socket has no peer"),
-    }
-    None
+/// The connection, if it is this process's; else whose it is, where the kernel can say.
+fn checked(stream: UnixStream, pid: i32) -> Result<Connection, Option<i32>> {
+    let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    if peer == Some(pid) { Ok(Connection { stream, buffer: FrameBuffer::default() }) } else { Err(peer) }
 }
 
 /// A connection whose other end is the shim, as the kernel says.

@@ -1,9 +1,9 @@
 //! Ends whatever is left of a task: through its shim, else over its head.
 
+use super::kind::{Kind, Remains};
 use super::layout::undamaged;
-use super::leftovers::{self, Traces};
 use super::supervisor::{Request, State};
-use super::{Shared, Slot, Task, platform};
+use super::{Core, Slot, Task, platform};
 use crate::domain::ids::TaskId;
 use crate::runtime::RuntimeError;
 use std::io;
@@ -18,7 +18,7 @@ const TELL_DEADLINE: Duration = Duration::from_secs(5);
 /// Processes in the kernel's hands may take long; the caller decides how long it waits.
 const GONE_DEADLINE: Duration = Duration::from_secs(60);
 
-impl Shared {
+impl<K: Kind> Core<K> {
     pub(super) async fn remove(self: &Arc<Self>, id: TaskId) -> Result<(), RuntimeError> {
         if let Some(Slot::Preparing { cancel, mut done }) = self.find(id) {
             cancel.cancel();
@@ -38,36 +38,42 @@ impl Shared {
         if let Some(task) = &task {
             task.end_through_shim().await;
         }
-        self.end_rest(id).await.map_err(fail)?;
+        let remains = self.remains(id).await.map_err(fail)?;
+        self.end_rest(id, &remains).await.map_err(fail)?;
         if let Some(task) = &task {
             task.wait_until_told().await;
         }
-        let (dir, groups) = (self.layout.task(id), self.cgroups.existing(id));
-        groups.remove(GONE_DEADLINE).await.map_err(fail)?;
+        remains.remove(GONE_DEADLINE).await.map_err(fail)?;
+        let dir = self.layout.task(id);
         super::blocking("remove", id, move || dir.remove_socket_dir().and_then(|()| dir.remove_shim())).await?;
         self.lock().remove(&id);
         Ok(())
     }
 
     /// Removes everything of a task that is not followed, its log included.
-    pub(super) async fn clear(&self, id: TaskId) -> io::Result<()> {
-        self.end_rest(id).await?;
-        let (dir, groups) = (self.layout.task(id), self.cgroups.existing(id));
-        groups.remove(GONE_DEADLINE).await?;
+    pub(super) async fn clear(self: &Arc<Self>, id: TaskId) -> io::Result<()> {
+        let remains = self.remains(id).await?;
+        self.end_rest(id, &remains).await?;
+        remains.make_way(GONE_DEADLINE).await?;
+        let dir = self.layout.task(id);
         let remove = move || dir.remove_socket_dir().and_then(|()| dir.remove_state());
         tokio::task::spawn_blocking(remove).await.map_err(io::Error::other)?
     }
 
-    /// Kills the shim and everything that it or its groups left.
-    async fn end_rest(&self, id: TaskId) -> io::Result<()> {
-        let (dir, groups) = (self.layout.task(id), self.cgroups.existing(id));
-        let read = move || -> io::Result<_> {
-            // With groups the shim is found there as well, should its record not be readable.
+    pub(super) async fn remains(self: &Arc<Self>, id: TaskId) -> io::Result<K::Remains> {
+        let core = self.clone();
+        let find = move || core.kind.remains(id, &core.layout.task(id));
+        tokio::task::spawn_blocking(find).await.map_err(io::Error::other)
+    }
+
+    /// Kills the shim and everything that it left.
+    async fn end_rest(&self, id: TaskId, remains: &K::Remains) -> io::Result<()> {
+        let (dir, optional) = (self.layout.task(id), remains.finds_shim());
+        let find = move || {
             let known = undamaged(dir.read_shim()).and_then(|shim| shim.map_or(Ok(None), |shim| shim.open()));
-            let shim = if groups.is_empty() { known? } else { known.unwrap_or(None) };
-            Ok((shim, Traces::read(&dir, groups)?))
+            if optional { Ok(known.unwrap_or(None)) } else { known }
         };
-        let (shim, traces) = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
+        let shim = tokio::task::spawn_blocking(find).await.map_err(io::Error::other)??;
         if let Some(shim) = shim {
             match shim.kill() {
                 Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(error),
@@ -76,11 +82,11 @@ impl Shared {
             let late = |_| io::Error::new(io::ErrorKind::TimedOut, "its shim does not end");
             tokio::time::timeout(GONE_DEADLINE, shim.ended()).await.map_err(late)??;
         }
-        leftovers::kill_until(traces, GONE_DEADLINE).await
+        remains.kill(GONE_DEADLINE).await
     }
 }
 
-impl Task {
+impl<K: Kind> Task<K> {
     /// Stop without grace. Returns when the shim has ended the task, or has had its time.
     async fn end_through_shim(&self) {
         let mut state = self.state.clone();
