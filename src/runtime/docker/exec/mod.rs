@@ -1,0 +1,160 @@
+//! Runs a command beside a task, by `docker exec`: in its container, environment, folder and as its user. It ends with
+//! the container; dropping the session ends it earlier, without dockerd.
+
+mod session;
+mod upgrade;
+
+use super::daemon::{ANSWER_DEADLINE, Daemon, DaemonError};
+use super::rootfs::RootFs;
+use super::{Containers, Core, StartedFacts, Task};
+use crate::api::stream::{ExecSession, ExecSpec};
+use crate::domain::ids::TaskId;
+use crate::runtime::RuntimeError;
+use crate::runtime::shimmed::process_id::{PidFd, ProcessId};
+use crate::runtime::shimmed::supervisor::State;
+use crate::runtime::shimmed::{MAX_EXEC_SESSIONS, blocking, platform, user_error};
+use crate::shim::spec::Command;
+use bollard::Docker;
+use bollard::exec::ResizeExecOptions;
+use bollard::models::ExecConfig;
+use session::{Running, Session};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Messages in flight in either direction.
+const QUEUE: usize = 16;
+/// From dockerd's answer until the command has a process.
+const PROCESS_DEADLINE: Duration = Duration::from_secs(10);
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// From here on a terminal has its size from the beginning.
+const CONSOLE_SIZE_SINCE: (usize, usize) = (1, 42);
+
+pub async fn start(
+    core: &Arc<Core<Containers>>,
+    task: &Arc<Task<Containers>>,
+    exec: ExecSpec,
+) -> Result<ExecSession, RuntimeError> {
+    let id = task.id;
+    let started = match (&*task.state.borrow(), &task.record.facts.started) {
+        (State::Running { .. }, Some(started)) => started.clone(),
+        _ => return Err(platform("exec", id, "the task's command does not run")),
+    };
+    let Ok(permit) = task.execs.clone().try_acquire_owned() else {
+        let message = format!("{MAX_EXEC_SESSIONS} commands run beside the task already: end one of them first");
+        return Err(platform("exec", id, message));
+    };
+    let env = environment(task, &started, &exec).await?;
+    let daemon = &core.kind.daemon;
+    let fail = |error: DaemonError| platform("exec", id, error);
+    let docker = daemon.client().await.map_err(fail)?;
+    let config = config(&docker, &started, &exec, env);
+    let of = started.container.clone();
+    let create = |docker: Docker| async move { docker.create_exec(&of, config).await };
+    let made = daemon.call("make a command in", &started.container, ANSWER_DEADLINE, create).await.map_err(fail)?;
+    let (of, tty) = (made.id.clone(), exec.tty.is_some());
+    let begin = |docker: Docker| async move { upgrade::start(daemon.socket(), version(&docker), &of, tty).await };
+    let begun = daemon.call("start a command in", &started.container, ANSWER_DEADLINE, begin).await;
+    let (output, input) = begun.map_err(fail)?;
+    let running = Running { daemon: daemon.clone(), exec: made.id.clone(), output, input, tty };
+    let process = find_process(daemon, &running.exec, &started, exec.tty).await.map_err(fail)?;
+    let (stdin, received) = mpsc::channel(QUEUE);
+    let (sender, session_output) = mpsc::channel(QUEUE);
+    let session = Session {
+        running,
+        process,
+        input: received,
+        output: sender,
+        cancel: task.cancel.clone(),
+        state: task.state.clone(),
+        id,
+    };
+    core.tracker.spawn(async move {
+        session.run().await;
+        drop(permit);
+    });
+    Ok(ExecSession { stdin, output: session_output })
+}
+
+/// The task's own, from what its shim was told. Refuses a program that is not there, which dockerd tells in its output.
+async fn environment(
+    task: &Task<Containers>,
+    started: &StartedFacts,
+    exec: &ExecSpec,
+) -> Result<Vec<String>, RuntimeError> {
+    let (dir, pid, program, cwd) = (task.dir.clone(), task.shim.pid, exec.argv[0].clone(), started.cwd.clone());
+    let look = move || {
+        let command: Command = dir.read_command()?.unwrap_or_default();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let env: Vec<(String, String)> = command.env.iter().map(|(name, value)| (text(name), text(value))).collect();
+        let path = env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_str());
+        Ok((RootFs::of(pid)?.finds(&program, path, &cwd), env))
+    };
+    let (found, env) = blocking("exec", task.id, look).await?;
+    if found == Some(false) {
+        return Err(not_found(task.id, &exec.argv[0], &task.record.spec.image));
+    }
+    let term = exec.tty.map(|_| "TERM=xterm-256color".to_owned());
+    Ok(term.into_iter().chain(env.into_iter().map(|(name, value)| format!("{name}={value}"))).collect())
+}
+
+fn not_found(id: TaskId, program: &str, image: &str) -> RuntimeError {
+    user_error("exec", id, format!("argv: '{program}' is no program in the task's container (image '{image}')"))
+}
+
+/// What was agreed on with dockerd.
+fn version(docker: &Docker) -> (usize, usize) {
+    let version = docker.client_version();
+    (version.major_version, version.minor_version)
+}
+
+fn config(docker: &Docker, started: &StartedFacts, exec: &ExecSpec, env: Vec<String>) -> ExecConfig {
+    let sized = version(docker) >= CONSOLE_SIZE_SINCE;
+    let size = exec.tty.map(|(rows, columns)| vec![usize::from(rows), usize::from(columns)]);
+    ExecConfig {
+        attach_stdin: Some(true),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        tty: Some(exec.tty.is_some()),
+        console_size: size.filter(|_| sized),
+        env: Some(env),
+        cmd: Some(exec.argv.clone()),
+        working_dir: Some(started.cwd.clone()),
+        ..ExecConfig::default()
+    }
+}
+
+/// Which process the command is, so that it can be ended and its end be seen without dockerd. `None`: it has ended.
+async fn find_process(
+    daemon: &Daemon,
+    exec: &str,
+    started: &StartedFacts,
+    tty: Option<(u16, u16)>,
+) -> Result<Option<(ProcessId, PidFd)>, DaemonError> {
+    let end = Instant::now() + PROCESS_DEADLINE;
+    loop {
+        let found = session::inspect(daemon, exec).await?;
+        let pid = found.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
+        if let Some(pid) = pid {
+            if let Some((height, width)) = tty {
+                let (of, options) = (exec.to_owned(), ResizeExecOptions { height, width });
+                let resize = |docker: Docker| async move { docker.resize_exec(&of, options).await };
+                // It may have ended since.
+                daemon.call("size the terminal of", exec, ANSWER_DEADLINE, resize).await.ok();
+            }
+            return Ok(open(pid, started));
+        }
+        // Neither running nor with a code: on its way.
+        if found.exit_code.is_some() || Instant::now() >= end {
+            return Ok(None);
+        }
+        tokio::time::sleep(LOOK_PAUSE).await;
+    }
+}
+
+/// The process, if it is one of the container's.
+fn open(pid: i32, started: &StartedFacts) -> Option<(ProcessId, PidFd)> {
+    let process = ProcessId::of(pid).ok()?;
+    let pidfd = process.open().ok()??;
+    started.groups.holds(pid).then_some((process, pidfd))
+}

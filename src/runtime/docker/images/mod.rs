@@ -1,0 +1,110 @@
+//! Gets images onto the node: policy, login, progress, one pull for all who want the same.
+//!
+//! The whole time of a pull is not limited here: who waits gives up by dropping the future. What is limited is
+//! silence: a pull that gets no further for [`PullSettings::stall`] is ended. An image that is on the node is there for
+//! every job, whoever pulled it with whatever login, as with Docker itself; `always` asks the registry each time.
+
+pub mod error;
+pub mod facts;
+pub mod progress;
+pub mod reference;
+
+mod pull;
+mod pulls;
+#[cfg(test)]
+mod tests;
+
+use super::credentials::Credentials;
+use crate::domain::container::PullPolicy;
+use bollard::Docker;
+use bollard::errors::Error as DockerError;
+use error::ImageError;
+use facts::ImageFacts;
+use pulls::{Key, Pulls};
+use reference::Reference;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// dockerd answers questions about images from memory.
+const INSPECT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How pulls behave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullSettings {
+    /// A pull without progress for this long is ended.
+    pub stall: Duration,
+    /// At most one line of progress in this time.
+    pub progress_every: Duration,
+}
+
+impl Default for PullSettings {
+    fn default() -> Self {
+        Self { stall: Duration::from_secs(300), progress_every: Duration::from_millis(200) }
+    }
+}
+
+/// The node's images. Clones are one.
+#[derive(Debug, Clone)]
+pub struct Images {
+    docker: Docker,
+    pulls: Arc<Pulls>,
+}
+
+impl Images {
+    pub fn new(docker: Docker) -> Self {
+        Self::with_settings(docker, PullSettings::default())
+    }
+
+    pub fn with_settings(docker: Docker, settings: PullSettings) -> Self {
+        let pulls = Arc::new(Pulls::new(pull::Puller::new(docker.clone(), settings)));
+        Self { docker, pulls }
+    }
+
+    /// Has the image on the node, by the policy, and says what it is. `progress` hears lines for people while a pull
+    /// runs. A login is shown only to the registry that it names. With `always`, a registry that does not answer is an
+    /// error also where the node has the image: what runs would not be what was asked for. Dropping the future gives up: the pull goes on only
+    /// if others wait for it.
+    pub async fn ensure(
+        &self,
+        reference: &str,
+        policy: PullPolicy,
+        login: Option<Credentials>,
+        progress: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<ImageFacts, ImageError> {
+        let image = Reference::parse(reference)?;
+        if policy != PullPolicy::Always
+            && let Some(found) = self.inspect(reference).await?
+        {
+            return usable(found);
+        }
+        if policy == PullPolicy::Never {
+            return Err(ImageError::Absent { image: reference.to_owned() });
+        }
+        let login = login.filter(|login| login.is_for(&image));
+        self.pulls.join(Key { image: image.clone(), login }).wait(progress).await?;
+        let gone = || ImageError::engine("inspecting", reference, "the image is gone right after it was pulled");
+        let found = self.inspect(&image.to_string()).await?.ok_or_else(gone)?;
+        usable(ImageFacts { reference: reference.to_owned(), ..found })
+    }
+
+    /// `None` where the node has no such image.
+    pub async fn inspect(&self, reference: &str) -> Result<Option<ImageFacts>, ImageError> {
+        let failed = |said: String| ImageError::engine("inspecting", reference, said);
+        match tokio::time::timeout(INSPECT_DEADLINE, self.docker.inspect_image(reference)).await {
+            Ok(Ok(found)) => ImageFacts::of(reference, found).map(Some),
+            Ok(Err(DockerError::DockerResponseServerError { status_code: 404, .. })) => Ok(None),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed(format!("no answer within {} s", INSPECT_DEADLINE.as_secs()))),
+        }
+    }
+
+    /// Ends all pulls, and returns once they have ended.
+    pub async fn close(&self) {
+        self.pulls.close().await;
+    }
+}
+
+fn usable(found: ImageFacts) -> Result<ImageFacts, ImageError> {
+    found.check_architecture(facts::node_architecture())?;
+    Ok(found)
+}

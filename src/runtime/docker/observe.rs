@@ -1,0 +1,149 @@
+//! Looks up, once a container has started, what must be known of it when dockerd does not answer, and opens what its
+//! shim is given. Blocking; asks dockerd nothing.
+
+use super::cgroup::ContainerGroups;
+use super::remains::Container;
+use super::request::mounts::JobMounts;
+use super::request::{SHIM_TARGET, shim_limits};
+use super::rootfs::RootFs;
+use super::{ContainerFacts, Containers, SHELLS, StartedFacts};
+use crate::domain::task::TaskSpec;
+use crate::runtime::shimmed::layout::{SHIM_NAME, TaskDir, TaskRecord};
+use crate::runtime::shimmed::link::Bound;
+use crate::runtime::shimmed::process_id::ProcessId;
+use crate::runtime::shimmed::supervisor::SpecFiles;
+use crate::runtime::shimmed::{Core, Failure, LogRing, SetUp};
+use crate::shim::protocol::{CheckKind, Slot};
+use crate::shim::spec::ShimSpec;
+use std::fs::OpenOptions;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long after its start a container's first process may take to become the shim.
+const BECOMING_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A container whose shim runs.
+pub struct Started {
+    pub container: String,
+    pub pid: i32,
+    pub files: JobMounts,
+    /// What the shim makes sure of.
+    pub checks: Vec<(CheckKind, String)>,
+}
+
+pub fn observe(
+    core: &Core<Containers>,
+    mut record: TaskRecord<ContainerFacts>,
+    dir: TaskDir,
+    socket: Bound,
+    started: Started,
+) -> Result<SetUp<Containers>, Failure> {
+    let Started { container, pid, files, checks } = started;
+    let shim = ProcessId::of(pid)?;
+    let pidfd = shim.open()?.ok_or_else(|| io::Error::other("its shim ended at once"))?;
+    dir.write_shim(&shim)?;
+    let env = environment_of_shim(pid)?;
+    let root = RootFs::of(pid)?;
+    same_folders(&root, &files)?;
+    record.notices.extend(shell_notice(&root, &record.spec)?);
+    let groups = ContainerGroups::of(pid, &container)?;
+    record.facts.started = Some(StartedFacts {
+        container,
+        env,
+        cwd: std::fs::read_link(format!("/proc/{pid}/cwd"))?.to_string_lossy().into_owned(),
+        uid: uid(pid)?,
+        groups: groups.clone(),
+    });
+    dir.write_task(&record)?;
+    let spec = ShimSpec {
+        limits: shim_limits(&record.spec),
+        oom_score_adj: Some(core.kind.config.oom_score_adj),
+        lease_s: record.spec.lease_s,
+        segment_bytes: core.log.segment_bytes,
+        checks,
+        banner: Some(banner(&record.spec)),
+        ..ShimSpec::default()
+    };
+    let files = spec_files(core.log, &dir, &spec, &root, &groups)?;
+    let remains = Container::read(core.kind.place(), record.spec.id, &dir);
+    Ok(SetUp { record, remains, shim, pidfd, socket, files })
+}
+
+fn spec_files(
+    log: LogRing,
+    dir: &TaskDir,
+    spec: &ShimSpec,
+    root: &RootFs,
+    groups: &ContainerGroups,
+) -> io::Result<SpecFiles> {
+    let mut files = vec![(Slot::Spec, dir.write_spec(spec)?)];
+    files.extend(log.create(dir)?);
+    files.push((Slot::Proc, root.proc()?));
+    files.extend(groups.oom_counter().map(|file| (Slot::OomCount, file)));
+    files.push((Slot::Stdin, OpenOptions::new().read(true).open("/dev/null")?));
+    Ok(files)
+}
+
+/// Makes sure that dockerd has mounted what was checked, before anything of the job's runs.
+fn same_folders(root: &RootFs, files: &JobMounts) -> Result<(), Failure> {
+    let Some((folder, why)) = files.differing(|target| root.metadata(target)) else { return Ok(()) };
+    let (source, target) = (folder.source.display(), &folder.target);
+    Err(Failure::platform(format!("folder {source} of the node is not what is mounted at {target}: {why}")))
+}
+
+/// Refuses an image that cannot run the command before the whole gang is told to go.
+fn shell_notice(root: &RootFs, task: &TaskSpec) -> Result<Option<String>, Failure> {
+    let [bash, sh] = SHELLS;
+    if root.can_run(bash)? != Some(false) {
+        return Ok(None);
+    }
+    if root.can_run(sh)? == Some(false) {
+        let message =
+            format!("image: neither {bash} nor {sh} is in image '{}': one of them runs the command", task.image);
+        return Err(Failure::user(message));
+    }
+    Ok(Some(format!("the command is run by {sh}: image '{}' has no {bash}", task.image)))
+}
+
+/// What the shim was given, once it is the shim: for a moment after a start the process is still the container runtime's
+/// own program, with an environment that is not for us.
+fn environment_of_shim(pid: i32) -> io::Result<Vec<(String, String)>> {
+    let program = Path::new(SHIM_TARGET).join(SHIM_NAME);
+    let end = Instant::now() + BECOMING_DEADLINE;
+    while Instant::now() < end {
+        // The environment is in its place a moment after the program is; Docker never gives an empty one.
+        if std::fs::read_link(format!("/proc/{pid}/exe"))? == program {
+            let env = environment(pid)?;
+            if !env.is_empty() {
+                return Ok(env);
+            }
+        }
+        // Blocking work, on a thread for it; the kernel has nothing to wait on.
+        #[allow(clippy::disallowed_methods)]
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let message = format!("its first process has not become the shim within {} s", BECOMING_DEADLINE.as_secs());
+    Err(io::Error::new(io::ErrorKind::TimedOut, message))
+}
+
+/// What Docker and the image give to a process, as the shim got it.
+fn environment(pid: i32) -> io::Result<Vec<(String, String)>> {
+    let text = std::fs::read(format!("/proc/{pid}/environ"))?;
+    let entries = text.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    Ok(entries.filter_map(|entry| entry.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()))).collect())
+}
+
+/// Its effective one.
+fn uid(pid: i32) -> io::Result<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let uid = line.and_then(|ids| ids.split_whitespace().nth(1)?.parse().ok());
+    uid.ok_or_else(|| io::Error::other(format!("/proc/{pid}/status names no user")))
+}
+
+/// The one line that `docker logs` shows.
+fn banner(task: &TaskSpec) -> String {
+    let (job, role, index) = (task.id.job, &task.role_name, task.id.index);
+    format!("wharf keeps the output of this task: wharf logs {job} --role {role} --index {index}")
+}

@@ -1,0 +1,192 @@
+//! Folders that jobs name: which they get, and which not, whatever becomes of the paths meanwhile.
+
+use super::*;
+use crate::domain::container::JobFiles;
+use crate::domain::ids::{JobId, RunId, TaskId};
+use crate::domain::spec::CommandStyle;
+use std::fs;
+use std::os::unix::fs::symlink;
+
+fn task(files: JobFiles) -> TaskSpec {
+    TaskSpec {
+        id: TaskId { job: JobId(7), run: RunId(9), role: 0, index: 1 },
+        job_name: "mnist".into(),
+        user: "ada".into(),
+        role_name: "worker".into(),
+        image: "python:3.12".into(),
+        command: "true".into(),
+        command_style: CommandStyle::Shell,
+        cpus: 1,
+        memory_mb: 1,
+        shm_mb: 64,
+        gpus: Vec::new(),
+        ports: Vec::new(),
+        lease_s: None,
+        files,
+        container: Default::default(),
+    }
+}
+
+fn resolved(files: JobFiles, allowed: &Allowed) -> Result<JobMounts, RequestError> {
+    let image = ImageFacts { user: "1000:100".into(), ..ImageFacts::default() };
+    JobMounts::resolve(&task(files), &image, allowed)
+}
+
+fn only(dir: &Path) -> Allowed {
+    Allowed { job_dirs: vec![dir.to_owned()], refused: Vec::new() }
+}
+
+/// The same path in each of the three fields.
+fn each(path: &str) -> [(&'static str, JobFiles); 3] {
+    [
+        ("dataDir", JobFiles { data_dir: path.to_owned(), ..JobFiles::default() }),
+        ("outputDir", JobFiles { output_dir: path.to_owned(), ..JobFiles::default() }),
+        ("codeDir", JobFiles { code_dir: path.to_owned(), ..JobFiles::default() }),
+    ]
+}
+
+#[test]
+fn folders_are_mounted_where_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().canonicalize().unwrap().join(name);
+    fs::create_dir(at("data")).unwrap();
+    symlink(at("data"), at("link")).unwrap();
+    let text = |name: &str| at(name).to_str().unwrap().to_owned();
+    let files = JobFiles {
+        code_dir: text("data"),
+        data_dir: format!("file://{}", text("link")),
+        output_dir: text("out/deep"),
+        ..JobFiles::default()
+    };
+    let found = resolved(files, &only(dir.path())).unwrap();
+    let shown = |folder: &Folder| (folder.source.clone(), folder.target.clone(), folder.read_only);
+    assert_eq!(found.code.as_ref().map(shown), Some((at("data"), CODE_TARGET.to_owned(), true)));
+    let folders: Vec<_> = found.folders.iter().map(shown).collect();
+    assert_eq!(folders, [(at("data"), text("link"), true), (at("out/deep"), text("out/deep"), false)]);
+    assert!(found.notices.is_empty());
+    if Uid::effective().is_root() {
+        let made = fs::metadata(at("out/deep")).unwrap();
+        assert_eq!((made.uid(), made.gid(), made.mode() & 0o7777), (1000, 100, 0o755));
+        let above = fs::metadata(at("out")).unwrap();
+        assert_eq!((above.uid(), above.mode() & 0o022), (0, 0));
+    }
+    let remote = ["hdfs://h/a", "s3://b/c", "hdfs://h/d"].map(str::to_owned);
+    let [code_dir, data_dir, output_dir] = remote;
+    let remote = resolved(JobFiles { code_dir, data_dir, output_dir, ..JobFiles::default() }, &Allowed::default());
+    assert_eq!(remote, Ok(JobMounts::default()));
+}
+
+#[test]
+fn only_what_the_operator_allows_is_for_jobs() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    let at = |name: &str| root.join(name).to_str().unwrap().to_owned();
+    fs::create_dir_all(root.join("jobs/in")).unwrap();
+    fs::create_dir_all(root.join("jobs-not")).unwrap();
+    fs::create_dir_all(root.join("crontabs")).unwrap();
+    symlink(root.join("crontabs"), root.join("jobs/out")).unwrap();
+    symlink(root.join("jobs"), root.join("alias")).unwrap();
+    let allowed = Allowed { job_dirs: vec![root.join("none"), root.join("alias")], refused: Vec::new() };
+    for path in [at("jobs"), at("jobs/in"), at("alias/in")] {
+        each(&path).into_iter().for_each(|(_, files)| drop(resolved(files, &allowed).unwrap()));
+    }
+    for path in [
+        "/".to_owned(),
+        "/var/spool/cron/crontabs".to_owned(),
+        root.to_str().unwrap().to_owned(),
+        at("crontabs"),
+        at("crontabs/new"),
+        at("jobs-not"),
+        at("jobs/out"),
+        at("jobs/out/new"),
+        at("absent"),
+    ] {
+        for (field, files) in each(&path) {
+            let said = resolved(files.clone(), &allowed).expect_err(&format!("{field} {path}")).to_string();
+            let named = said.starts_with(field) && said.contains(&path) && said.contains(&at("alias"));
+            assert!(named && said.contains("job_dirs") && said.contains("agent.toml"), "{said}");
+            let error = resolved(files, &Allowed::default()).unwrap_err();
+            assert!(error.is_user_error() && error.to_string().contains("job_dirs"), "{error}");
+        }
+    }
+    assert!(!root.join("crontabs/new").exists());
+}
+
+#[test]
+fn folders_of_the_system_are_for_no_job_even_where_all_is_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    let own = root.join("wharf/state");
+    fs::create_dir_all(&own).unwrap();
+    symlink("/etc", root.join("etc")).unwrap();
+    fs::write(root.join("file"), "").unwrap();
+    symlink(root.join("nothing"), root.join("dangling")).unwrap();
+    let at = |name: &str| root.join(name).to_str().unwrap().to_owned();
+    let allowed = Allowed { job_dirs: vec!["/".into()], refused: vec![own] };
+    let system = ["/", "/etc", "/var", "/run/docker.sock", "relative", "/srv/../etc"].map(str::to_owned);
+    let ours = ["etc", "etc/new", "wharf", "wharf/state/deep", "file", "file/below", "dangling"].map(at);
+    for path in system.into_iter().chain(ours) {
+        for (field, files) in each(&path) {
+            let error = resolved(files, &allowed).expect_err(&format!("{field} {path}"));
+            assert!(error.is_user_error() && error.to_string().starts_with(field), "{path}: {error}");
+        }
+    }
+    let absent = resolved(JobFiles { data_dir: at("absent"), ..JobFiles::default() }, &allowed).unwrap_err();
+    assert!(absent.to_string().contains("not on this node"));
+    assert!(!Path::new("/etc/new").exists() && !root.join("nothing").exists());
+}
+
+#[test]
+fn a_link_that_comes_after_the_check_leads_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    for folder in ["jobs/data", "jobs/up", "secret"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    let (up, secret) = (root.join("jobs/up"), root.join("secret"));
+    let allowed = only(&root.join("jobs"));
+    // Before the folder is made.
+    let named = allowed.named("outputDir", &up.join("new")).unwrap();
+    fs::remove_dir(&up).unwrap();
+    symlink(&secret, &up).unwrap();
+    assert_eq!(make(&named, Some((1000, 100))).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+    assert!(existing("outputDir", &up.join("new"), &named).is_err());
+    fs::remove_file(&up).unwrap();
+    symlink(&secret, root.join("jobs/end")).unwrap();
+    let last = Named { below: "end".into(), ..named };
+    assert!(make(&last, Some((1000, 100))).is_err());
+    assert_eq!(fs::metadata(&secret).unwrap().uid(), Uid::effective().as_raw());
+    assert_eq!(fs::read_dir(&secret).unwrap().count(), 0);
+    // Between the check and dockerd's mount.
+    let data = root.join("jobs/data");
+    let files = JobFiles { data_dir: data.to_str().unwrap().to_owned(), ..JobFiles::default() };
+    let found = resolved(files, &allowed).unwrap();
+    let look = |target: &str| fs::metadata(target);
+    assert_eq!(found.differing(look), None);
+    fs::rename(&data, root.join("jobs/moved")).unwrap();
+    assert!(found.differing(look).unwrap().1.contains("No such file"));
+    symlink(&secret, &data).unwrap();
+    let (folder, why) = found.differing(look).unwrap();
+    assert!(folder.source == data && why.contains("replaced"), "{why}");
+}
+
+#[test]
+fn what_others_put_in_its_place_is_not_given_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for name in ["full/a", "open"] {
+        fs::create_dir_all(at(name)).unwrap();
+    }
+    fs::set_permissions(at("full"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    for name in ["full", "open"] {
+        let fd = OwnedFd::from(fs::File::open(at(name)).unwrap());
+        assert!(give(&fd, None).unwrap_err().to_string().contains("replaced"), "{name}");
+    }
+}
+
+#[test]
+fn an_output_folder_by_default_is_no_duty() {
+    let files = JobFiles { output_dir: "/Output/mnist".into(), ..JobFiles::default() };
+    let found = resolved(files, &Allowed::default()).unwrap();
+    assert!(found.folders.is_empty() && found.notices[0].contains("/Output"), "{found:?}");
+}

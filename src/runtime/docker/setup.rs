@@ -1,0 +1,204 @@
+//! Makes a task up to its shim's start: folder, socket, container. The nonce is on disk before dockerd is asked, so that
+//! whatever becomes of us, the container is known as ours. What an error leaves half-made is taken back by `remains`.
+
+use super::code::{self, CodeError};
+use super::daemon::{ANSWER_DEADLINE, DaemonError};
+use super::images::facts::ImageFacts;
+use super::injection::{EngineFacts, HostDriver, Injection, InjectionError, plan, simulated};
+use super::observe::{Started, observe};
+use super::owner::owner;
+use super::request::allowed::Allowed;
+use super::request::mounts::{Folder, JobMounts};
+use super::request::{self, NodeFacts, RequestError, SHIM_TARGET, ShimMounts, body};
+use super::{ContainerFacts, Containers, DockerConfig, identity};
+use crate::domain::gpu::Gpu;
+use crate::domain::task::TaskSpec;
+use crate::runtime::Decision;
+use crate::runtime::shimmed::layout::{SHIM_NAME, SOCKET_NAME, TaskDir, TaskRecord};
+use crate::runtime::shimmed::link::{self, Bound};
+use crate::runtime::shimmed::{Core, Failure, Kind, SetUp};
+use bollard::Docker;
+use bollard::models::ContainerCreateBody;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Starting waits for namespaces, mounts, networks and hooks.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        Self::platform(error.to_string())
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        Self { user_error: error.is_user_error(), message: error.to_string() }
+    }
+}
+
+impl From<CodeError> for Failure {
+    fn from(error: CodeError) -> Self {
+        Self { user_error: error.is_user_error(), message: error.to_string() }
+    }
+}
+
+impl From<InjectionError> for Failure {
+    fn from(error: InjectionError) -> Self {
+        Self::platform(error.to_string())
+    }
+}
+
+/// A container that is to be made.
+struct Plan {
+    record: TaskRecord<ContainerFacts>,
+    dir: TaskDir,
+    socket: Bound,
+    body: ContainerCreateBody,
+    injection: Injection,
+    files: JobMounts,
+}
+
+pub async fn set_up(
+    core: &Arc<Core<Containers>>,
+    task: &TaskSpec,
+    gpus: &[Gpu],
+    decision: &Decision,
+    cancel: &CancellationToken,
+) -> Result<SetUp<Containers>, Failure> {
+    if gpus.len() != task.gpus.len() {
+        let (have, want) = (gpus.len(), task.gpus.len());
+        return Err(Failure::platform(format!("of its {want} GPUs this node has only {have} now")));
+    }
+    // Before anything is made: the commonest reason to fail.
+    let engine = core.kind.daemon.engine().await?;
+    let found = core.kind.images().await?.inspect(&task.image).await?;
+    let gone = || Failure::platform(format!("image '{}' is not on this node, or not any more", task.image));
+    let image = found.ok_or_else(gone)?;
+    let plan = {
+        let (core, task, image, gpus) = (core.clone(), task.clone(), image.clone(), gpus.to_vec());
+        let decision = decision.clone();
+        blocking(move || make_plan(&core, &task, &image, &engine, &gpus, &decision)).await?
+    };
+    let Plan { mut record, dir, socket, body, injection, files } = plan;
+    let going =
+        || if cancel.is_cancelled() { Err(Failure::platform("cancelled while it was prepared")) } else { Ok(()) };
+    going()?;
+    let name = record.facts.name.clone();
+    let container = create(core, &name, body).await?;
+    going()?;
+    if let Some(folder) = &files.code {
+        record.notices.extend(copy_code(core, task, &image, &container, folder).await?);
+        going()?;
+    }
+    let pid = start(core, &name, &container).await?;
+    let core = core.clone();
+    let started = Started { container, pid, files, checks: injection.checks };
+    blocking(move || observe(&core, record, dir, socket, started)).await
+}
+
+/// Decides what is asked for, and makes what it refers to. Blocking.
+fn make_plan(
+    core: &Core<Containers>,
+    task: &TaskSpec,
+    image: &ImageFacts,
+    engine: &EngineFacts,
+    gpus: &[Gpu],
+    decision: &Decision,
+) -> Result<Plan, Failure> {
+    let config = &core.kind.config;
+    let injection = injection(config, engine, gpus)?;
+    let files = JobMounts::resolve(task, image, &allowed(config, engine))?;
+    let nonce = uuid::Uuid::new_v4().simple().to_string();
+    let dir = core.layout.task(task.id);
+    let shim = ShimMounts {
+        binds: vec![(dir.socket_dir.clone(), SHIM_TARGET.to_owned())],
+        entrypoint: [SHIM_NAME, SOCKET_NAME].map(|name| format!("{SHIM_TARGET}/{name}")).to_vec(),
+        generation: decision.generation,
+        nonce: nonce.clone(),
+    };
+    let node = NodeFacts {
+        cluster_id: decision.cluster_id.clone(),
+        node_uid: config.node_uid.to_string(),
+        pids_limit: (config.pids_limit > 0).then_some(config.pids_limit),
+        simulated_gpus: config.simulated_gpus,
+        infiniband: task.container.infiniband && request::node::has_infiniband(Path::new("/")),
+        numa_cpus: if task.container.numa_cpus { request::node::numa_cpus(Path::new("/")) } else { BTreeMap::new() },
+        gpus: gpus.to_vec(),
+        allow_capabilities: config.allow_capabilities.clone(),
+        ..NodeFacts::default()
+    };
+    let (body, notices) = body(task, image, &node, &injection, &shim, &files)?;
+    let facts = ContainerFacts { name: identity::name(task.id, &nonce), started: None };
+    let record = TaskRecord { runtime: Containers::NAME.to_owned(), spec: task.clone(), nonce, notices, facts };
+    dir.create()?;
+    dir.add_shim(&core.shim)?;
+    dir.write_task(&record)?;
+    let socket = link::bind(&dir)?;
+    Ok(Plan { record, dir, socket, body, injection, files })
+}
+
+fn injection(config: &DockerConfig, engine: &EngineFacts, gpus: &[Gpu]) -> Result<Injection, InjectionError> {
+    if config.simulated_gpus && !gpus.is_empty() {
+        return Ok(simulated(engine));
+    }
+    let root = &config.driver_root;
+    let driver = if gpus.is_empty() { HostDriver::default() } else { HostDriver::probe(root, &engine.cdi_dirs) };
+    let driver = driver.with_mig(gpus);
+    Ok(Injection { root: root.clone(), ..plan(config.gpu_injection, engine, &driver, gpus)? })
+}
+
+/// What of the node jobs may see.
+fn allowed(config: &DockerConfig, engine: &EngineFacts) -> Allowed {
+    let mut allowed = config.allowed();
+    allowed.refused.extend(Some(&engine.root_dir).filter(|dir| !dir.is_empty()).map(PathBuf::from));
+    allowed
+}
+
+async fn create(core: &Core<Containers>, name: &str, body: ContainerCreateBody) -> Result<String, Failure> {
+    let Containers { daemon, creations, config, .. } = &core.kind;
+    let cancel = core.cancel.child_token();
+    Ok(creations.create(daemon, &core.tracker, cancel, name, body, config.create_deadline).await?)
+}
+
+async fn copy_code(
+    core: &Core<Containers>,
+    task: &TaskSpec,
+    image: &ImageFacts,
+    container: &str,
+    folder: &Folder,
+) -> Result<Option<String>, Failure> {
+    if task.container.read_only_root {
+        let why = "the container's file system is read-only";
+        return Ok(Some(format!("codeDir is at /pai/code alone and not in the working directory: {why}")));
+    }
+    let user = task.container.user.as_deref().unwrap_or(&image.user);
+    let owner = owner(&core.kind.daemon, container, user).await;
+    let docker = core.kind.daemon.client().await?;
+    code::copy(&docker, container, folder, image.work_dir(), owner).await?;
+    Ok(owner.is_none().then(|| format!("codeDir: its copy is root's: the image does not know user '{user}'")))
+}
+
+/// Starts the container; the pid of its shim.
+async fn start(core: &Core<Containers>, name: &str, container: &str) -> Result<i32, Failure> {
+    let (daemon, of) = (&core.kind.daemon, container.to_owned());
+    let start = |docker: Docker| async move { docker.start_container(&of, None).await };
+    daemon.call("start the container", name, START_DEADLINE, start).await?;
+    let of = container.to_owned();
+    let inspect = |docker: Docker| async move { docker.inspect_container(&of, None).await };
+    let found = daemon.call("inspect the container", name, ANSWER_DEADLINE, inspect).await?;
+    let state = found.state.unwrap_or_default();
+    let pid = state.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
+    let ended = || Failure::platform(format!("its shim ended at once with status {}", state.exit_code.unwrap_or(-1)));
+    pid.ok_or_else(ended)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error).into()))
+}
