@@ -1,7 +1,8 @@
 //! GPUs whose type the operator names: the node's `gpu_type` label goes before what the driver's name says.
 
-use super::{GpuError, GpuProcess, GpuSource};
-use crate::domain::gpu::{Gpu, GpuSample, Topology};
+use super::{GpuError, GpuSource};
+use crate::domain::gpu::occupancy::GpuProcesses;
+use crate::domain::gpu::{Gpu, GpuDriver, GpuSample, Topology, type_of_slice};
 use crate::domain::ids::GpuUuid;
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -29,9 +30,18 @@ impl GpuSource for Labelled {
         self.inner.name()
     }
 
+    fn setting(&self) -> String {
+        self.inner.setting()
+    }
+
     async fn devices(&self) -> Result<(Vec<Gpu>, Topology), GpuError> {
         let (mut devices, topology) = self.inner.devices().await?;
-        devices.iter_mut().for_each(|gpu| gpu.gpu_type.clone_from(&self.gpu_type));
+        for gpu in &mut devices {
+            gpu.gpu_type = match &gpu.mig {
+                Some(slice) => type_of_slice(&self.gpu_type, &slice.profile),
+                None => self.gpu_type.clone(),
+            };
+        }
         Ok((devices, topology))
     }
 
@@ -39,8 +49,12 @@ impl GpuSource for Labelled {
         self.inner.samples().await
     }
 
-    async fn processes(&self) -> Result<Vec<GpuProcess>, GpuError> {
-        self.inner.processes().await
+    async fn processes(&self, of: &[GpuUuid]) -> Result<GpuProcesses, GpuError> {
+        self.inner.processes(of).await
+    }
+
+    fn driver(&self) -> GpuDriver {
+        self.inner.driver()
     }
 }
 

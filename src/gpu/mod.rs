@@ -2,19 +2,13 @@
 
 pub mod labelled;
 pub mod none;
+pub mod nvml;
 pub mod sim;
 
-use crate::domain::gpu::{Gpu, GpuSample, Topology};
+use crate::domain::gpu::occupancy::GpuProcesses;
+use crate::domain::gpu::{Gpu, GpuDriver, GpuSample, Topology};
 use crate::domain::ids::GpuUuid;
 use async_trait::async_trait;
-
-/// A process that uses a GPU.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GpuProcess {
-    pub gpu: GpuUuid,
-    pub pid: u32,
-    pub memory_mb: Option<u64>,
-}
 
 /// Why the GPUs cannot be asked right now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,9 +24,19 @@ pub trait GpuSource: std::fmt::Debug + Send + Sync + 'static {
     /// `sim`, `nvml`.
     fn name(&self) -> &'static str;
 
+    /// What the operator chose, e.g. `sim:8xH100`: devices of another setting are not missed.
+    fn setting(&self) -> String {
+        self.name().to_owned()
+    }
+
     async fn devices(&self) -> Result<(Vec<Gpu>, Topology), GpuError>;
 
+    /// One for each device, also for those that cannot be worked with.
     async fn samples(&self) -> Result<Vec<(GpuUuid, GpuSample)>, GpuError>;
 
-    async fn processes(&self) -> Result<Vec<GpuProcess>, GpuError>;
+    /// Who is on these GPUs; on all where none is named.
+    async fn processes(&self, of: &[GpuUuid]) -> Result<GpuProcesses, GpuError>;
+
+    /// The driver as it was at the last question. Never waits.
+    fn driver(&self) -> GpuDriver;
 }

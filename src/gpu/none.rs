@@ -1,7 +1,8 @@
 //! A machine without GPUs.
 
-use super::{GpuError, GpuProcess, GpuSource};
-use crate::domain::gpu::{Gpu, GpuSample, Topology};
+use super::{GpuError, GpuSource};
+use crate::domain::gpu::occupancy::GpuProcesses;
+use crate::domain::gpu::{Gpu, GpuDriver, GpuSample, Topology};
 use crate::domain::ids::GpuUuid;
 use async_trait::async_trait;
 
@@ -23,7 +24,11 @@ impl GpuSource for NoGpus {
         Ok(Vec::new())
     }
 
-    async fn processes(&self) -> Result<Vec<GpuProcess>, GpuError> {
-        Ok(Vec::new())
+    async fn processes(&self, _: &[GpuUuid]) -> Result<GpuProcesses, GpuError> {
+        Ok(GpuProcesses::default())
+    }
+
+    fn driver(&self) -> GpuDriver {
+        GpuDriver::default()
     }
 }

@@ -6,8 +6,9 @@
 mod layout;
 mod models;
 
-use super::{GpuError, GpuProcess, GpuSource};
-use crate::domain::gpu::{Gpu, GpuSample, Topology, type_of_model};
+use super::{GpuError, GpuSource};
+use crate::domain::gpu::occupancy::GpuProcesses;
+use crate::domain::gpu::{DriverState, Gpu, GpuDriver, GpuHealth, GpuSample, Topology, type_of_model};
 use crate::domain::ids::GpuUuid;
 use async_trait::async_trait;
 use models::{MODELS, Model};
@@ -45,6 +46,7 @@ pub struct SimGpus {
     model: &'static Model,
     devices: Vec<Gpu>,
     topology: Topology,
+    driver: GpuDriver,
     busy: Mutex<BTreeSet<GpuUuid>>,
 }
 
@@ -76,7 +78,14 @@ impl SimGpus {
     pub fn new(spec: SimSpec, seed: &str) -> Self {
         let devices: Vec<Gpu> = (0..spec.count).map(|index| device(spec, seed, index)).collect();
         let topology = layout::topology(spec.model.layout, &devices);
-        Self { model: spec.model, devices, topology, busy: Mutex::new(BTreeSet::new()) }
+        let driver = GpuDriver {
+            state: DriverState::Ok,
+            driver_version: Some("580.95.05".to_owned()),
+            cuda_version: Some("13.0".to_owned()),
+            nvml_version: None,
+            sentence: Some("these GPUs are simulated".to_owned()),
+        };
+        Self { model: spec.model, devices, topology, driver, busy: Mutex::new(BTreeSet::new()) }
     }
 
     /// Makes a GPU look busy, or idle again, in the samples that follow.
@@ -100,6 +109,14 @@ impl SimGpus {
             // Not all the same, as in any rack.
             temperature_c: Some(30 + gpu.index % 4 + warmer),
             power_w: Some(power_w),
+            power_limit_w: Some(self.model.board_w),
+            sm_clock_mhz: Some(if busy { 1755 } else { 345 }),
+            memory_clock_mhz: Some(if busy { 2619 } else { 405 }),
+            ecc_errors: gpu.ecc.filter(|on| *on).map(|_| 0),
+            pstate: Some(if busy { 0 } else { 8 }),
+            // Boards of servers are cooled by the machine.
+            fan_percent: None,
+            health: GpuHealth::Ok,
         }
     }
 }
@@ -117,6 +134,8 @@ fn device(spec: SimSpec, seed: &str, index: u32) -> Gpu {
         pci: format!("00000000:{:02X}:00.0", 0x0A + index * 0x0D),
         numa_node: Some(layout::numa_node(index, spec.count)),
         mig_parent: None,
+        ecc: Some(spec.model.name != "TITANX"),
+        ..Gpu::default()
     }
 }
 
@@ -140,6 +159,10 @@ impl GpuSource for SimGpus {
         "sim"
     }
 
+    fn setting(&self) -> String {
+        format!("sim:{}x{}", self.devices.len(), self.model.name)
+    }
+
     async fn devices(&self) -> Result<(Vec<Gpu>, Topology), GpuError> {
         Ok((self.devices.clone(), self.topology.clone()))
     }
@@ -150,8 +173,12 @@ impl GpuSource for SimGpus {
         Ok(self.devices.iter().map(sample).collect())
     }
 
-    async fn processes(&self) -> Result<Vec<GpuProcess>, GpuError> {
-        Ok(Vec::new())
+    async fn processes(&self, _: &[GpuUuid]) -> Result<GpuProcesses, GpuError> {
+        Ok(GpuProcesses::default())
+    }
+
+    fn driver(&self) -> GpuDriver {
+        self.driver.clone()
     }
 }
 

@@ -1,0 +1,136 @@
+//! One question over all devices.
+
+use super::answers;
+use super::supervisor::{Refused, Supervisor};
+use super::topology::topology;
+use super::wire::{Answer, Failure, FailureKind, Links, Question};
+use crate::domain::gpu::occupancy::GpuProcesses;
+use crate::domain::gpu::{DriverState, Gpu, GpuHealth, GpuSample, Topology};
+use crate::domain::ids::GpuUuid;
+use std::collections::BTreeMap;
+
+impl Supervisor {
+    /// Every device with its slices, in the driver's order. One that cannot be asked is as it was known before.
+    pub(super) fn all_devices(&mut self) -> Result<(Vec<Gpu>, Topology), String> {
+        if self.sick {
+            // It may have come back: only a driver that is opened anew says so.
+            let _ = self.end_worker();
+        }
+        let Some(count) = self.count()? else { return Ok((Vec::new(), Topology::default())) };
+        let indices: Vec<u32> = (0..count).collect();
+        let limit = self.options.deadlines.device;
+        let mut healthy = Vec::new();
+        let found = self.each(&indices, |index| Question::Device { index }, limit).map_err(sentence)?;
+        for (index, answer) in found {
+            match answer {
+                Ok(Answer::Device(device)) => {
+                    healthy.push(index);
+                    self.known.insert(index, device);
+                }
+                _ => self.sick = true,
+            }
+        }
+        answers::forget_moved(&mut self.known, &healthy, count);
+        let links = self.links(&healthy)?;
+        let devices: Vec<&Gpu> = healthy.iter().filter_map(|index| Some(&self.known.get(index)?.gpu)).collect();
+        let topology = topology(&devices, &links);
+        Ok((indices.iter().flat_map(|index| answers::gpus_at(&self.known, *index)).collect(), topology))
+    }
+
+    fn links(&mut self, indices: &[u32]) -> Result<BTreeMap<u32, Links>, String> {
+        let after = |index: u32| indices.iter().copied().filter(|other| *other > index).collect();
+        let question = |index| Question::Links { index, others: after(index) };
+        let limit = self.options.deadlines.device;
+        let found = self.each(indices, question, limit).map_err(sentence)?;
+        Ok(found
+            .into_iter()
+            .filter_map(|(index, answer)| match answer {
+                Ok(Answer::Links(links)) => Some((index, links)),
+                // The slowest way then: it costs speed and no more.
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// One sample for each device and slice, also for those in trouble.
+    pub(super) fn all_samples(&mut self) -> Result<Vec<(GpuUuid, GpuSample)>, String> {
+        let Some(count) = self.count()? else { return Ok(Vec::new()) };
+        let indices: Vec<u32> = (0..count).collect();
+        let limit = self.options.deadlines.sample;
+        let found = self.each(&indices, |index| Question::Sample { index }, limit).map_err(sentence)?;
+        let mut samples = Vec::new();
+        for (index, answer) in found {
+            match answer {
+                Ok(Answer::Sample(of_device)) => samples.extend(of_device),
+                Ok(other) => samples.extend(self.trouble(index, &unexpected(&other))),
+                Err(failure) => samples.extend(self.trouble(index, &failure)),
+            }
+        }
+        self.sick |= samples.iter().any(|(_, sample)| sample.health != GpuHealth::Ok);
+        Ok(samples)
+    }
+
+    fn trouble(&self, index: u32, failure: &Failure) -> Vec<(GpuUuid, GpuSample)> {
+        let sentence = failure.sentence.clone();
+        let health = match failure.kind {
+            FailureKind::Lost => GpuHealth::Lost(sentence),
+            FailureKind::Device | FailureKind::Driver(_) => GpuHealth::Faulty(sentence),
+        };
+        let sample = |gpu: Gpu| (gpu.uuid, GpuSample { health: health.clone(), ..GpuSample::default() });
+        answers::gpus_at(&self.known, index).into_iter().map(sample).collect()
+    }
+
+    /// Who is on the devices of `of`, slices included; on all where none is named.
+    pub(super) fn all_processes(&mut self, of: &[GpuUuid]) -> Result<GpuProcesses, String> {
+        let mut all = GpuProcesses::default();
+        let Some(count) = self.count()? else { return Ok(all) };
+        let wanted = |gpu: &Gpu| of.is_empty() || of.contains(&gpu.uuid);
+        let of_index: BTreeMap<u32, Vec<GpuUuid>> = (0..count)
+            .map(|index| (index, answers::gpus_at(&self.known, index)))
+            .map(|(index, gpus)| (index, gpus.into_iter().filter(|gpu| wanted(gpu)).map(|gpu| gpu.uuid).collect()))
+            .filter(|(_, gpus): &(u32, Vec<GpuUuid>)| !gpus.is_empty())
+            .collect();
+        let seen: Vec<&GpuUuid> = of_index.values().flatten().collect();
+        let unseen = of.iter().filter(|gpu| !seen.contains(gpu));
+        all.failed.extend(unseen.map(|gpu| (gpu.clone(), "the driver does not show it".to_owned())));
+        let indices: Vec<u32> = of_index.keys().copied().collect();
+        let limit = self.options.deadlines.sample;
+        let found = self.each(&indices, |index| Question::Processes { index }, limit).map_err(sentence)?;
+        for (index, answer) in found {
+            let gpus = of_index.get(&index).cloned().unwrap_or_default();
+            match answer {
+                Ok(Answer::Processes(found)) => {
+                    let expected = self.known.get(&index).map(|known| &known.gpu.uuid);
+                    all.processes.extend(found.processes);
+                    if expected != Some(&found.device) {
+                        let why = format!("GPU {index} is another one now, {}", found.device);
+                        all.failed.extend(gpus.into_iter().map(|gpu| (gpu, why.clone())));
+                    } else if found.unsupported {
+                        all.unsupported.extend(gpus);
+                    }
+                }
+                Ok(other) => all.failed.extend(gpus.into_iter().map(|gpu| (gpu, unexpected(&other).sentence))),
+                Err(failure) => all.failed.extend(gpus.into_iter().map(|gpu| (gpu, failure.sentence.clone()))),
+            }
+        }
+        Ok(all)
+    }
+
+    /// `None`: this node has no driver, and is not expected to.
+    fn count(&mut self) -> Result<Option<u32>, String> {
+        match self.open() {
+            Ok(count) => Ok(Some(count)),
+            Err(Refused { state: DriverState::None, .. }) => Ok(None),
+            Err(refused) => Err(sentence(refused)),
+        }
+    }
+}
+
+fn sentence(refused: Refused) -> String {
+    refused.sentence
+}
+
+fn unexpected(answer: &Answer) -> Failure {
+    let sentence = format!("the GPU worker answered something else: {answer:?}").chars().take(200).collect();
+    Failure { kind: FailureKind::Device, sentence }
+}
