@@ -7,18 +7,19 @@
 use super::backoff::Backoff;
 use super::commit::Writer;
 use super::entry::{Entry, Pending, Wants};
-use super::executor::{Executor, Outcome, Work, WorkResult};
+use super::executor::{Executor, Outcome, Target, Work, WorkResult};
+use super::gpus::{GpuBook, Promised};
 use super::journal::Identity;
 use super::message::{Inside, ReportHint, Request};
 use super::ports::HeldPorts;
 use super::watch::Watchers;
 use crate::domain::allocation::Ledger;
 use crate::domain::command::{Error, ErrorKind};
-use crate::domain::gpu::GpuSample;
+use crate::domain::gpu::{Gpu, GpuSample};
 use crate::domain::ids::{GpuUuid, NodeName, TaskId, Term};
 use crate::domain::lifecycle::{Effect, TaskEvent, TaskRecord, step};
-use crate::domain::task::Inventory;
-use crate::runtime::{Launch, Notices, RuntimeError, RuntimeEvent, RuntimeEventKind};
+use crate::domain::task::{Inventory, TaskSpec, TaskState};
+use crate::runtime::{Decision, Launch, Notices, RuntimeError, RuntimeEvent, RuntimeEventKind};
 use crate::telemetry::clock::Clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -68,6 +69,7 @@ pub struct Actor {
     pub(super) watchers: Watchers,
     pub(super) hint: watch::Sender<ReportHint>,
     pub(super) samples: BTreeMap<GpuUuid, GpuSample>,
+    pub(super) gpu_book: GpuBook,
     pub(super) writer: Writer,
     pub(super) executor: Executor,
     pub(super) clock: Arc<dyn Clock>,
@@ -85,6 +87,9 @@ pub struct Inbox {
     pub runtime_events: mpsc::Receiver<RuntimeEvent>,
     pub cancel: CancellationToken,
 }
+
+/// Longer lines of progress are cut.
+const MAX_PROGRESS_BYTES: usize = 512;
 
 impl Actor {
     pub async fn run(mut self, mut inbox: Inbox) {
@@ -122,8 +127,7 @@ impl Actor {
             Inside::Registered { registered, reply } => drop(reply.send(self.registered(registered))),
             Inside::Heartbeat { reply } => drop(reply.send(self.heartbeat())),
             Inside::HeartbeatAnswered { sent_boottime } => self.renew_leases(sent_boottime),
-            Inside::Samples(samples) => self.samples = samples.into_iter().collect(),
-            Inside::Devices(gpus, topology) => self.set_devices(gpus, topology),
+            Inside::Gpus(report) => self.gpu_report(*report),
             Inside::LeaseRenewed(id) => {
                 if let Some(entry) = self.entries.get_mut(&id) {
                     entry.renewing_lease = false;
@@ -148,6 +152,12 @@ impl Actor {
             RuntimeEventKind::Exited { at, exit } => {
                 entry.drop_stops();
                 TaskEvent::Exited { at, exit }
+            }
+            RuntimeEventKind::Staging { mut note } => {
+                note.truncate(note.floor_char_boundary(MAX_PROGRESS_BYTES));
+                // One that comes late is of no state any more.
+                entry.progress = Some(note).filter(|_| entry.record.state == TaskState::Staging);
+                return;
             }
         };
         self.observe(id, event);
@@ -268,10 +278,27 @@ impl Actor {
                 // From here on the ports are the task's own to bind.
                 entry.ports = HeldPorts::default();
             }
-            let spec = entry.record.spec.clone();
-            let abandon = self.executor.begin(id, entry.record.generation, spec, work.clone());
+            let target = entry.record.spec.clone().map(|spec| {
+                let promised = promised(&spec, &self.inventory.gpus, &self.ledger);
+                let cluster_id = self.cluster_id.clone().unwrap_or_default();
+                let decision = Decision { cluster_id, generation: entry.record.generation };
+                Target { spec, promised, decision }
+            });
+            let abandon = self.executor.begin(id, entry.record.generation, target, work.clone());
             entry.current = Some(super::entry::Current { work, abandon });
         }
+    }
+}
+
+fn promised(spec: &TaskSpec, all: &[Gpu], ledger: &Ledger) -> Promised {
+    if spec.gpus.is_empty() {
+        return Promised::default();
+    }
+    let others = ledger.held().filter(|(task, _)| *task != spec.id);
+    Promised {
+        gpus: all.iter().filter(|gpu| spec.gpus.contains(&gpu.uuid)).cloned().collect(),
+        all: all.to_vec(),
+        held: others.flat_map(|(_, held)| held.claim.gpus.clone()).collect(),
     }
 }
 

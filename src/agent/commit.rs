@@ -201,6 +201,7 @@ impl Actor {
         if let Some(reserved) = write.reserves {
             self.writer.reserved = self.writer.reserved.max(reserved);
         }
+        let mut freed = Vec::new();
         for (id, pending) in write.tasks {
             let published = self.publish(id);
             let Some(entry) = self.entries.get_mut(&id) else { continue };
@@ -216,6 +217,7 @@ impl Actor {
                     }
                     Pending::Unhold => {
                         entry.ports = HeldPorts::default();
+                        freed.extend(self.ledger.claim_of(id).map_or_else(Vec::new, |held| held.claim.gpus.clone()));
                         self.ledger.release(id);
                     }
                 }
@@ -223,6 +225,7 @@ impl Actor {
             let durable = entry.is_durable();
             entry.answer_waiters(durable);
         }
+        self.gpus_freed(freed);
     }
 
     /// Everything goes back to be written, with what has changed since.

@@ -39,6 +39,8 @@ pub struct Entry {
     pub waiters: Vec<Waiter>,
     /// What a restarted agent heard before it knew what there is.
     pub early_events: Option<Vec<RuntimeEventKind>>,
+    /// How far the state's work is; of the moment, and gone with the next state.
+    pub progress: Option<String>,
     /// The log is gone and only a tombstone is left.
     pub purged: bool,
     pub renewing_lease: bool,
@@ -97,6 +99,7 @@ impl Entry {
             ports: HeldPorts::default(),
             waiters: Vec::new(),
             early_events: None,
+            progress: None,
             purged: false,
             renewing_lease: false,
             log_bytes: 0,
@@ -113,6 +116,9 @@ impl Entry {
             self.log_bytes = 0;
         } else if record.exit.is_some() && self.record.exit.is_none() {
             self.ended.send_replace(record.exit.clone());
+        }
+        if record.state != self.record.state {
+            self.progress = None;
         }
         self.record = record;
     }
@@ -136,8 +142,13 @@ impl Entry {
             && Arc::strong_count(&self.in_use) == 1
     }
 
+    /// As it is now, with what is not journalled.
+    pub fn status(&self) -> TaskStatus {
+        TaskStatus { progress: self.progress.clone(), ..self.record.status() }
+    }
+
     pub fn access(&self) -> TaskAccess {
-        TaskAccess { status: self.record.status(), ended: self.ended.subscribe(), in_use: Arc::clone(&self.in_use) }
+        TaskAccess { status: self.status(), ended: self.ended.subscribe(), in_use: Arc::clone(&self.in_use) }
     }
 
     /// `Effect::Cancel`: what is going on towards the barrier, begun or not.

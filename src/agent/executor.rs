@@ -4,10 +4,11 @@
 //! its own task and nothing else.
 
 use super::backoff::Backoff;
+use super::gpus::{Gate, Promised};
 use super::message::Inside;
 use crate::domain::ids::{Generation, TaskId};
 use crate::domain::task::TaskSpec;
-use crate::runtime::{Adopted, Launch, Notices, Runtime, RuntimeError};
+use crate::runtime::{Adopted, Decision, Launch, Notices, Runtime, RuntimeError};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -95,6 +96,15 @@ impl Work {
     }
 }
 
+/// The task that something is done for.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub spec: TaskSpec,
+    /// The devices of `spec.gpus`, as the node knows them now.
+    pub promised: Promised,
+    pub decision: Decision,
+}
+
 /// What came of a [`Work`], for the generation it was done for.
 #[derive(Debug)]
 pub struct Outcome {
@@ -123,6 +133,7 @@ pub enum WorkResult {
 #[derive(Debug, Clone)]
 pub struct Executor {
     pub runtime: Arc<dyn Runtime>,
+    pub gate: Gate,
     pub deadlines: Deadlines,
     pub inside: mpsc::Sender<Inside>,
     pub tracker: TaskTracker,
@@ -132,7 +143,7 @@ pub struct Executor {
 
 impl Executor {
     /// Begins `work`; cancel the answer's token to abandon it. Exactly one [`Inside::Done`] follows.
-    pub fn begin(&self, id: TaskId, generation: Generation, spec: Option<TaskSpec>, work: Work) -> CancellationToken {
+    pub fn begin(&self, id: TaskId, generation: Generation, target: Option<Target>, work: Work) -> CancellationToken {
         let abandon = self.cancel.child_token();
         let token = abandon.clone();
         let this = self.clone();
@@ -140,8 +151,8 @@ impl Executor {
             let (first, most) = this.deadlines.retry;
             let mut backoff = Backoff::new(first, most);
             let result = loop {
-                let (runner, spec, again) = (this.clone(), spec.clone(), work.clone());
-                let mut call = this.tracker.spawn(async move { runner.run(id, spec, again).await });
+                let (runner, target, again) = (this.clone(), target.clone(), work.clone());
+                let mut call = this.tracker.spawn(async move { runner.run(id, target, again).await });
                 let error = tokio::select! {
                     done = &mut call => match done {
                         Ok(result) => break result,
@@ -186,13 +197,13 @@ impl Executor {
         });
     }
 
-    async fn run(&self, id: TaskId, spec: Option<TaskSpec>, work: Work) -> WorkResult {
+    async fn run(&self, id: TaskId, target: Option<Target>, work: Work) -> WorkResult {
         let limits = &self.deadlines;
-        match (work, spec) {
-            (Work::Stage, Some(spec)) => {
+        match (work, target) {
+            (Work::Stage, Some(Target { spec, .. })) => {
                 WorkResult::Staged(self.bounded("stage", id, limits.stage, self.runtime.stage(&spec)).await)
             }
-            (Work::Prepare, Some(spec)) => WorkResult::Prepared(self.prepare(&spec).await),
+            (Work::Prepare, Some(target)) => WorkResult::Prepared(self.prepare(&target).await),
             (Work::Launch(launch), _) => WorkResult::Launched(
                 self.bounded("launch", id, limits.launch, self.runtime.launch(id, &launch)).await,
             ),
@@ -204,7 +215,7 @@ impl Executor {
                 self.until_done("remove", id, limits.remove, || self.runtime.remove(id)).await;
                 WorkResult::Removed
             }
-            (Work::Adopt, Some(spec)) => {
+            (Work::Adopt, Some(Target { spec, .. })) => {
                 WorkResult::Adopted(self.until_done("adopt", id, limits.adopt, || self.runtime.adopt(&spec)).await)
             }
             (Work::Clear, _) => WorkResult::Cleared { log_bytes: self.clear_work(id).await },
@@ -218,8 +229,23 @@ impl Executor {
 
     /// A runtime cleans up behind its own errors, but not behind a deadline of ours: what is promised to the task
     /// is free for others only once nothing is left of it.
-    async fn prepare(&self, spec: &TaskSpec) -> Result<Notices, RuntimeError> {
-        match tokio::time::timeout(self.deadlines.prepare, self.runtime.prepare(spec)).await {
+    async fn prepare(&self, target: &Target) -> Result<Notices, RuntimeError> {
+        let task = target.spec.id;
+        let failed = |message| RuntimeError { operation: "prepare", task, message, user_error: false };
+        if let Some(gone) =
+            target.spec.gpus.iter().find(|gpu| target.promised.gpus.iter().all(|known| known.uuid != **gpu))
+        {
+            return Err(failed(format!("GPU {gone} is not known on this node any more")));
+        }
+        let mut blind = self.gate.pass(&target.promised).await.map_err(failed)?;
+        let Notices(notices) = self.prepare_runtime(target).await?;
+        blind.extend(notices);
+        Ok(Notices(blind))
+    }
+
+    async fn prepare_runtime(&self, Target { spec, promised, decision }: &Target) -> Result<Notices, RuntimeError> {
+        let prepare = self.runtime.prepare_decided(spec, &promised.gpus, decision);
+        match tokio::time::timeout(self.deadlines.prepare, prepare).await {
             Ok(answer) => answer,
             Err(_) => {
                 self.until_done("remove", spec.id, self.deadlines.remove, || self.runtime.remove(spec.id)).await;

@@ -6,12 +6,14 @@
 //! | `meta/cluster_id`, `meta/term` | of the controller this node belongs to |
 //! | `meta/acknowledged` | the controller has every status up to this sequence |
 //! | `meta/sequence` | sequences up to here may have been given out; see `commit` |
+//! | `meta/gpus` | the devices of the node and since when they are absent; see `gpus/remembered` |
 //! | `task/ID` | the record with the sequence of its newest status |
 //!
 //! A status is the whole state of a task, so the newest one per task is all there is to report: the outbox is
 //! the tasks whose sequence is above `meta/acknowledged`, bounded by the tasks themselves. The environment of
 //! a task is never written.
 
+use super::gpus::Remembered;
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::ids::{JournalId, NodeUid, TaskId, Term};
 use crate::domain::lifecycle::TaskRecord;
@@ -19,6 +21,7 @@ use crate::store::{Compare, Entry, MAX_VALUE_BYTES, Op, Outcome, Range, Store, S
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
+use tracing::warn;
 
 pub const NODE_UID: &str = "meta/node_uid";
 pub const JOURNAL_ID: &str = "meta/journal_id";
@@ -26,6 +29,7 @@ pub const CLUSTER_ID: &str = "meta/cluster_id";
 pub const TERM: &str = "meta/term";
 pub const ACKNOWLEDGED: &str = "meta/acknowledged";
 pub const SEQUENCE: &str = "meta/sequence";
+pub const GPUS: &str = "meta/gpus";
 pub const TASK_PREFIX: &str = "task/";
 
 /// Longest record; the rest of a value is for the reasons and notices that come later.
@@ -54,6 +58,7 @@ pub struct Journal {
     /// Nothing above it was given out.
     pub sequence: u64,
     pub tasks: Vec<(TaskId, Journalled)>,
+    pub gpus: Remembered,
 }
 
 /// The value of a `task/ID` key.
@@ -99,6 +104,13 @@ pub async fn load(store: &Arc<dyn Store>) -> Result<Journal, Error> {
     let term = Term(get_number(store, TERM).await?);
     let acknowledged = get_number(store, ACKNOWLEDGED).await?;
     let mut sequence = get_number(store, SEQUENCE).await?.max(acknowledged);
+    let gpus = get_text(store, GPUS).await?.map_or_else(Remembered::default, |text| {
+        serde_json::from_str(&text).unwrap_or_else(|error| {
+            // It tells an operator of lost devices, and no more: the tasks must be looked after.
+            warn!(key = GPUS, %error, "what the journal says of GPUs cannot be read and is forgotten");
+            Remembered::default()
+        })
+    });
     let mut tasks = Vec::new();
     let mut range = Range { limit: PAGE, ..Range::prefix(TASK_PREFIX) };
     loop {
@@ -115,7 +127,7 @@ pub async fn load(store: &Arc<dyn Store>) -> Result<Journal, Error> {
             break;
         }
     }
-    Ok(Journal { identity, cluster_id, term, acknowledged, sequence, tasks })
+    Ok(Journal { identity, cluster_id, term, acknowledged, sequence, tasks, gpus })
 }
 
 fn decode(entry: &Entry) -> Result<(TaskId, Journalled), Error> {
@@ -162,6 +174,11 @@ pub fn put_number(key: &str, number: u64) -> Op {
 
 pub fn task_key(id: TaskId) -> String {
     format!("{TASK_PREFIX}{id}")
+}
+
+/// `None`: more than a value of the store may be, which no machine comes near.
+pub fn gpus_text(gpus: &Remembered) -> Option<String> {
+    serde_json::to_string(gpus).ok().filter(|text| text.len() <= MAX_VALUE_BYTES)
 }
 
 async fn get_text(store: &Arc<dyn Store>, key: &str) -> Result<Option<String>, Error> {

@@ -3,12 +3,12 @@
 //! Two channels carry them, so that a flood of requests never holds up a result, a report or a sample.
 
 use super::executor::Outcome;
+use super::gpus::GpuReport;
 use super::watch::Watch;
 use crate::api::agent::NodeInfo;
 use crate::domain::command::{CommandHeader, Error, Heartbeat, Registered, Registration, SequencedStatus};
 use crate::domain::exit::Exit;
-use crate::domain::gpu::{Gpu, GpuSample, Topology};
-use crate::domain::ids::{GpuUuid, TaskId};
+use crate::domain::ids::TaskId;
 use crate::domain::task::{TaskSpec, TaskStatus};
 use crate::store::{Outcome as CommitOutcome, StoreError};
 use std::sync::Arc;
@@ -114,9 +114,8 @@ pub enum Inside {
     HeartbeatAnswered {
         sent_boottime: Duration,
     },
-    Samples(Vec<(GpuUuid, GpuSample)>),
-    /// The devices, when the first question for them got no answer.
-    Devices(Vec<Gpu>, Topology),
+    /// A round of questions about the GPUs.
+    Gpus(Box<GpuReport>),
     LeaseRenewed(TaskId),
     /// Everything the runtime has on this machine.
     Listed(Vec<TaskId>),

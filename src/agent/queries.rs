@@ -5,14 +5,16 @@ use super::journal;
 use super::message::TaskAccess;
 use crate::api::agent::NodeInfo;
 use crate::domain::command::{Error, ErrorKind, Heartbeat, Registered, Registration, SequencedStatus};
-use crate::domain::gpu::{Gpu, GpuState, Topology};
+use crate::domain::gpu::Gpu;
 use crate::domain::ids::TaskId;
 use crate::domain::task::TaskStatus;
-use crate::domain::view::GpuView;
+use crate::domain::view::{GpuHolder, GpuView};
 use std::ops::Bound;
 use std::time::Duration;
 use tracing::info;
 
+/// Tasks whose progress one heartbeat tells: it must stay small.
+const MAX_PROGRESS_TOLD: usize = 256;
 /// It is journalled; a value that the store refuses would stop every write.
 const MAX_CLUSTER_ID_BYTES: usize = 1024;
 
@@ -25,7 +27,7 @@ impl Actor {
             .entries
             .range((start, Bound::Unbounded))
             .filter(|(_, entry)| !entry.record.released)
-            .map(|(_, entry)| entry.record.status());
+            .map(|(_, entry)| entry.status());
         let page: Vec<_> = tasks.by_ref().take(limit).collect();
         let more = tasks.next().is_some();
         (page, more)
@@ -48,22 +50,20 @@ impl Actor {
     }
 
     fn gpu_view(&self, gpu: &Gpu) -> GpuView {
-        let holder = self.ledger.holder_of_gpu(&gpu.uuid);
+        let holder = self.ledger.holder_of_gpu(&gpu.uuid).map(|task| self.holder(task));
         let sample = self.samples.get(&gpu.uuid).cloned().unwrap_or_default();
-        GpuView {
-            node: self.facts.name.to_string(),
-            uuid: gpu.uuid.to_string(),
-            index: gpu.index,
-            model: gpu.model.clone(),
-            memory_mb: gpu.memory_mb,
-            memory_used_mb: sample.memory_used_mb,
-            utilization: sample.utilization,
-            temperature_c: sample.temperature_c,
-            power_w: sample.power_w,
-            state: if holder.is_some() { GpuState::Held } else { GpuState::Free },
-            task: holder.map(|task| task.to_string()),
-            mig_parent: gpu.mig_parent.as_ref().map(ToString::to_string),
-            faults: Vec::new(),
+        let condition = self.inventory.gpu_conditions.iter().find(|condition| condition.gpu == gpu.uuid);
+        GpuView::of(&self.facts.name.0, gpu, &sample, condition, holder)
+    }
+
+    fn holder(&self, task: TaskId) -> GpuHolder {
+        let record = self.entries.get(&task).map(|entry| &entry.record);
+        let spec = record.and_then(|record| record.spec.as_ref());
+        GpuHolder {
+            task: task.to_string(),
+            job: spec.map(|spec| spec.job_name.clone()),
+            user: spec.map(|spec| spec.user.clone()),
+            since: record.and_then(|record| record.started_at),
         }
     }
 
@@ -128,7 +128,13 @@ impl Actor {
             node_uid: self.facts.identity.node_uid.clone(),
             journal_id: self.facts.identity.journal_id.clone(),
             samples: self.samples.iter().map(|(uuid, sample)| (uuid.clone(), sample.clone())).collect(),
+            progress: self.progress(),
         }
+    }
+
+    fn progress(&self) -> Vec<(TaskId, String)> {
+        let told = self.entries.iter().filter_map(|(id, entry)| Some((*id, entry.progress.clone()?)));
+        told.take(MAX_PROGRESS_TOLD).collect()
     }
 
     pub(super) fn unreported(&self, limit: usize) -> Vec<SequencedStatus> {
@@ -161,14 +167,5 @@ impl Actor {
                 self.executor.renew_lease(*id, sent_boottime);
             }
         }
-    }
-
-    /// The devices, when the driver did not answer at the start.
-    pub(super) fn set_devices(&mut self, gpus: Vec<Gpu>, topology: Topology) {
-        info!(node = %self.facts.name, gpus = gpus.len(), "the GPUs answer");
-        self.ledger.set_gpus(&gpus);
-        self.inventory.gpus = gpus;
-        self.inventory.topology = topology;
-        self.hint.send_modify(|hint| hint.register += 1);
     }
 }

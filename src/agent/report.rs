@@ -47,27 +47,29 @@ impl Reporter {
 
     async fn report_for_ever(&self) -> Result<std::convert::Infallible, Ended> {
         loop {
-            let registered = self.register().await?;
+            let (registered, told) = self.register().await?;
             // Both at once, so that a slow report never holds up a heartbeat.
             tokio::select! {
                 again = self.heartbeats(&registered) => again?,
                 ended = self.statuses() => ended.map(|never| match never {})?,
-                again = self.asked_to_register() => again?,
+                again = self.asked_to_register(told) => again?,
             }
             // A controller that keeps forgetting this node, or a whole fleet that comes back at once.
             tokio::time::sleep(Backoff::new(AGAIN_WAIT, AGAIN_WAIT).next_wait()).await;
         }
     }
 
-    /// Asks until the controller says yes.
-    async fn register(&self) -> Result<Registered, Ended> {
+    /// Asks until the controller says yes. With the answer: which reasons to register were told by it.
+    async fn register(&self) -> Result<(Registered, u64), Ended> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         let mut said = String::new();
         loop {
+            // Before the registration is made up: what changes while it is on its way is a reason for another.
+            let told = self.hint.borrow().register;
             let error = match self.try_register().await? {
                 Ok(registered) => {
                     info!(node = self.node, cluster = registered.cluster_id, term = registered.term.0, "registered");
-                    return Ok(registered);
+                    return Ok((registered, told));
                 }
                 Err(error) => error,
             };
@@ -155,10 +157,9 @@ impl Reporter {
         }
     }
 
-    async fn asked_to_register(&self) -> Result<(), Ended> {
+    async fn asked_to_register(&self, told: u64) -> Result<(), Ended> {
         let mut hint = self.hint.clone();
-        let known = hint.borrow_and_update().register;
-        hint.wait_for(|hint| hint.register != known).await.map(|_| ()).map_err(|_| Ended)
+        hint.wait_for(|hint| hint.register != told).await.map(|_| ()).map_err(|_| Ended)
     }
 
     async fn ask<T>(&self, question: impl FnOnce(Reply<T>) -> Inside) -> Result<T, Ended> {

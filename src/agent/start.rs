@@ -4,6 +4,7 @@ use super::actor::{Actor, Inbox, NodeFacts, Retention};
 use super::api::AgentHandle;
 use super::commit::Writer;
 use super::executor::{Deadlines, Executor};
+use super::gpus::{Gate, GpuBook, Poller};
 use super::message::ReportHint;
 use super::report::Reporter;
 use super::watch::Watchers;
@@ -12,6 +13,7 @@ use crate::api::controller::ControllerApi;
 use crate::domain::allocation::Ledger;
 use crate::domain::command::Error;
 use crate::domain::gpu::Topology;
+use crate::domain::gpu::occupancy::IgnoredProcesses;
 use crate::domain::ids::NodeName;
 use crate::domain::task::Inventory;
 use crate::gpu::GpuSource;
@@ -21,7 +23,7 @@ use crate::telemetry::clock::Clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -74,6 +76,8 @@ pub struct Tuning {
     /// Log streams served at a time; more are refused.
     pub max_log_streams: usize,
     pub sample_period: Duration,
+    /// What may be on a GPU beside a task.
+    pub ignored_processes: IgnoredProcesses,
 }
 
 impl Default for Tuning {
@@ -86,6 +90,7 @@ impl Default for Tuning {
             garbage_period: Duration::from_secs(30),
             max_log_streams: 1024,
             sample_period: Duration::from_secs(5),
+            ignored_processes: IgnoredProcesses::default(),
         }
     }
 }
@@ -123,12 +128,20 @@ impl AgentRunning {
 pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(AgentHandle, AgentRunning), Error> {
     let journal = journal::load(&parts.store).await?;
     let devices = gpus::devices(&parts.gpus).await;
-    let known = devices.is_ok();
-    let (devices, topology) = devices.unwrap_or_else(|error| {
+    let remembered = journal.gpus.of(parts.gpus.setting());
+    let known = devices.as_ref().ok().map(|(gpus, _)| gpus.iter().map(|gpu| gpu.uuid.clone()).collect());
+    let poll_now = Arc::new(Notify::new());
+    let ignored = parts.tuning.ignored_processes.clone();
+    let shown = devices.as_ref().map(|(gpus, _)| gpus.as_slice()).map_err(ToString::to_string);
+    let answered = shown.is_ok();
+    let gpu_book = GpuBook::new(shown, remembered.clone(), ignored.clone(), Arc::clone(&poll_now));
+    let (mut devices, topology) = devices.unwrap_or_else(|error| {
         // The node's tasks must be looked after all the same; the poller goes on asking.
         warn!(node = %parts.name, %error, "starting without GPUs");
         (Vec::new(), Topology::default())
     });
+    let missing = remembered.missing(&devices);
+    devices.extend(missing);
     let inventory = Inventory {
         cpus: parts.cpus,
         memory_mb: parts.memory_mb,
@@ -137,6 +150,8 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
         ports: parts.ports,
         labels: parts.labels,
         runtime: parts.runtime.name().to_owned(),
+        gpu_driver: parts.gpus.driver(),
+        gpu_conditions: Vec::new(),
     };
     let facts = NodeFacts {
         name: parts.name.clone(),
@@ -152,6 +167,7 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
     let (adopting, mut adopting_in) = watch::channel(0);
     let executor = Executor {
         runtime: Arc::clone(&parts.runtime),
+        gate: Gate { source: Arc::clone(&parts.gpus), ignored },
         deadlines: parts.tuning.deadlines.clone(),
         inside: inside.clone(),
         tracker: tracker.clone(),
@@ -173,6 +189,7 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
         unreported: BTreeMap::new(),
         hint,
         samples: BTreeMap::new(),
+        gpu_book,
         writer: Writer::new(Arc::clone(&parts.store), journal.sequence),
         executor,
         clock: Arc::clone(&parts.clock),
@@ -186,6 +203,10 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
         adopting,
     };
     actor.restore(journal.tasks);
+    if answered {
+        actor.remember_gpus();
+    }
+    actor.judge_gpus();
     let inbox = Inbox {
         requests: requests_in,
         inside: inside_in,
@@ -194,7 +215,9 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
     };
     let actor = tracker.spawn(actor.run(inbox));
     let until = |task: &CancellationToken| task.clone().cancelled_owned();
-    tracker.spawn(either(until(&cancel), gpus::poll(parts.gpus, known, parts.tuning.sample_period, inside.clone())));
+    let period = parts.tuning.sample_period;
+    let poller = Poller { source: parts.gpus, period, now: poll_now, inside: inside.clone(), known };
+    tracker.spawn(either(until(&cancel), poller.run()));
     tracker.spawn(either(until(&cancel), adopt::list_everything(Arc::clone(&parts.runtime), inside.clone())));
     if let Some(controller) = parts.controller {
         let node = parts.name.to_string();

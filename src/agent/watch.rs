@@ -154,6 +154,7 @@ mod tests {
             exit: None,
             holding: true,
             notices: Vec::new(),
+            progress: None,
         };
         SequencedStatus { sequence, status }
     }

@@ -10,7 +10,7 @@ use crate::domain::event::Event;
 use crate::domain::ids::{JournalId, NodeUid, TaskId, Term};
 use crate::domain::principal::Principal;
 use crate::domain::task::TaskStatus;
-use crate::domain::view::{Explanation, GpuView, JobView, NodeView, Submitted};
+use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, Submitted};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -26,6 +26,8 @@ pub struct Seen {
     pub term: Term,
     pub registrations: Vec<Registration>,
     pub heartbeats: usize,
+    /// Of the last heartbeat.
+    pub progress: Vec<(TaskId, String)>,
     /// Every report as it came: the sequences.
     pub reports: Vec<Vec<u64>>,
     pub statuses: BTreeMap<u64, TaskStatus>,
@@ -42,6 +44,7 @@ impl Default for Seen {
             term: Term(1),
             registrations: Vec::new(),
             heartbeats: 0,
+            progress: Vec::new(),
             reports: Vec::new(),
             statuses: BTreeMap::new(),
             lose_answers: 0,
@@ -97,6 +100,10 @@ impl ControllerApi for Scripted {
         unscripted()
     }
 
+    async fn describe_node(&self, _: &Principal, _: &str) -> Result<NodeDetail, Error> {
+        unscripted()
+    }
+
     async fn list_gpus(&self, _: &Principal, _: Option<&str>) -> Result<Vec<GpuView>, Error> {
         unscripted()
     }
@@ -126,8 +133,9 @@ impl ControllerApi for Scripted {
         })
     }
 
-    async fn heartbeat(&self, _: &Principal, _: Heartbeat) -> Result<HeartbeatReply, Error> {
+    async fn heartbeat(&self, _: &Principal, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
         self.with(|seen| {
+            seen.progress = heartbeat.progress;
             seen.heartbeats += 1;
             Ok(HeartbeatReply { term: seen.term, register_again: seen.forgets })
         })

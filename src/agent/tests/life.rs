@@ -7,7 +7,7 @@ use crate::domain::command::ErrorKind;
 use crate::domain::exit::ExitClass;
 use crate::domain::gpu::GpuState;
 use crate::domain::ids::Term;
-use crate::domain::task::TaskState;
+use crate::domain::task::{TaskState, TaskStatus};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -190,6 +190,23 @@ async fn two_hundred_at_once() {
         assert!(!released.unwrap().holding);
     }
     assert_eq!(node.agent.list_tasks(&me(), 0, "").await.unwrap().0, []);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn progress_is_of_the_moment_and_not_in_the_journal() {
+    let mut node = Node::new().await;
+    node.machine.hang("stage", task(0));
+    let (agent, wanted) = (node.agent.clone(), spec(task(0), &[]));
+    let asked = tokio::spawn(async move { agent.stage(header(1), wanted).await });
+    let told = |status: &TaskStatus| status.progress.as_deref() == Some("half of it");
+    node.until_status(task(0), "its progress is told", told).await;
+    node.restart().await;
+    assert_eq!(node.status(task(0)).await.and_then(|status| status.progress), None, "nobody knows it any more");
+    drop(asked);
+    node.machine.unhang();
+    ready(&node, 1, &[]).await;
+    assert_eq!(node.status(task(1)).await.and_then(|status| status.progress), None, "staging is over");
     node.end().await;
 }
 

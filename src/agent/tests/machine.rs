@@ -2,6 +2,7 @@
 
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::exit::{Exit, ExitClass};
+use crate::domain::gpu::Gpu;
 use crate::domain::ids::TaskId;
 use crate::domain::task::TaskSpec;
 use crate::domain::time::Timestamp;
@@ -176,12 +177,13 @@ impl Runtime for Scripted {
     }
 
     async fn stage(&self, task: &TaskSpec) -> Result<Notices, RuntimeError> {
+        self.tell(task.id, RuntimeEventKind::Staging { note: "half of it".to_owned() }).await;
         self.call("stage", task.id).await?;
         let more = self.machine.with(|state| state.notices.clone());
         Ok(Notices(std::iter::once("staged".to_owned()).chain(more).collect()))
     }
 
-    async fn prepare(&self, task: &TaskSpec) -> Result<Notices, RuntimeError> {
+    async fn prepare(&self, task: &TaskSpec, _gpus: &[Gpu]) -> Result<Notices, RuntimeError> {
         self.call("prepare", task.id).await?;
         self.machine.put(task.id, Adopted::Waiting);
         Ok(Notices::default())

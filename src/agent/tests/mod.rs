@@ -2,6 +2,7 @@
 
 mod controller;
 mod failing;
+mod gpus;
 mod life;
 mod machine;
 mod reporting;
@@ -11,13 +12,14 @@ mod store;
 use super::{AgentHandle, AgentParts, AgentRunning, Deadlines, Tuning, start};
 use crate::api::controller::ControllerApi;
 use crate::domain::command::CommandHeader;
-use crate::domain::gpu::{Gpu, GpuSample, Topology};
+use crate::domain::gpu::occupancy::GpuProcesses;
+use crate::domain::gpu::{DriverState, Gpu, GpuDriver, GpuSample, Topology};
 use crate::domain::ids::{Generation, GpuUuid, NodeName, TaskId, Term};
 use crate::domain::principal::{Principal, Role};
 use crate::domain::spec::CommandStyle;
 use crate::domain::task::{AssignedPorts, TaskSpec, TaskState, TaskStatus};
 use crate::domain::time::Timestamp;
-use crate::gpu::{GpuError, GpuProcess, GpuSource};
+use crate::gpu::{GpuError, GpuSource};
 use crate::telemetry::clock::ManualClock;
 use async_trait::async_trait;
 use machine::Machine;
@@ -36,6 +38,7 @@ struct Node {
     machine: Machine,
     store: Arc<MemoryStore>,
     controller: Option<Arc<dyn ControllerApi>>,
+    gpus: Arc<dyn GpuSource>,
     tuning: Tuning,
     clock: Arc<ManualClock>,
     agent: AgentHandle,
@@ -49,12 +52,16 @@ impl Node {
     }
 
     async fn with(controller: Option<Arc<dyn ControllerApi>>, tuning: Tuning) -> Self {
+        Self::with_gpus(Arc::new(TwoGpus), controller, tuning).await
+    }
+
+    async fn with_gpus(gpus: Arc<dyn GpuSource>, controller: Option<Arc<dyn ControllerApi>>, tuning: Tuning) -> Self {
         let (machine, store) = (Machine::default(), Arc::new(MemoryStore::default()));
         let clock = Arc::new(ManualClock::new(NOON));
         let cancel = CancellationToken::new();
         let (agent, running) =
-            start(parts(&machine, &store, &controller, &tuning, &clock), cancel.clone()).await.unwrap();
-        Self { machine, store, controller, tuning, clock, agent, running: Some(running), cancel }
+            start(parts(&machine, &store, &gpus, &controller, &tuning, &clock), cancel.clone()).await.unwrap();
+        Self { machine, store, gpus, controller, tuning, clock, agent, running: Some(running), cancel }
     }
 
     async fn end(&mut self) {
@@ -71,7 +78,7 @@ impl Node {
 
     async fn begin(&mut self) {
         self.cancel = CancellationToken::new();
-        let parts = parts(&self.machine, &self.store, &self.controller, &self.tuning, &self.clock);
+        let parts = parts(&self.machine, &self.store, &self.gpus, &self.controller, &self.tuning, &self.clock);
         let (agent, running) = start(parts, self.cancel.clone()).await.unwrap();
         (self.agent, self.running) = (agent, Some(running));
     }
@@ -115,6 +122,7 @@ async fn eventually(what: &str, mut wanted: impl FnMut() -> bool) {
 fn parts(
     machine: &Machine,
     store: &Arc<MemoryStore>,
+    gpus: &Arc<dyn GpuSource>,
     controller: &Option<Arc<dyn ControllerApi>>,
     tuning: &Tuning,
     clock: &Arc<ManualClock>,
@@ -131,7 +139,7 @@ fn parts(
         ports: (15000, 29999),
         runtime,
         runtime_events,
-        gpus: Arc::new(TwoGpus),
+        gpus: Arc::clone(gpus),
         store: store.clone(),
         controller: controller.clone(),
         clock: clock.clone(),
@@ -193,6 +201,8 @@ fn spec(id: TaskId, gpus: &[&str]) -> TaskSpec {
         gpus: gpus.iter().map(|gpu| GpuUuid::from(*gpu)).collect(),
         ports: Vec::new(),
         lease_s: None,
+        files: Default::default(),
+        container: Default::default(),
     }
 }
 
@@ -221,6 +231,7 @@ impl GpuSource for TwoGpus {
             pci: format!("00000000:0{index}:00.0"),
             numa_node: None,
             mig_parent: None,
+            ..Gpu::default()
         };
         Ok((vec![gpu(0), gpu(1)], Topology::default()))
     }
@@ -229,7 +240,11 @@ impl GpuSource for TwoGpus {
         Ok(vec![(GpuUuid::from("GPU-0"), GpuSample { power_w: Some(70), ..GpuSample::default() })])
     }
 
-    async fn processes(&self) -> Result<Vec<GpuProcess>, GpuError> {
-        Ok(Vec::new())
+    async fn processes(&self, _: &[GpuUuid]) -> Result<GpuProcesses, GpuError> {
+        Ok(GpuProcesses::default())
+    }
+
+    fn driver(&self) -> GpuDriver {
+        GpuDriver { state: DriverState::Ok, ..GpuDriver::default() }
     }
 }

@@ -16,6 +16,21 @@ async fn joined(controller: &Arc<Scripted>) -> Node {
 }
 
 #[tokio::test]
+async fn heartbeats_tell_how_far_staging_is() {
+    let controller = Arc::new(Scripted::default());
+    let mut node = joined(&controller).await;
+    node.machine.hang("stage", task(0));
+    let (agent, wanted) = (node.agent.clone(), spec(task(0), &[]));
+    let asked = tokio::spawn(async move { agent.stage(header(1), wanted).await });
+    let told = [(task(0), "half of it".to_owned())];
+    controller.until("its progress", |seen| seen.progress == told).await;
+    node.machine.unhang();
+    asked.await.unwrap().unwrap();
+    controller.until("nothing more to tell", |seen| seen.progress.is_empty()).await;
+    node.end().await;
+}
+
+#[tokio::test]
 async fn a_lost_report_is_sent_again_with_the_same_sequence() {
     let controller = Arc::new(Scripted::default());
     let mut node = joined(&controller).await;
