@@ -1,7 +1,7 @@
 //! The controller as others call it: reads look at the state, changes go through the core.
 
 use super::core::{Controller, Message, Reply, read};
-use super::{logs, resolve, schedule, views};
+use super::{logs, node_detail, resolve, schedule, views};
 use crate::api::ControllerApi;
 use crate::api::controller::{EventFilter, JobFilter, Submit};
 use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
@@ -12,7 +12,7 @@ use crate::domain::event::Event;
 use crate::domain::ids::{JobId, JournalId, NodeName, NodeUid, TaskId};
 use crate::domain::principal::{Principal, Role};
 use crate::domain::quantity::DEFAULT_GRACE_MS;
-use crate::domain::view::{Explanation, GpuView, JobView, NodeView, Submitted};
+use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, Submitted};
 use async_trait::async_trait;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -130,14 +130,20 @@ impl ControllerApi for Controller {
         Ok(state.nodes.values().map(|node| views::node(node, &holders)).collect())
     }
 
+    async fn describe_node(&self, _who: &Principal, node: &str) -> Result<NodeDetail, Error> {
+        let state = read(&self.shared);
+        let known = state.nodes.get(&NodeName::from(node)).ok_or_else(|| unknown_node(&state, node))?;
+        Ok(node_detail::of(&state, known))
+    }
+
     async fn list_gpus(&self, _who: &Principal, node: Option<&str>) -> Result<Vec<GpuView>, Error> {
         let state = read(&self.shared);
         let holders = views::holders(&state);
         if let Some(name) = node {
             let known = state.nodes.get(&NodeName::from(name)).ok_or_else(|| unknown_node(&state, name))?;
-            return Ok(views::gpus(known, &holders));
+            return Ok(views::gpus(&state, known, &holders));
         }
-        Ok(state.nodes.values().flat_map(|node| views::gpus(node, &holders)).collect())
+        Ok(state.nodes.values().flat_map(|node| views::gpus(&state, node, &holders)).collect())
     }
 
     async fn watch(&self, who: &Principal, filter: EventFilter) -> Result<Answers<Event>, Error> {

@@ -59,6 +59,7 @@ pub(super) fn message(state: &mut State, message: Message, context: &mut Context
             }
             context.outbox.answer(reply, Ok(acknowledged));
         }
+        Message::Ping { reply } => context.outbox.answer(reply, Ok(())),
         Message::Answered { action, result } => answered(state, &action, result, context.now),
         Message::Listed { node, node_uid, asked, result } => {
             if state.nodes.get(&node).is_some_and(|known| *known.uid() == node_uid) {
@@ -77,6 +78,7 @@ pub(super) fn refuse(message: Message, error: &Error) {
         Message::Register { reply, .. } => drop(reply.send(Err(error.clone()))),
         Message::Heartbeat { reply, .. } => drop(reply.send(Err(error.clone()))),
         Message::Report { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Message::Ping { reply } => drop(reply.send(Err(error.clone()))),
         Message::Answered { .. } | Message::Listed { .. } => {}
     }
 }
@@ -128,6 +130,9 @@ fn reported(state: &mut State, node: &NodeName, status: &TaskStatus, now: Timest
     if !seated {
         return;
     }
+    if let Some(node) = state.nodes.get_mut(node) {
+        node.progress.remove(&id);
+    }
     let told = state.dirty.events.len();
     if change_run(state, id.run, now, |run, spec| run.reported(status, &spec.roles, now)) {
         state.dirty.tasks.insert(id);
@@ -141,6 +146,7 @@ fn reported(state: &mut State, node: &NodeName, status: &TaskStatus, now: Timest
 /// What agents say goes into the store, whose values have a limit.
 fn bounded(status: &TaskStatus) -> TaskStatus {
     let mut status = status.clone();
+    status.progress.iter_mut().for_each(cut);
     status.notices.truncate(MAX_NOTICES);
     status.notices.iter_mut().for_each(cut);
     if let Some(exit) = &mut status.exit {

@@ -113,6 +113,10 @@ pub(super) enum Message {
         statuses: Vec<SequencedStatus>,
         reply: Reply<u64>,
     },
+    /// For a sign of life; changes nothing.
+    Ping {
+        reply: Reply<()>,
+    },
     /// An agent's answer to a command, or why there is none.
     Answered {
         action: Action,

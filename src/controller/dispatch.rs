@@ -1,18 +1,18 @@
 //! Sends commands to agents: each once at a time, again after a while until it has done its work.
 
 use super::core::{ControllerParts, Message};
+use super::gang::{Gang, in_container, task_spec};
 use super::nodes::must_know;
 use super::state::State;
 use crate::api::AgentApi;
 use crate::domain::command::{CommandHeader, Error, ErrorKind};
-use crate::domain::ids::{JobId, NodeName, RunId, TaskId};
+use crate::domain::ids::{Generation, NodeName, RunId, TaskId};
 use crate::domain::principal::{Principal, Role};
-use crate::domain::run::{Action, Run, RunTask, Verb};
-use crate::domain::spec::{JobSpec, OnNodeLost};
+use crate::domain::run::{Action, Run, Verb};
+use crate::domain::spec::JobSpec;
 use crate::domain::task::{TaskSpec, TaskStatus};
-use crate::jobfile::env::{EnvContext, TaskSeat, task_environment};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
@@ -43,6 +43,8 @@ pub(super) struct Dispatcher {
     due: BTreeMap<Instant, HashSet<RunId>>,
     slots: HashMap<(NodeName, bool), Arc<Semaphore>>,
     launches: Arc<Semaphore>,
+    /// Gangs that are being launched: the generation, and what all of its launches share as long as one is under way.
+    gangs: HashMap<RunId, (Generation, Weak<Gang>)>,
     /// Nodes whose agents are being asked for everything.
     listing: HashSet<NodeName>,
     requests: u64,
@@ -71,6 +73,7 @@ impl Dispatcher {
             due: BTreeMap::new(),
             slots: HashMap::new(),
             launches: Arc::new(Semaphore::new(LAUNCHES)),
+            gangs: HashMap::new(),
             listing: HashSet::new(),
             requests: 0,
         }
@@ -108,6 +111,7 @@ impl Dispatcher {
         let due = std::mem::replace(&mut self.due, later);
         // What nobody has asked for a long while is forgotten, so that this does not grow with uptime.
         self.held_off.retain(|_, held| held.until + 4 * LAST_RETRY > now);
+        self.gangs.retain(|_, (_, gang)| gang.strong_count() > 0);
         due.into_values().flatten().collect()
     }
 
@@ -130,7 +134,6 @@ impl Dispatcher {
     fn send_wanted(&mut self, state: &State, run: &Run, wanted: impl IntoIterator<Item = Action>) {
         let Some(spec) = state.specs.get(&run.job) else { return };
         let now = Instant::now();
-        let mut gang: Option<Arc<Gang>> = None;
         for action in wanted {
             if self.in_flight.contains(&action) || self.held_off.get(&action).is_some_and(|held| held.until > now) {
                 continue;
@@ -139,16 +142,26 @@ impl Dispatcher {
             let command = match action.verb {
                 Verb::Stage => Command::Stage(task_spec(state, run, spec, &action)),
                 Verb::Prepare => Command::Prepare(task_spec(state, run, spec, &action)),
-                Verb::Launch => {
-                    let gang = gang.get_or_insert_with(|| Arc::new(Gang::of(state, run, spec, &self.parts)));
-                    Command::Launch(gang.clone(), self.launches.clone())
-                }
+                Verb::Launch => Command::Launch {
+                    gang: self.gang(state, run, spec),
+                    turns: self.launches.clone(),
+                    in_container: in_container(&node.registration.inventory),
+                },
                 Verb::Stop => Command::Stop,
                 Verb::Release => Command::Release,
             };
             let address = node.registration.address.clone();
             self.send(state, action, command, &address);
         }
+    }
+
+    fn gang(&mut self, state: &State, run: &Run, spec: &Arc<JobSpec>) -> Arc<Gang> {
+        let known = self.gangs.get(&run.id).filter(|(generation, _)| *generation == run.generation);
+        known.and_then(|(_, gang)| gang.upgrade()).unwrap_or_else(|| {
+            let gang = Arc::new(Gang::of(state, run, spec, &self.parts));
+            self.gangs.insert(run.id, (run.generation, Arc::downgrade(&gang)));
+            gang
+        })
     }
 
     /// Ends what no run looks after. If it does not work, the next comparison with the agent asks again.
@@ -242,7 +255,12 @@ enum Command {
     Stage(TaskSpec),
     Prepare(TaskSpec),
     /// The environment is written when it is this task's turn.
-    Launch(Arc<Gang>, Arc<Semaphore>),
+    Launch {
+        gang: Arc<Gang>,
+        turns: Arc<Semaphore>,
+        /// On the task's node: a gang may be on nodes of both kinds.
+        in_container: bool,
+    },
     Stop,
     Release,
 }
@@ -252,9 +270,10 @@ impl Command {
         match self {
             Self::Stage(task) => agent.stage(header, task).await,
             Self::Prepare(task) => agent.prepare(header, task).await,
-            Self::Launch(gang, turns) => {
+            Self::Launch { gang, turns, in_container } => {
                 let _turn = turns.acquire().await.map_err(|_| Error::internal("the controller is shutting down"))?;
-                agent.launch(header, action.task, gang.environment(action.task)?).await
+                let environment = gang.environment(action.task, in_container).await?;
+                agent.launch(header, action.task, environment).await
             }
             Self::Stop => agent.stop(header, action.task, action.grace_ms).await,
             Self::Release => agent.release(header, action.task).await,
@@ -287,79 +306,4 @@ async fn list_all(agent: &dyn AgentApi) -> Result<Vec<TaskStatus>, Error> {
         token = next;
     }
     Err(Error::internal(format!("the agent's list of tasks does not end after {MAX_PAGES} pages")))
-}
-
-fn task_spec(state: &State, run: &Run, spec: &JobSpec, action: &Action) -> TaskSpec {
-    let role = &spec.roles[action.task.role as usize];
-    let seat = run.find(action.task.role, action.task.index).map(|at| run.tasks[at].seat.clone());
-    let seat = seat.expect("actions name tasks of the run");
-    TaskSpec {
-        id: action.task,
-        job_name: spec.name.clone(),
-        user: state.jobs.get(&run.job).map_or_else(String::new, |job| job.user.clone()),
-        role_name: role.name.clone(),
-        image: spec.image.clone(),
-        command: role.command.clone(),
-        command_style: spec.command_style,
-        cpus: role.cpus,
-        memory_mb: role.memory_mb,
-        shm_mb: role.shm_mb,
-        gpus: seat.gpus,
-        ports: seat.ports,
-        lease_s: match spec.on_node_lost {
-            OnNodeLost::Wait => None,
-            OnNodeLost::Restart { lease_s } => Some(lease_s),
-        },
-    }
-}
-
-/// What the environments of a run's tasks are written from.
-struct Gang {
-    spec: Arc<JobSpec>,
-    user: String,
-    default_fs_uri: String,
-    job: JobId,
-    run: RunId,
-    seats: Vec<TaskSeat>,
-    in_container: bool,
-}
-
-impl Gang {
-    fn of(state: &State, run: &Run, spec: &Arc<JobSpec>, parts: &ControllerParts) -> Self {
-        let seat = |task: &RunTask| TaskSeat {
-            role: task.role,
-            index: task.index,
-            ip: task.seat.ip.clone(),
-            ports: task.seat.ports.clone(),
-            gpus: task.seat.gpus.clone(),
-        };
-        let is_process = |task: &RunTask| {
-            state.nodes.get(&task.seat.node).is_some_and(|node| node.registration.inventory.runtime == "process")
-        };
-        Self {
-            spec: spec.clone(),
-            user: state.jobs.get(&run.job).map_or_else(String::new, |job| job.user.clone()),
-            default_fs_uri: parts.default_fs_uri.clone(),
-            job: run.job,
-            run: run.id,
-            seats: run.tasks.iter().map(seat).collect(),
-            in_container: !run.tasks.first().is_some_and(is_process),
-        }
-    }
-
-    /// Every task is told of every other, so all of them together would take a gigabyte for a thousand tasks.
-    fn environment(&self, task: TaskId) -> Result<Vec<(String, String)>, Error> {
-        let context = EnvContext {
-            spec: &self.spec,
-            user: &self.user,
-            default_fs_uri: &self.default_fs_uri,
-            job: self.job,
-            run: self.run,
-            seats: &self.seats,
-            in_container: self.in_container,
-        };
-        // Placing gives every task what its role asks for, so this is a mistake of ours: nothing is launched.
-        task_environment(&context, task.role, task.index)
-            .map_err(|error| Error::internal(format!("the environment of task {task} cannot be written: {error}")))
-    }
 }

@@ -7,7 +7,7 @@
 //!   Shared state <------------------- commit to the store (persist.rs)
 //!                                            |  durable
 //!                                            v
-//!                      answers to callers, events to history, commands to agents (dispatch.rs)
+//!                      answers to callers, events to history, commands to agents (dispatch.rs, gang.rs)
 //! ```
 //!
 //! One task owns every change. It takes what has arrived, changes the state in memory, commits all of it as one
@@ -20,9 +20,12 @@ mod apply;
 mod core;
 mod dispatch;
 mod forget;
+mod gang;
 mod logs;
+mod node_detail;
 mod nodes;
 mod persist;
+mod pulse;
 mod resolve;
 mod schedule;
 mod state;
@@ -30,6 +33,7 @@ mod submit;
 mod views;
 
 pub use self::core::{Controller, ControllerParts, ControllerRunning, start};
+pub use self::pulse::Pulse;
 
 #[cfg(test)]
 mod tests;

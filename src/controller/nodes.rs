@@ -5,19 +5,22 @@ use super::persist::{key_of_node, registration_bytes};
 use super::schedule;
 use super::state::{Node, State};
 use crate::domain::command::{Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration};
-use crate::domain::ids::{Generation, NodeName, TaskId};
+use crate::domain::gpu::GpuState;
+use crate::domain::ids::{Generation, NodeName, TaskId, Term};
 use crate::domain::reconcile::{self, DesiredTask, Phase};
 use crate::domain::run::{Action, Leftover, Phase as RunPhase, Run, RunTask, Verb};
 use crate::domain::task::TaskState;
 use std::collections::{BTreeSet, HashMap};
 
+/// Tasks of a node whose progress is kept; agents tell of no more.
+const MAX_PROGRESS: usize = 256;
 /// Most that a registration takes in the store, whose values have a limit.
 const MAX_REGISTRATION: usize = 200 * 1024;
 
 /// An agent introduces itself. A second live agent of one name is refused.
 pub(super) fn register(
     state: &mut State,
-    registration: Registration,
+    mut registration: Registration,
     context: &mut Context<'_>,
 ) -> Result<Registered, Error> {
     let name = registration.name.clone();
@@ -33,6 +36,7 @@ pub(super) fn register(
             format!("node {name} has obeyed term {}, this controller is at {}", registration.term, state.term);
         return Err(Error::new(ErrorKind::Stale, message));
     }
+    refuse_misnamed(&name)?;
     refuse_oversized(&registration)?;
     if let Some(known) = state.nodes.get(&name)
         && *known.uid() != registration.node_uid
@@ -45,6 +49,9 @@ pub(super) fn register(
         return Err(Error::new(ErrorKind::AlreadyExists, message));
     }
     rename(state, &registration)?;
+    // Whom it obeyed is of this moment and not stored: kept, it would make every node look changed, and be written
+    // again, each time that a controller starts.
+    (registration.cluster_id, registration.term) = (String::new(), Term(0));
     let known = state.nodes.get(&name).filter(|known| *known.uid() == registration.node_uid);
     let news = known.is_none_or(|known| !known.reachable);
     let unchanged = known.is_some_and(|known| known.registration == registration);
@@ -53,12 +60,15 @@ pub(super) fn register(
         let message = format!("{} at {}", registration.version, registration.address);
         state.note(context.now, "node.joined", None, None, Some(&name), message);
     }
+    note_gpus(state, &registration, context);
     let node = Node {
         registration,
         heard: Some(context.instant),
         last_heartbeat: Some(context.now),
         reachable: true,
         samples,
+        // The next heartbeat tells.
+        progress: HashMap::new(),
     };
     state.nodes.insert(name.clone(), node);
     schedule::nodes_changed(state);
@@ -73,9 +83,43 @@ pub(super) fn register(
     })
 }
 
+/// Tells history which GPUs have become unusable, and which can be used again.
+fn note_gpus(state: &mut State, registration: &Registration, context: &Context<'_>) {
+    let name = &registration.name;
+    let known = state.nodes.get(name).map(|known| known.registration.inventory.gpu_conditions.clone());
+    let (before, now) = (known.unwrap_or_default(), &registration.inventory.gpu_conditions);
+    for condition in now.iter().filter(|condition| !before.contains(condition)) {
+        let kind = match condition.state {
+            GpuState::Lost => "gpu.lost",
+            GpuState::Faulty => "gpu.faulty",
+            _ => "gpu.withheld",
+        };
+        state.note(context.now, kind, None, None, Some(name), format!("{}: {}", condition.gpu, condition.reason));
+    }
+    for old in before.iter().filter(|old| !now.iter().any(|condition| condition.gpu == old.gpu)) {
+        let message = format!("{} can be used again", old.gpu);
+        state.note(context.now, "gpu.usable", None, None, Some(name), message);
+    }
+}
+
 /// Heard lately, or not yet given the time to be heard by this controller.
 fn may_live(node: &Node, context: &Context<'_>) -> bool {
     node.reachable || (node.heard.is_none() && context.instant - context.started < context.parts.node_timeout)
+}
+
+/// Names are parts of keys: what the store cannot hold would fail every batch it is in, and so all others' changes.
+fn refuse_misnamed(name: &NodeName) -> Result<(), Error> {
+    if name.is_well_formed() {
+        return Ok(());
+    }
+    let start: String = name.0.chars().take(64).collect();
+    let message = format!(
+        "'{}' is not a node's name: it has {} bytes; allowed are {}",
+        start.escape_debug(),
+        name.0.len(),
+        NodeName::ALLOWED
+    );
+    Err(Error::new(ErrorKind::Invalid, message))
 }
 
 fn refuse_oversized(registration: &Registration) -> Result<(), Error> {
@@ -123,6 +167,7 @@ pub(super) fn heartbeat(state: &mut State, heartbeat: Heartbeat, context: &mut C
         node.heard = Some(context.instant);
         node.last_heartbeat = Some(context.now);
         node.samples = heartbeat.samples.into_iter().collect();
+        node.progress = heartbeat.progress.into_iter().take(MAX_PROGRESS).collect();
     }
     HeartbeatReply { term, register_again }
 }

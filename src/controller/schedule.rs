@@ -97,7 +97,12 @@ fn build(state: &State) -> Snapshot {
     let nodes = state.nodes.values().map(|node| {
         let condition = if node.reachable { NodeState::Ready } else { NodeState::Unreachable };
         let name = node.registration.name.clone();
-        NodeSnapshot::new(name, node.host(), condition, &node.registration.inventory)
+        let inventory = &node.registration.inventory;
+        let mut snapshot = NodeSnapshot::new(name, node.host(), condition, inventory);
+        for trouble in &inventory.gpu_conditions {
+            snapshot.withhold(&trouble.gpu, trouble.reason.clone());
+        }
+        snapshot
     });
     let mut snapshot = Snapshot::new(nodes.collect());
     for run in state.unsettled.iter().filter_map(|id| state.runs.get(id)) {

@@ -75,6 +75,8 @@ pub(super) struct Node {
     pub(super) last_heartbeat: Option<Timestamp>,
     pub(super) reachable: bool,
     pub(super) samples: HashMap<GpuUuid, GpuSample>,
+    /// How far tasks are, as of the last heartbeat; gone with a task's next status.
+    pub(super) progress: HashMap<TaskId, String>,
 }
 
 impl Node {

@@ -1,13 +1,13 @@
 //! The state as callers are shown it.
 
 use super::state::{Node, State};
-use crate::domain::gpu::GpuState;
+use crate::domain::gpu::Gpu;
 use crate::domain::ids::{GpuUuid, TaskId};
 use crate::domain::job::Job;
 use crate::domain::run::{Phase, Run, RunTask};
 use crate::domain::spec::JobSpec;
 use crate::domain::task::TaskState;
-use crate::domain::view::{GpuView, JobView, NodeView, RunView, TaskView};
+use crate::domain::view::{GpuHolder, GpuView, JobView, NodeView, RunView, TaskView};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A job; with the tasks of `tasks_of`, where given.
@@ -27,7 +27,7 @@ pub(super) fn job(state: &State, job: &Job, tasks_of: Option<&Run>) -> JobView {
         exit: job.exit.clone(),
         reason: reason(state, job, newest),
         runs: job.runs.iter().filter_map(|id| state.runs.get(id)).map(run).collect(),
-        tasks: tasks_of.zip(spec).map(|(run, spec)| tasks(run, spec)),
+        tasks: tasks_of.zip(spec).map(|(run, spec)| tasks(state, run, spec)),
         tasks_running: u32::try_from(running).unwrap_or(u32::MAX),
         tasks_total: spec.map_or(0, |spec| spec.task_count()),
         gpus_total: spec.map_or(0, |spec| spec.roles.iter().map(|role| role.gpus.saturating_mul(role.count)).sum()),
@@ -76,20 +76,25 @@ fn run(run: &Run) -> RunView {
 }
 
 /// Tasks of a run; a waiting run has seatless ones.
-fn tasks(run: &Run, spec: &JobSpec) -> Vec<TaskView> {
+fn tasks(state: &State, run: &Run, spec: &JobSpec) -> Vec<TaskView> {
     if run.tasks.is_empty() {
         return spec.tasks().map(|(role, index)| seatless(run, spec, role, index)).collect();
     }
-    run.tasks.iter().map(|task| seated(run, spec, task)).collect()
+    run.tasks.iter().map(|task| seated(state, run, spec, task)).collect()
 }
 
-fn seated(run: &Run, spec: &JobSpec, task: &RunTask) -> TaskView {
+fn seated(state: &State, run: &Run, spec: &JobSpec, task: &RunTask) -> TaskView {
+    let shown = shown_state(run, task);
+    // Only staging takes so long that somebody tells of it; what comes late is of no state any more.
+    let told = state.nodes.get(&task.seat.node).filter(|node| node.reachable && shown == TaskState::Staging);
+    let progress = told.and_then(|node| node.progress.get(&run.task_id(task.role, task.index)));
     TaskView {
         node: Some(task.seat.node.0.clone()),
         ip: Some(task.seat.ip.clone()),
         ports: task.seat.ports.iter().map(|ports| (ports.label.clone(), ports.ports.clone())).collect(),
         gpus: task.seat.gpus.iter().map(|gpu| gpu.0.clone()).collect(),
-        state: shown_state(run, task).as_str().to_owned(),
+        state: shown.as_str().to_owned(),
+        progress: progress.cloned(),
         started_at: task.started_at,
         ended_at: task.ended_at,
         exit: task.exit.clone(),
@@ -123,6 +128,7 @@ fn seatless(run: &Run, spec: &JobSpec, role: u32, index: u32) -> TaskView {
         ended_at: None,
         exit: None,
         notices: Vec::new(),
+        progress: None,
     }
 }
 
@@ -144,13 +150,16 @@ pub(super) fn holders(state: &State) -> HashMap<GpuUuid, TaskId> {
 
 pub(super) fn node(node: &Node, holders: &HashMap<GpuUuid, TaskId>) -> NodeView {
     let inventory = &node.registration.inventory;
-    let free = inventory.gpus.iter().filter(|gpu| !holders.contains_key(&gpu.uuid)).count();
+    let divided = |gpu: &Gpu| inventory.gpus.iter().any(|other| other.mig_parent.as_ref() == Some(&gpu.uuid));
+    let usable: Vec<&Gpu> = inventory.gpus.iter().filter(|gpu| !divided(gpu)).collect();
+    let barred = |gpu: &GpuUuid| inventory.gpu_conditions.iter().any(|condition| condition.gpu == *gpu);
+    let free = usable.iter().filter(|gpu| !holders.contains_key(&gpu.uuid) && !barred(&gpu.uuid)).count();
     NodeView {
         name: node.registration.name.0.clone(),
         address: node.registration.address.clone(),
         state: if node.reachable { "READY" } else { "UNREACHABLE" }.to_owned(),
         reason: (!node.reachable).then(|| "its agent has not been heard".to_owned()),
-        gpus_total: u32::try_from(inventory.gpus.len()).unwrap_or(u32::MAX),
+        gpus_total: u32::try_from(usable.len()).unwrap_or(u32::MAX),
         gpus_free: u32::try_from(free).unwrap_or(u32::MAX),
         cpus: inventory.cpus,
         memory_mb: inventory.memory_mb,
@@ -158,28 +167,28 @@ pub(super) fn node(node: &Node, holders: &HashMap<GpuUuid, TaskId>) -> NodeView 
         version: node.registration.version.clone(),
         node_uid: node.uid().0.clone(),
         last_heartbeat: node.last_heartbeat,
+        gpu_driver: inventory.gpu_driver.clone(),
     }
 }
 
-pub(super) fn gpus(node: &Node, holders: &HashMap<GpuUuid, TaskId>) -> Vec<GpuView> {
-    let view = |gpu: &crate::domain::gpu::Gpu| {
+pub(super) fn gpus(state: &State, node: &Node, holders: &HashMap<GpuUuid, TaskId>) -> Vec<GpuView> {
+    let inventory = &node.registration.inventory;
+    let view = |gpu: &Gpu| {
         let sample = node.samples.get(&gpu.uuid).cloned().unwrap_or_default();
-        let task = holders.get(&gpu.uuid);
-        GpuView {
-            node: node.registration.name.0.clone(),
-            uuid: gpu.uuid.0.clone(),
-            index: gpu.index,
-            model: gpu.model.clone(),
-            memory_mb: gpu.memory_mb,
-            memory_used_mb: sample.memory_used_mb,
-            utilization: sample.utilization,
-            temperature_c: sample.temperature_c,
-            power_w: sample.power_w,
-            state: if task.is_some() { GpuState::Held } else { GpuState::Free },
-            task: task.map(ToString::to_string),
-            mig_parent: gpu.mig_parent.as_ref().map(|parent| parent.0.clone()),
-            faults: Vec::new(),
-        }
+        let condition = inventory.gpu_conditions.iter().find(|condition| condition.gpu == gpu.uuid);
+        let holder = holders.get(&gpu.uuid).map(|task| holder(state, *task));
+        GpuView::of(&node.registration.name.0, gpu, &sample, condition, holder)
     };
-    node.registration.inventory.gpus.iter().map(view).collect()
+    inventory.gpus.iter().map(view).collect()
+}
+
+fn holder(state: &State, task: TaskId) -> GpuHolder {
+    let job = state.jobs.get(&task.job);
+    let run = state.runs.get(&task.run);
+    GpuHolder {
+        task: task.to_string(),
+        job: job.map(|job| job.name.clone()),
+        user: job.map(|job| job.user.clone()),
+        since: run.and_then(|run| run.tasks.get(run.find(task.role, task.index)?)?.started_at),
+    }
 }

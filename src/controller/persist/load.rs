@@ -29,8 +29,14 @@ pub(in crate::controller) async fn load(store: &dyn Store, cluster_id: String, t
     load_runs(store, &mut state).await?;
     for (key, value) in scan(store, "node/").await? {
         let registration = decode::<StoredNode>(&key, &value)?.registration();
-        let node =
-            Node { registration, heard: None, last_heartbeat: None, reachable: false, samples: HashMap::new() };
+        let node = Node {
+            registration,
+            heard: None,
+            last_heartbeat: None,
+            reachable: false,
+            samples: HashMap::new(),
+            progress: HashMap::new(),
+        };
         state.nodes.insert(node.registration.name.clone(), node);
     }
     for job in state.jobs.values() {

@@ -37,6 +37,8 @@ pub struct Script {
     pub exit_at_start: Option<Exit>,
     /// Says nothing to the controller and answers nothing.
     pub silent: bool,
+    /// Environments are not kept: those of a big gang would take a gigabyte.
+    pub forgets_environments: bool,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +53,8 @@ pub struct Inner {
     /// Promises that came while another task held the same thing.
     pub double: Vec<String>,
     pub registrations: u32,
+    /// Told with every heartbeat.
+    pub progress: Vec<(TaskId, String)>,
     reports: Vec<SequencedStatus>,
     sequence: u64,
     joined: Option<(String, Term)>,
@@ -61,14 +65,31 @@ pub struct Agent {
     pub name: NodeName,
     pub uid: Mutex<NodeUid>,
     gpus: u32,
+    runtime: &'static str,
+    task_ip: String,
     inner: Mutex<Inner>,
     changed: watch::Sender<()>,
 }
 
 impl Agent {
     pub fn new(name: &str, gpus: u32) -> Arc<Self> {
+        Self::made(name, gpus, "process", format!("ip-{name}"))
+    }
+
+    /// One that runs tasks in containers.
+    pub fn with_containers(name: &str, gpus: u32) -> Arc<Self> {
+        Self::made(name, gpus, "docker", format!("ip-{name}"))
+    }
+
+    /// One with an address long enough to make a few hundred seats a big plan.
+    pub fn with_long_address(name: &str, gpus: u32, bytes: usize) -> Arc<Self> {
+        Self::made(name, gpus, "process", format!("{name}-{}", "x".repeat(bytes)))
+    }
+
+    fn made(name: &str, gpus: u32, runtime: &'static str, task_ip: String) -> Arc<Self> {
         let uid = Mutex::new(NodeUid(format!("uid-{name}")));
-        Arc::new(Self { name: name.into(), uid, gpus, inner: Mutex::default(), changed: watch::channel(()).0 })
+        let (inner, changed) = (Mutex::default(), watch::channel(()).0);
+        Arc::new(Self { name: name.into(), uid, gpus, runtime, task_ip, inner, changed })
     }
 
     pub fn see<T>(&self, look: impl FnOnce(&Inner) -> T) -> T {
@@ -102,7 +123,7 @@ impl Agent {
             node_uid: self.uid.lock().unwrap().clone(),
             journal_id: JournalId::from("journal"),
             address: format!("{}:7601", self.name),
-            task_ip: format!("ip-{}", self.name),
+            task_ip: self.task_ip.clone(),
             version: "0.1.0".to_owned(),
             inventory: self.inventory(),
             cluster_id,
@@ -136,6 +157,7 @@ impl Agent {
             pci: format!("00000000:{index:02x}:00.0"),
             numa_node: None,
             mig_parent: None,
+            ..Gpu::default()
         };
         Inventory {
             cpus: 10_000,
@@ -144,7 +166,9 @@ impl Agent {
             topology: Topology::default(),
             ports: (15000, 29999),
             labels: BTreeMap::new(),
-            runtime: "process".to_owned(),
+            runtime: self.runtime.to_owned(),
+            gpu_driver: Default::default(),
+            gpu_conditions: Vec::new(),
         }
     }
 
@@ -293,7 +317,9 @@ impl AgentApi for Agent {
     ) -> Result<TaskStatus, Error> {
         let generation = header.generation;
         self.command(Verb::Launch, &header, id, |inner| {
-            inner.environments.insert(id, env);
+            if !inner.script.forgets_environments {
+                inner.environments.insert(id, env);
+            }
             inner.apply(id, TaskEvent::LaunchAsked { generation })
         })
         .await

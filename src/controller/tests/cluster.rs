@@ -52,13 +52,27 @@ pub fn history() -> (Arc<EventLog>, Arc<tempfile::TempDir>) {
 impl Cluster {
     /// Nodes by name and number of GPUs; all of them have joined.
     pub async fn new(nodes: &[(&str, u32)]) -> Self {
-        Self::on(Arc::new(SqliteStore::open_in_memory().unwrap()), history(), nodes).await
+        Self::with(nodes.iter().map(|(name, gpus)| Agent::new(name, *gpus))).await
+    }
+
+    /// The same with any agents.
+    pub async fn with(agents: impl IntoIterator<Item = Arc<Agent>>) -> Self {
+        Self::of(Arc::new(SqliteStore::open_in_memory().unwrap()), history(), agents).await
     }
 
     pub async fn on(
         store: Arc<dyn Store>,
-        (history, folder): (Arc<EventLog>, Arc<tempfile::TempDir>),
+        history: (Arc<EventLog>, Arc<tempfile::TempDir>),
         nodes: &[(&str, u32)],
+    ) -> Self {
+        Self::of(store, history, nodes.iter().map(|(name, gpus)| Agent::new(name, *gpus))).await
+    }
+
+    /// Any agents, all of which have joined.
+    pub async fn of(
+        store: Arc<dyn Store>,
+        (history, folder): (Arc<EventLog>, Arc<tempfile::TempDir>),
+        agents: impl IntoIterator<Item = Arc<Agent>>,
     ) -> Self {
         let (clock, dialer) = (Arc::new(ManualClock::new(NOON)), Arc::new(Dialer::default()));
         let (keep_ended_jobs, node_timeout) = (1000, Duration::from_secs(20));
@@ -81,9 +95,7 @@ impl Cluster {
             links: JoinSet::new(),
             _folder: folder,
         };
-        for (name, gpus) in nodes {
-            cluster.add(Agent::new(name, *gpus));
-        }
+        agents.into_iter().for_each(|agent| cluster.add(agent));
         let joined = |agent: &Arc<Agent>| agent.see(|inner| inner.registrations > 0);
         cluster.until("every node is there", |c| c.agents.iter().all(|a| joined(a) && c.is_ready(&a.name))).await;
         cluster
@@ -332,7 +344,8 @@ async fn talk(agent: Arc<Agent>, mut current: watch::Receiver<Controller>) {
 /// Whether the controller knows the agent.
 async fn say(agent: &Agent, controller: &Controller) -> bool {
     let (me, uid, journal) = (node_agent(), agent.uid.lock().unwrap().clone(), JournalId::from("journal"));
-    let heartbeat = Heartbeat { node_uid: uid.clone(), journal_id: journal.clone(), samples: Vec::new() };
+    let progress = agent.see(|inner| inner.progress.clone());
+    let heartbeat = Heartbeat { node_uid: uid.clone(), journal_id: journal.clone(), samples: Vec::new(), progress };
     let known = controller.heartbeat(&me, heartbeat).await.is_ok_and(|reply| !reply.register_again);
     let reports = agent.reports();
     if !reports.is_empty()

@@ -1,5 +1,6 @@
 //! A job's life when nothing goes wrong with the platform: placing, launching, completion rules, retries.
 
+use super::agent::Agent;
 use super::cluster::Cluster;
 use super::jobs::{job, role, submission, with};
 use super::{failure, user};
@@ -7,9 +8,35 @@ use crate::api::ControllerApi;
 use crate::domain::command::ErrorKind;
 use crate::domain::exit::Exit;
 use crate::domain::run::{Phase, Verb};
+use crate::domain::view::JobView;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+#[tokio::test]
+async fn how_far_staging_is_is_shown_until_it_is_over() {
+    let cluster = Cluster::new(&[("n1", 1)]).await;
+    cluster.script(|script| _ = script.hangs.insert(Verb::Stage));
+    let id = cluster.submit(&job("pulling", &[role("worker", 1, 1)])).await;
+    cluster.until_phase(id, Phase::Staging).await;
+    let run = cluster.run(id);
+    let task = run.task_id(run.tasks[0].role, run.tasks[0].index);
+    let line = "pulling a:1: 3 of 7 layers, 120 MB";
+    cluster.agent("n1").with(|inner| inner.progress = vec![(task, line.to_owned())]);
+    let shown = |view: JobView| view.tasks.unwrap().remove(0).progress;
+    for _ in 0..40 {
+        if shown(cluster.job(id).await).is_some() {
+            break;
+        }
+        cluster.some_ticks().await;
+    }
+    assert_eq!(shown(cluster.job(id).await).as_deref(), Some(line));
+    // An agent that goes on telling tells of nothing once its task is further.
+    cluster.script(|script| script.hangs.clear());
+    cluster.until_phase(id, Phase::Running).await;
+    cluster.some_ticks().await;
+    assert_eq!(shown(cluster.job(id).await), None);
+}
 
 #[tokio::test]
 async fn a_gang_of_two_roles_over_two_nodes_gets_its_environment_and_succeeds() {
@@ -66,6 +93,22 @@ async fn a_gang_of_two_roles_over_two_nodes_gets_its_environment_and_succeeds() 
     assert!(view.tasks.unwrap().iter().all(|task| task.state == "SUCCEEDED"));
     assert_eq!(cluster.launches(cluster.run(id).id), [1, 1, 1]);
     cluster.check_all_free().await;
+}
+
+#[tokio::test]
+async fn a_gang_over_processes_and_containers_tells_each_task_its_gpus_in_the_words_of_its_node() {
+    let cluster = Cluster::with([Agent::new("n1", 2), Agent::with_containers("n2", 2)]).await;
+    let id = cluster.submit(&job("mixed", &[role("worker", 2, 2)])).await;
+    cluster.until_phase(id, Phase::Running).await;
+    for task in cluster.job(id).await.tasks.unwrap() {
+        let agent = cluster.agent(task.node.as_deref().unwrap());
+        let environment: BTreeMap<String, String> =
+            agent.see(|inner| inner.environments[&task.id.parse().unwrap()].iter().cloned().collect());
+        let uuids = task.gpus.join(",");
+        let cuda = if agent.name.0 == "n2" { "0,1" } else { uuids.as_str() };
+        assert_eq!(environment["CUDA_VISIBLE_DEVICES"], cuda, "on {}", agent.name);
+        assert_eq!(environment["NVIDIA_VISIBLE_DEVICES"], uuids, "on {}", agent.name);
+    }
 }
 
 #[tokio::test]

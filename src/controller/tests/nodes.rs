@@ -38,12 +38,33 @@ async fn a_second_live_agent_of_one_name_is_refused_and_the_same_one_is_not() {
 }
 
 #[tokio::test]
+async fn a_name_that_no_key_can_hold_is_refused_and_harms_nobody() {
+    let cluster = Cluster::new(&[("n1", 1)]).await;
+    for name in ["", "a/b", "new\nline", &"x".repeat(254), &"x".repeat(4000)] {
+        let named = crate::domain::command::Registration {
+            name: name.into(),
+            node_uid: NodeUid::from("another"),
+            ..cluster.agent("n1").registration()
+        };
+        let refused = cluster.controller.register(&node_agent(), named).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Invalid, "{name}: {refused}");
+        assert!(refused.message.len() < 300 && refused.message.contains("253"), "{refused}");
+    }
+    let mut agents = vec![Agent::new(&"x".repeat(253), 1)];
+    agents.push(Agent::new("n2", 1));
+    Cluster::with(agents).await;
+    let id = cluster.submit(&job("job", &[role("worker", 1, 1)])).await;
+    cluster.until_phase(id, Phase::Running).await;
+}
+
+#[tokio::test]
 async fn an_unknown_node_is_asked_to_register() {
     let cluster = Cluster::new(&[("n1", 1)]).await;
     let beat = |uid: &str, journal: &str| Heartbeat {
         node_uid: NodeUid::from(uid),
         journal_id: JournalId::from(journal),
         samples: Vec::new(),
+        progress: Vec::new(),
     };
     let reply = cluster.controller.heartbeat(&node_agent(), beat("nobody", "journal")).await.unwrap();
     assert!(reply.register_again);
@@ -121,6 +142,8 @@ async fn what_no_job_has_on_a_node_is_stopped_and_released() {
         gpus: vec!["GPU-n1-0".into()],
         ports: Vec::new(),
         lease_s: None,
+        files: Default::default(),
+        container: Default::default(),
     };
     let (id, generation) = (ours.id, crate::domain::ids::Generation(4));
     agent.with(|inner| {

@@ -109,6 +109,15 @@ async fn gpus_are_listed_with_the_tasks_that_have_them() {
     let held: Vec<Option<String>> = gpus.iter().map(|gpu| gpu.task.clone()).collect();
     let task = Some(format!("{id}.{id}.0.0"));
     assert_eq!(held, [task.clone(), task, None]);
+    let detail = cluster.controller.describe_node(&user("ann"), "n1").await.unwrap();
+    let shown: Vec<_> =
+        detail.tasks.iter().map(|task| (task.job.as_str(), task.user.as_str(), task.gpus.len())).collect();
+    assert_eq!(shown, [("two", "ann", 2)]);
+    let held = detail.tasks[0].cpus;
+    assert_eq!((detail.cpus_free, detail.gpus.len()), (detail.node.cpus - held, 2));
+    let elsewhere = cluster.controller.describe_node(&user("ann"), "n2").await.unwrap();
+    assert_eq!((elsewhere.tasks.len(), elsewhere.cpus_free), (0, elsewhere.node.cpus));
+    assert_eq!(cluster.controller.describe_node(&user("ann"), "n3").await.unwrap_err().kind, ErrorKind::NotFound);
     let error = cluster.controller.list_gpus(&user("ann"), Some("n3")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound);
     assert!(error.message.starts_with("there is no node 'n3'; 'n"), "{}", error.message);
