@@ -5,10 +5,12 @@ use super::listen::{self, Endpoint};
 use super::source::Settings;
 use super::{Checks, one_or_many};
 use crate::domain::command::Violation;
+use crate::domain::gpu::occupancy::IGNORED_BY_DEFAULT;
+use crate::runtime::docker::injection::GpuInjection;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 
 /// Socket paths end at 108 bytes; the rest is for the directory and name of a task's socket.
 const MAX_RUN_DIR: usize = 64;
@@ -36,12 +38,28 @@ pub struct AgentConfig {
     pub task_ip: Option<IpAddr>,
     pub gpus: GpuChoice,
     pub runtime: RuntimeChoice,
+    /// dockerd's, for tasks in containers.
+    pub docker_socket: PathBuf,
+    /// How GPUs get into a container: `auto`, `cdi`, `nvidia-runtime` or `device-nodes`. `auto` takes the first of
+    /// these that can be.
+    pub gpu_injection: GpuInjection,
+    /// Most processes and threads of one task; 0 is no limit.
+    pub pids_limit: u32,
+    /// Folders of the node that jobs in containers may name, with everything in them.
+    pub job_dirs: Vec<PathBuf>,
+    /// Capabilities that jobs may ask for beside the usual ones, by names without `CAP_`.
+    pub allow_capabilities: Vec<String>,
     /// Instead of what the machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<u32>,
     /// Instead of what the machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_mb: Option<u64>,
+    /// The driver's library, if it is not `libnvidia-ml.so.1` of the usual folders.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nvml_library: Option<PathBuf>,
+    /// Programs that may be on a GPU beside a task, by `/proc/PID/comm`; `*` at the end stands for anything.
+    pub ignore_processes: Vec<String>,
     /// For tasks; below the kernel's ephemeral range.
     pub ports: PortRange,
     /// What jobs select nodes by; `gpu_type` names the type of the GPUs.
@@ -70,8 +88,15 @@ impl Default for AgentConfig {
             task_ip: None,
             gpus: GpuChoice::default(),
             runtime: RuntimeChoice::default(),
+            docker_socket: PathBuf::from("/var/run/docker.sock"),
+            gpu_injection: GpuInjection::default(),
+            pids_limit: 32_768,
+            job_dirs: Vec::new(),
+            allow_capabilities: Vec::new(),
             cpus: None,
             memory_mb: None,
+            nvml_library: None,
+            ignore_processes: IGNORED_BY_DEFAULT.map(str::to_owned).into(),
             ports: PortRange::default(),
             labels: BTreeMap::new(),
             run_as: None,
@@ -139,6 +164,21 @@ impl AgentConfig {
         }
     }
 
+    fn check_jobs(&self, checks: &mut Checks) {
+        for dir in &self.job_dirs {
+            let plain = !dir.components().any(|part| part == Component::ParentDir);
+            let allowed = "absolute folders below /, without '..'";
+            let right = dir.is_absolute() && plain && dir.components().count() > 1;
+            checks.expect(right, "job_dirs", "is not a folder for jobs", dir.display(), allowed);
+        }
+        for name in &self.allow_capabilities {
+            let word = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+            let right = !name.is_empty() && name.bytes().all(word) && !name.starts_with("CAP_") && name != "ALL";
+            let allowed = "a capability in upper case without CAP_, e.g. SYS_ADMIN";
+            checks.expect(right, "allow_capabilities", "is not one capability", name.escape_debug(), allowed);
+        }
+    }
+
     fn check_labels(&self, checks: &mut Checks) {
         let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'/');
         for (key, value) in &self.labels {
@@ -163,8 +203,15 @@ impl Settings for AgentConfig {
         "task_ip",
         "gpus",
         "runtime",
+        "docker_socket",
+        "gpu_injection",
+        "pids_limit",
+        "job_dirs",
+        "allow_capabilities",
         "cpus",
         "memory_mb",
+        "nvml_library",
+        "ignore_processes",
         "ports",
         "labels",
         "run_as",
@@ -176,7 +223,9 @@ impl Settings for AgentConfig {
 
     fn check(&self) -> Vec<Violation> {
         let mut checks = Checks::default();
-        for (field, path) in [("data_dir", &self.data_dir), ("run_dir", &self.run_dir)] {
+        let paths =
+            [("data_dir", &self.data_dir), ("run_dir", &self.run_dir), ("docker_socket", &self.docker_socket)];
+        for (field, path) in paths {
             checks.expect(path.is_absolute(), field, "is not absolute", path.display(), "an absolute path");
         }
         let (run_dir, allowed) =
@@ -188,11 +237,21 @@ impl Settings for AgentConfig {
         checks.expect(right, "name", "is not a node's name", self.name.escape_debug(), allowed);
         self.check_addresses(&mut checks);
         self.check_labels(&mut checks);
+        self.check_jobs(&mut checks);
         checks.expect(self.cpus != Some(0), "cpus", "leaves nothing for tasks", 0, "at least 1, or no such key");
         let right = self.memory_mb != Some(0);
         checks.expect(right, "memory_mb", "leaves nothing for tasks", 0, "at least 1, or no such key");
+        let right = self.nvml_library.as_ref().is_none_or(|path| !path.as_os_str().is_empty());
+        checks.expect(right, "nvml_library", "is empty", "", "the path of a library, or no such key");
+        for name in &self.ignore_processes {
+            let right = !name.trim_end_matches('*').is_empty();
+            checks.expect(right, "ignore_processes", "would ignore everything", name, "names of programs");
+        }
         let right = self.run_as.as_ref().is_none_or(|user| !user.is_empty());
         checks.expect(right, "run_as", "is empty", "", "submitter, a user name, or no such key");
+        // The kernel's own limit on pids.
+        let (pids, allowed) = (self.pids_limit, "0 to 4194304; 0 is no limit");
+        checks.expect(pids <= 4_194_304, "pids_limit", "is out of range", pids, allowed);
         let (segments, megabytes) = (self.log_segments, self.log_segment_mb);
         // One segment is written while another can still be read; one message brings all of them to a task's shim.
         checks.expect((2..=64).contains(&segments), "log_segments", "is out of range", segments, "2 to 64");
@@ -230,12 +289,18 @@ mod tests {
     fn every_key_is_read() {
         let text = "data_dir = '/d'\nrun_dir = '/r'\nname = 'node-3'\ncontroller = ['c1:7600', 'c2:7600']\n\
             listen = ['0.0.0.0:7601', 'unix:/r/agent.sock']\nadvertise_address = '10.0.0.3:7601'\n\
-            task_ip = '192.168.1.3'\ngpus = 'sim:8xA100'\nruntime = 'process'\ncpus = 4\nmemory_mb = 8000\n\
+            task_ip = '192.168.1.3'\ngpus = 'sim:8xA100'\nruntime = 'process'\n\
+            docker_socket = '/r/docker.sock'\ngpu_injection = 'device-nodes'\npids_limit = 99\n\
+            job_dirs = ['/srv/jobs', '/mnt/nfs']\nallow_capabilities = ['SYS_ADMIN']\ncpus = 4\nmemory_mb = 8000\n\
+            nvml_library = '/l.so'\nignore_processes = ['Xorg']\n\
             ports = '20000-20999'\nrun_as = 'nobody'\nlog_segments = 3\nlog_segment_mb = 5\nkeep_ended_hours = 7\n\
             insecure = true\n[labels]\ngpu_type = 'jd_a100'\n";
         let config: AgentConfig = parse("a.toml", text).unwrap();
         assert_eq!(config.warnings().len(), 3);
         assert_eq!(config.gpus, GpuChoice::Sim { count: 8, model: "A100".into() });
+        assert_eq!((config.gpu_injection, config.pids_limit), (GpuInjection::DeviceNodes, 99));
+        assert_eq!(config.job_dirs, [PathBuf::from("/srv/jobs"), PathBuf::from("/mnt/nfs")]);
+        assert_eq!(config.allow_capabilities, ["SYS_ADMIN"]);
         assert_eq!(
             (config.cpus, config.memory_mb, &config.labels["gpu_type"]),
             (Some(4), Some(8000), &"jd_a100".into())
@@ -262,6 +327,11 @@ mod tests {
             ["run_dir"]
         );
         assert_eq!(fields("run_as = ''\nmemory_mb = 0"), ["memory_mb", "run_as"]);
+        assert_eq!(fields("nvml_library = ''\nignore_processes = ['*']"), ["nvml_library", "ignore_processes"]);
         assert_eq!(fields("log_segments = 65\nlog_segment_mb = 0"), ["log_segments", "log_segment_mb"]);
+        assert_eq!(fields("docker_socket = 'd'\npids_limit = 5000000"), ["docker_socket", "pids_limit"]);
+        assert_eq!(fields("job_dirs = ['/', 'a', '/a/../b', '/fine']"), ["job_dirs"; 3]);
+        assert_eq!(fields("allow_capabilities = ['CAP_KILL', 'ALL', 'x', 'SYS_TIME']"), ["allow_capabilities"; 3]);
+        assert_eq!(fields("gpu_injection = 'by-magic'"), ["gpu_injection"]);
     }
 }

@@ -77,7 +77,7 @@ impl FromStr for GpuChoice {
 /// What runs tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RuntimeChoice {
-    /// Docker if it answers, else processes.
+    /// Docker if it answers or is installed, else processes.
     #[default]
     Auto,
     Docker,

@@ -1,16 +1,17 @@
 //! An agent from its settings.
 
-use super::{host, make_state_dir};
-use crate::agent::{self, AgentParts, AgentRunning, Tuning, load_identity};
+use super::notify::{ServiceManager, keep_informed};
+use super::{host, make_state_dir, pulse, runtime};
+use crate::agent::{self, AgentHandle, AgentParts, AgentRunning, Tuning, load_identity};
 use crate::api::ControllerApi;
-use crate::config::{AgentConfig, GpuChoice, RuntimeChoice};
+use crate::config::{AgentConfig, GpuChoice};
 use crate::domain::command::{Error, ErrorKind};
+use crate::domain::gpu::occupancy::IgnoredProcesses;
 use crate::domain::ids::{NodeName, NodeUid};
 use crate::gpu::labelled::Labelled;
+use crate::gpu::nvml::{NvmlGpus, NvmlOptions};
 use crate::gpu::{GpuSource, none::NoGpus, sim::SimGpus};
 use crate::rpc;
-use crate::runtime::process::{OpenFiles, ProcessConfig, ProcessRuntime, RunAs};
-use crate::runtime::{Runtime, RuntimeEvent};
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 use crate::telemetry::clock::SystemClock;
@@ -28,6 +29,7 @@ const RUNTIME_EVENTS: usize = 1024;
 pub struct AgentService {
     /// Where it really listens, as clients may be told.
     pub addresses: Vec<String>,
+    agent: AgentHandle,
     running: AgentRunning,
     serving: JoinHandle<Result<(), Error>>,
     cancel: CancellationToken,
@@ -55,7 +57,7 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
         cpus: config.cpus.unwrap_or_else(host::cpus),
         memory_mb: config.memory_mb.map_or_else(host::memory_mb, Ok)?,
         ports: (*config.ports.0.start(), *config.ports.0.end()),
-        runtime: runtime(config, &identity.node_uid, open_files, events)?,
+        runtime: runtime::of(config, &identity.node_uid, open_files, events).await?,
         runtime_events,
         gpus: gpus(config, &identity.node_uid)?,
         store,
@@ -63,17 +65,25 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
         clock: Arc::new(SystemClock),
         tuning: Tuning {
             keep_ended: Duration::from_secs(u64::from(config.keep_ended_hours) * 3600),
+            ignored_processes: IgnoredProcesses::new(config.ignore_processes.iter().cloned()),
             ..Tuning::default()
         },
     };
     let (api, running) = agent::start(parts, cancel.clone()).await?;
-    let routes = rpc::agent_routes(Arc::new(api)).await?;
+    let routes = rpc::agent_routes(Arc::new(api.clone())).await?;
     tracing::info!(node = config.name, addresses = addresses.join(", "), "agent listens");
     let serving = tokio::spawn(rpc::serve(listeners, routes, cancel.clone()));
-    Ok(AgentService { addresses, running, serving, cancel })
+    Ok(AgentService { addresses, agent: api, running, serving, cancel })
 }
 
 impl AgentService {
+    /// Waits for the end as [`Self::join`] does, and keeps the service manager informed until then.
+    pub async fn join_informing(self, manager: Option<ServiceManager>) -> Result<(), Error> {
+        let (agent, cancel) = (self.agent.clone(), self.cancel.clone());
+        let look = || pulse::of_agent(&agent);
+        tokio::join!(self.join(), keep_informed(manager, look, cancel)).0
+    }
+
     /// Waits for the end: asked for by the token, or the first failure of a part, which ends the others.
     pub async fn join(self) -> Result<(), Error> {
         let cancel = self.cancel;
@@ -119,43 +129,10 @@ fn controller(config: &AgentConfig) -> Result<Option<Arc<dyn ControllerApi>>, Er
     Ok(Some(Arc::new(rpc::ControllerClient::new(&addresses)?)))
 }
 
-fn runtime(
-    config: &AgentConfig,
-    node_uid: &NodeUid,
-    open_files: Option<OpenFiles>,
-    events: mpsc::Sender<RuntimeEvent>,
-) -> Result<Arc<dyn Runtime>, Error> {
-    if config.runtime == RuntimeChoice::Docker {
-        return Err(Error::refused(
-            "runtime = docker: this version runs tasks as processes only; set runtime = process",
-        ));
-    }
-    let settings = ProcessConfig {
-        run_as: run_as(config.run_as.as_deref()),
-        log_segments: config.log_segments,
-        segment_bytes: u64::from(config.log_segment_mb) * 1024 * 1024,
-        open_files,
-        ..ProcessConfig::new(&config.data_dir, &config.run_dir, format!("wharf/{node_uid}"))
-    };
-    let runtime = ProcessRuntime::new(settings, events).map_err(|error| Error::refused(error.to_string()))?;
-    Ok(Arc::new(runtime))
-}
-
-fn run_as(setting: Option<&str>) -> RunAs {
-    match setting {
-        None => RunAs::AgentUser,
-        Some("submitter") => RunAs::Submitter,
-        Some(name) => RunAs::User(name.to_owned()),
-    }
-}
-
 fn gpus(config: &AgentConfig, node_uid: &NodeUid) -> Result<Arc<dyn GpuSource>, Error> {
     let source: Arc<dyn GpuSource> = match &config.gpus {
-        GpuChoice::Auto | GpuChoice::None => Arc::new(NoGpus),
-        GpuChoice::Nvml => {
-            let message = "gpus = nvml: this version has simulated GPUs only; set gpus = sim:8xH100 or none";
-            return Err(Error::refused(message));
-        }
+        GpuChoice::None => Arc::new(NoGpus),
+        GpuChoice::Auto | GpuChoice::Nvml => Arc::new(nvml(config)?),
         GpuChoice::Sim { count, model } => {
             let spec = SimGpus::parse(&format!("{count}x{model}"))
                 .map_err(|error| Error::new(ErrorKind::Invalid, format!("gpus: {error}")))?;
@@ -163,4 +140,14 @@ fn gpus(config: &AgentConfig, node_uid: &NodeUid) -> Result<Arc<dyn GpuSource>, 
         }
     };
     Ok(Labelled::over(source, config.labels.get("gpu_type")))
+}
+
+/// The driver is not asked yet: whether there is one is found out, and said, again and again.
+fn nvml(config: &AgentConfig) -> Result<NvmlGpus, Error> {
+    // Not by its path: after an upgrade another version may lie there, which speaks otherwise, or none.
+    let mut options = NvmlOptions::new("/proc/self/exe".into());
+    options.insist = config.gpus == GpuChoice::Nvml;
+    options.library = config.nvml_library.clone().or(options.library);
+    let gpus = NvmlGpus::new(options);
+    gpus.map_err(|error| Error::internal(format!("starting the supervisor of the GPU worker: {error}")))
 }

@@ -1,8 +1,9 @@
 //! A controller from its settings.
 
 use super::make_state_dir;
+use super::notify::{ServiceManager, keep_informed};
 use crate::config::ControllerConfig;
-use crate::controller::{self, ControllerParts, ControllerRunning};
+use crate::controller::{self, Controller, ControllerParts, ControllerRunning};
 use crate::domain::command::Error;
 use crate::rpc;
 use crate::store::StoreError;
@@ -23,6 +24,7 @@ const KEEP_ENDED_JOBS: usize = 10_000;
 pub struct ControllerService {
     /// Where it really listens, as clients may be told.
     pub addresses: Vec<String>,
+    controller: Controller,
     running: ControllerRunning,
     serving: JoinHandle<Result<(), Error>>,
     cancel: CancellationToken,
@@ -57,10 +59,10 @@ pub async fn start_controller(
         keep_ended_jobs: KEEP_ENDED_JOBS,
     };
     let (api, running) = controller::start(parts, cancel.clone()).await?;
-    let routes = rpc::controller_routes(Arc::new(api)).await?;
+    let routes = rpc::controller_routes(Arc::new(api.clone())).await?;
     tracing::info!(addresses = addresses.join(", "), "controller listens");
     let serving = tokio::spawn(rpc::serve(listeners, routes, cancel.clone()));
-    Ok(ControllerService { addresses, running, serving, cancel })
+    Ok(ControllerService { addresses, controller: api, running, serving, cancel })
 }
 
 fn opening(path: &Path, error: &StoreError) -> Error {
@@ -68,6 +70,13 @@ fn opening(path: &Path, error: &StoreError) -> Error {
 }
 
 impl ControllerService {
+    /// Waits for the end as [`Self::join`] does, and keeps the service manager informed until then.
+    pub async fn join_informing(self, manager: Option<ServiceManager>) -> Result<(), Error> {
+        let (controller, cancel) = (self.controller.clone(), self.cancel.clone());
+        let look = || async { controller.pulse().await.map(|pulse| pulse.to_string()) };
+        tokio::join!(self.join(), keep_informed(manager, look, cancel)).0
+    }
+
     /// Waits for the end: asked for by the token, or the first failure of a part, which ends the others.
     pub async fn join(self) -> Result<(), Error> {
         let cancel = self.cancel;

@@ -2,6 +2,7 @@
 
 use crate::config::Endpoint;
 use crate::domain::command::{Error, ErrorKind};
+use crate::domain::ids::NodeUid;
 use crate::runtime::process::OpenFiles;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -19,6 +20,13 @@ pub(super) fn raise_open_files() -> Option<OpenFiles> {
         }
         Some(OpenFiles { soft, hard })
     })
+}
+
+/// The control group, relative to each hierarchy's mount, below which process tasks get theirs. Under systemd that is
+/// the group of a unit of their own, as the agent's unit says (`systemd/wharf-tasks.service`); elsewhere ours alone.
+pub(super) fn task_groups(node_uid: &NodeUid) -> String {
+    let parent = std::env::var("WHARF_TASK_CGROUP").ok().filter(|parent| !parent.is_empty());
+    format!("{}/{node_uid}", parent.as_deref().unwrap_or("wharf"))
 }
 
 /// CPUs that this process may use.

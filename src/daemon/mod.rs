@@ -4,9 +4,14 @@
 mod agent;
 mod controller;
 mod host;
+mod notify;
+mod pulse;
+mod runtime;
 
 pub use agent::{AgentService, start_agent};
 pub use controller::{ControllerService, start_controller};
+pub use notify::ServiceManager;
+pub use runtime::has_image;
 
 use crate::domain::command::{Error, ErrorKind};
 use std::fs::{self, DirBuilder, Permissions};
