@@ -120,6 +120,17 @@ pub enum Command {
     /// List nodes
     #[command(after_help = "Example:\n  wharf nodes --json")]
     Nodes,
+    /// Look at one node
+    #[command(after_help = "Example:\n  wharf node show gpu-03")]
+    Node {
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// Watch GPUs and jobs live
+    #[command(
+        after_help = "Keys: q leaves; arrows, PgUp and PgDn scroll. With --json one object a second.\n\nExample:\n  wharf top"
+    )]
+    Top,
     /// List GPUs and who holds them
     #[command(after_help = "Examples:\n  wharf gpus --node gpu-03\n  wharf gpus --agent 127.0.0.1:7601")]
     Gpus {
@@ -139,6 +150,9 @@ pub enum Command {
         /// For which shell
         shell: clap_complete::Shell,
     },
+    /// Ask NVML for the agent, which starts this by itself
+    #[command(hide = true, after_help = "Example:\n  wharf agent")]
+    GpuWorker,
 }
 
 #[derive(Debug, Subcommand)]
@@ -157,6 +171,16 @@ pub enum JobCommand {
     Explain {
         /// Job id, a name of yours, or USER/NAME
         job: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Show a node with its GPUs and the tasks on it
+    #[command(after_help = "Example:\n  wharf node show gpu-03")]
+    Show {
+        /// The node's name
+        node: String,
     },
 }
 

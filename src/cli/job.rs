@@ -256,6 +256,18 @@ mod tests {
     }
 
     #[test]
+    fn progress_is_a_tasks_reason_until_it_ends() {
+        let mut job = worst();
+        let tasks = job.tasks.as_mut().unwrap();
+        tasks.truncate(1);
+        tasks[0].progress = Some("pulling a:1: 3 of 7 layers".into());
+        assert!(!tasks_table(tasks).contains("layers"));
+        (tasks[0].exit, tasks[0].role, tasks[0].node) = (None, "worker".into(), Some("n0".into()));
+        tasks[0].ports.clear();
+        assert!(tasks_table(tasks).contains("3 of 7 layers"), "{}", tasks_table(tasks));
+    }
+
+    #[test]
     fn tables_stay_within_a_hundred_columns_and_one_line_for_each_row() {
         let job = worst();
         let tasks = tasks_table(job.tasks.as_deref().unwrap());
@@ -277,6 +289,7 @@ mod tests {
             version: "10.11.12".into(),
             node_uid: String::new(),
             last_heartbeat: None,
+            gpu_driver: Default::default(),
         };
         let nodes = crate::cli::nodes::nodes_table(&[node]);
         assert!(widest(&nodes) <= 100 && nodes.lines().count() == 2, "{nodes}");
@@ -292,8 +305,7 @@ mod tests {
             power_w: Some(1000),
             state: GpuState::Withheld,
             task: Some("4000000007.4000000009.12.1000".into()),
-            mig_parent: None,
-            faults: Vec::new(),
+            ..GpuView::default()
         };
         let gpus = crate::cli::nodes::gpus_table(&[gpu]);
         assert!(widest(&gpus) <= 100 && gpus.lines().count() == 2, "{gpus}");

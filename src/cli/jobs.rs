@@ -68,8 +68,10 @@ pub fn tasks_table(tasks: &[TaskView]) -> String {
     table::right(&mut rows, &[1, 4, 6]);
     for task in tasks {
         let ports: Vec<String> = task.ports.values().flatten().map(ToString::to_string).collect();
+        // Without an end, what stands between it and its start.
+        let progress = task.progress.as_deref().unwrap_or_default();
         let (exit, reason) =
-            task.exit.as_ref().map_or_else(|| ("-".to_owned(), ""), |exit| (how(exit), exit.reason.as_str()));
+            task.exit.as_ref().map_or_else(|| ("-".to_owned(), progress), |exit| (how(exit), exit.reason.as_str()));
         table::row(
             &mut rows,
             [

@@ -6,9 +6,11 @@ mod demo;
 mod events;
 mod exec;
 mod fail;
+mod gpu_worker;
 mod job;
 mod jobs;
 mod logs;
+mod node;
 mod nodes;
 mod output;
 mod patience;
@@ -19,12 +21,13 @@ mod signals;
 mod submit;
 mod table;
 mod terminal;
+mod top;
 mod validate;
 mod wait;
 
 pub use args::Cli;
 
-use args::{Command, JobCommand};
+use args::{Command, JobCommand, NodeCommand};
 use clap::{CommandFactory, Parser};
 use context::Context;
 use fail::Failure;
@@ -57,6 +60,9 @@ pub fn run(arguments: Vec<std::ffi::OsString>) -> u8 {
         clap_complete::generate(*shell, &mut Cli::command(), "wharf", &mut script);
         return fail::finish(output::write_all(&script), json);
     }
+    if matches!(cli.command, Command::GpuWorker) {
+        return fail::finish(gpu_worker::run(), json);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -82,12 +88,14 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Logs(args) => logs::logs(&context, args).await,
         Command::Exec(args) => exec::exec(&context, args).await,
         Command::Nodes => nodes::nodes(&context).await,
+        Command::Node { command: NodeCommand::Show { node } } => node::show(&context, &node).await,
+        Command::Top => top::top(&context).await,
         Command::Gpus { node, agent } => nodes::gpus(&context, node, agent).await,
         Command::Events(args) => events::events(&context, args).await,
         Command::Demo(args) => demo::demo(&context, args).await,
         Command::Dev(args) => serve::dev(&context, args).await,
         Command::Controller { config, insecure } => serve::controller(&context, &config, insecure).await,
         Command::Agent { config, insecure } => serve::agent(&context, &config, insecure).await,
-        Command::Completion { .. } => Ok(exit_code::OK),
+        Command::Completion { .. } | Command::GpuWorker => Ok(exit_code::OK),
     }
 }

@@ -48,6 +48,7 @@ pub fn task(job: u64, run: u64, index: u32) -> TaskView {
         ended_at: None,
         exit: None,
         notices: Vec::new(),
+        progress: None,
     }
 }
 
@@ -150,6 +151,10 @@ impl ControllerApi for Scripted {
     }
 
     async fn list_nodes(&self, _: &Principal) -> Result<Vec<NodeView>, Error> {
+        unscripted()
+    }
+
+    async fn describe_node(&self, _: &Principal, _: &str) -> Result<NodeDetail, Error> {
         unscripted()
     }
 

@@ -5,11 +5,11 @@ use super::context::Context;
 use super::exit_code::OK;
 use super::fail::{Failure, bad_usage};
 use crate::config::{self, AgentConfig, ControllerConfig, Endpoint, GpuChoice, RuntimeChoice, Settings};
-use crate::daemon::{self, AgentService, ControllerService, start_agent, start_controller};
+use crate::daemon::{self, AgentService, ControllerService, ServiceManager, start_agent, start_controller};
 use crate::domain::command::{Error, ErrorKind, Violation};
 use crate::telemetry::{self, LogFormat};
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +19,7 @@ pub async fn controller(context: &Context, path: &Path, insecure: bool) -> Resul
     settings.insecure |= insecure;
     check(&settings)?;
     let cancel = daemon::until_asked_to_end()?;
-    start_controller(&settings, cancel).await?.join().await?;
+    start_controller(&settings, cancel).await?.join_informing(ServiceManager::from_environment()).await?;
     Ok(OK)
 }
 
@@ -29,7 +29,7 @@ pub async fn agent(context: &Context, path: &Path, insecure: bool) -> Result<u8,
     settings.insecure |= insecure;
     check(&settings)?;
     let cancel = daemon::until_asked_to_end()?;
-    start_agent(&settings, cancel).await?.join().await?;
+    start_agent(&settings, cancel).await?.join_informing(ServiceManager::from_environment()).await?;
     Ok(OK)
 }
 
@@ -87,6 +87,7 @@ pub(super) async fn start_both(
         listen: vec![agent_listen],
         gpus: parse::<GpuChoice>("--gpus", &node.gpus)?,
         runtime: parse::<RuntimeChoice>("--runtime", &node.runtime)?,
+        docker_socket: docker_socket(),
         cpus: node.cpus,
         memory_mb: node.memory_mb,
         insecure,
@@ -94,6 +95,13 @@ pub(super) async fn start_both(
     };
     let agent = start_agent(&settings, cancel).await?;
     Ok(Both { controller, agent })
+}
+
+/// dockerd's socket, as Docker's own command line would find it.
+pub(super) fn docker_socket() -> PathBuf {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    let named = host.strip_prefix("unix://").filter(|path| path.starts_with('/'));
+    named.map_or_else(|| AgentConfig::default().docker_socket, PathBuf::from)
 }
 
 /// Daemons log to standard error; colour only where a person looks.

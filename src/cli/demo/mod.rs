@@ -1,9 +1,11 @@
 //! `wharf demo`: the main job from end to end, over real sockets, shims and processes, on this machine alone.
 
+mod choice;
 mod clear;
 
+use self::choice::{Choice, choose};
 use self::clear::{Folder, clear_away, end};
-use super::args::{DemoArgs, NodeArgs};
+use super::args::DemoArgs;
 use super::context::Context;
 use super::exit_code::{FAILED, OK};
 use super::fail::Failure;
@@ -16,7 +18,6 @@ use crate::api::controller::{JobFilter, Submit};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::view::{JobView, Submitted};
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -30,10 +31,12 @@ const STOP_GRACE_MS: u64 = 1_000;
 const LOOK: Duration = Duration::from_millis(20);
 
 pub async fn demo(context: &Context, args: DemoArgs) -> Result<u8, Failure> {
-    let (node, why) = choose(&args.node);
     let version = env!("CARGO_PKG_VERSION");
-    say(context, &format!("wharf {version}: a controller and a node in this process run a job of two roles"))?;
-    say(context, &why)?;
+    let unread = |failure| ended_unread(context, failure);
+    let first = format!("wharf {version}: a controller and a node in this process run a job of two roles");
+    say(context, &first).map_err(unread)?;
+    let Choice { node, image, why } = choose(&args.node).await;
+    why.iter().try_for_each(|line| say(context, line)).map_err(unread)?;
     let mut folder = Folder::make(args.data_dir.as_deref())?;
     let cancel = CancellationToken::new();
     let address = || parse("127.0.0.1:0", "127.0.0.1:0");
@@ -45,7 +48,7 @@ pub async fn demo(context: &Context, args: DemoArgs) -> Result<u8, Failure> {
     let inner = context.with_controller(&both.controller.addresses[0]);
     let (controller, agent) = (inner.controller()?, inner.agent(&both.agent.addresses[0])?);
     let played = tokio::select! {
-        played = play(&inner) => played,
+        played = play(&inner, image) => played,
         failure = interrupted() => {
             inner.remark("stopping the job: it lives in this demo only");
             Err(failure)
@@ -65,36 +68,17 @@ pub async fn demo(context: &Context, args: DemoArgs) -> Result<u8, Failure> {
 fn ended_unread(context: &Context, failure: Failure) -> Failure {
     match failure {
         Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-            context.remark("nobody reads the demo any more: its job is stopped");
+            context.remark("nobody reads the demo any more: it ends, and its job with it");
             Failure::Silent(FAILED)
         }
         failure => failure,
     }
 }
 
-/// What is simulated, and why.
-fn choose(args: &NodeArgs) -> (NodeArgs, String) {
-    let mut node = args.clone();
-    // More than a small machine has: the demo's tasks only sleep and print.
-    node.cpus = node.cpus.or(Some(16));
-    node.memory_mb = node.memory_mb.or(Some(65_536));
-    if node.gpus != "auto" {
-        return (node, format!("GPUs: {}, as asked; runtime: processes (this version has no other)", args.gpus));
-    }
-    node.gpus = "sim:8xH100".to_owned();
-    let driver = Path::new("/dev/nvidiactl").exists();
-    let gpus = if driver {
-        "this version does not speak to the NVIDIA driver yet"
-    } else {
-        "this machine has no NVIDIA driver"
-    };
-    (node, format!("GPUs: 8 simulated H100 ({gpus}); runtime: processes (this version has no other)"))
-}
-
-async fn play(context: &Context) -> Result<u8, Failure> {
+async fn play(context: &Context, image: &str) -> Result<u8, Failure> {
     let controller = context.controller()?;
     wait_for_node(&*controller, context).await?;
-    let submitted = submit(&*controller, context).await?;
+    let submitted = submit(&*controller, context, image).await?;
     let job = submitted.job_id.to_string();
     say(context, &format!("\nQUEUE: job {job} is submitted"))?;
     let (queue, _) = controller.list_jobs(&context.who, JobFilter::default(), 10, "").await?;
@@ -128,9 +112,10 @@ fn say(context: &Context, text: &str) -> Result<(), Failure> {
 }
 
 /// The job file for a node with this many GPUs: two of them for each of two workers, or what there is.
-fn job_file(gpus: usize) -> Result<Vec<u8>, Error> {
+fn job_file(gpus: usize, image: &str) -> Result<Vec<u8>, Error> {
     let broken = |error| Error::internal(format!("reading the demo's own job file: {error}"));
     let mut file: serde_json::Value = serde_json::from_str(JOB).map_err(broken)?;
+    file["image"] = image.into();
     let workers = &mut file["taskRoles"][1];
     workers["taskNumber"] = if gpus == 1 { 1 } else { 2 }.into();
     workers["gpuNumber"] = if gpus == 1 { 1 } else { (gpus / 2).min(2) }.into();
@@ -138,11 +123,11 @@ fn job_file(gpus: usize) -> Result<Vec<u8>, Error> {
 }
 
 /// A folder that was kept may hold the job of a demo that was killed: it goes first.
-async fn submit(controller: &dyn ControllerApi, context: &Context) -> Result<Submitted, Failure> {
+async fn submit(controller: &dyn ControllerApi, context: &Context, image: &str) -> Result<Submitted, Failure> {
     let gpus = controller.list_gpus(&context.who, None).await?.len();
     let submit = Submit {
         file_name: "demo.json".to_owned(),
-        content: job_file(gpus)?,
+        content: job_file(gpus, image)?,
         request_id: uuid::Uuid::new_v4().to_string(),
         dry_run: false,
     };
@@ -210,7 +195,7 @@ mod tests {
     #[test]
     fn the_job_fits_whatever_gpus_there_are() {
         for (gpus, workers, each) in [(0, 2, 0), (1, 1, 1), (2, 2, 1), (3, 2, 1), (4, 2, 2), (8, 2, 2)] {
-            let parsed = crate::jobfile::parse("demo.json", &job_file(gpus).unwrap()).unwrap();
+            let parsed = crate::jobfile::parse("demo.json", &job_file(gpus, "none").unwrap()).unwrap();
             assert_eq!(parsed.spec.name, JOB_NAME);
             assert!(parsed.warnings.is_empty(), "{:?}", parsed.warnings);
             let role = &parsed.spec.roles[1];
