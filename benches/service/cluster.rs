@@ -1,0 +1,137 @@
+//! A controller and agents as processes, as operators run them: durable writes on, gRPC over loopback.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use wharf::api::ControllerApi;
+use wharf::api::controller::{EventFilter, Submit};
+use wharf::api::stream::Answers;
+use wharf::domain::event::Event;
+use wharf::domain::principal::{Principal, Role};
+use wharf::rpc::ControllerClient;
+
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_wharf");
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Cluster {
+    folder: PathBuf,
+    pub address: String,
+    pub client: ControllerClient,
+    pub who: Principal,
+    controller: Child,
+    pub agents: Vec<Child>,
+}
+
+impl Cluster {
+    /// `agents` nodes with one line of more settings each.
+    pub async fn start(folder: &Path, agents: &[String]) -> Self {
+        fs::create_dir_all(folder).expect("the folder is ours");
+        let port =
+            TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port is free").port();
+        let address = format!("127.0.0.1:{port}");
+        let shown = folder.display();
+        let settings = format!("data_dir = '{shown}/c'\nlisten = '{address}'\n");
+        let controller = daemon(folder, "controller", &settings);
+        let mut children = Vec::new();
+        for (i, more) in agents.iter().enumerate() {
+            let first = 20_000 + 1_000 * i;
+            let settings = format!(
+                "data_dir = '{shown}/a{i}'\nrun_dir = '{shown}/r{i}'\nname = 'n{i}'\ncontroller = '{address}'\n\
+                 listen = 'unix:{shown}/a{i}.sock'\ntask_ip = '127.0.0.1'\ncpus = 256\nmemory_mb = 400000\n\
+                 ports = '{first}-{}'\n{more}\n",
+                first + 999
+            );
+            children.push(daemon(folder, &format!("agent{i}"), &settings));
+        }
+        let client = ControllerClient::new(&[&address]).expect("the address is one");
+        let who = Principal { user: "bench".to_owned(), uid: None, roles: vec![Role::User, Role::Operator] };
+        let cluster = Self { folder: folder.to_owned(), address, client, who, controller, agents: children };
+        cluster.wait_ready(agents.len()).await;
+        cluster
+    }
+
+    async fn wait_ready(&self, wanted: usize) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let nodes = self.client.list_nodes(&self.who).await.unwrap_or_default();
+            if nodes.iter().filter(|node| node.state == "READY").count() == wanted {
+                return;
+            }
+            assert!(Instant::now() < end, "the nodes are not ready; see the logs in {}", self.folder.display());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub async fn submit(&self, file: &str) -> u64 {
+        let submit =
+            Submit { file_name: "bench.json".into(), content: file.as_bytes().to_vec(), ..Submit::default() };
+        self.client.submit(&self.who, submit).await.expect("the job is accepted").job_id
+    }
+
+    /// Everything that happens from now on.
+    pub async fn events(&self) -> Answers<Event> {
+        let filter = EventFilter { after: None, follow: true, ..EventFilter::default() };
+        self.client.watch(&self.who, filter).await.expect("events can be followed")
+    }
+
+    /// Waits until the job has ended and everything it held is given back.
+    pub async fn wait_ended(&self, job: u64) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let view = self.client.get_job(&self.who, &job.to_string(), None).await.expect("the job is known");
+            if matches!(view.state.as_str(), "SUCCEEDED" | "FAILED" | "STOPPED") {
+                assert_eq!(view.state, "SUCCEEDED", "job {job}: {:?}", view.reason);
+                let nodes = self.client.list_nodes(&self.who).await.expect("the controller answers");
+                if nodes.iter().all(|node| node.gpus_free == node.gpus_total) {
+                    return;
+                }
+            }
+            assert!(Instant::now() < end, "job {job} does not end: {view:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub async fn stop(&self, job: u64) {
+        self.client.stop_job(&self.who, &job.to_string(), Some(0)).await.expect("the job is stopped");
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let view = self.client.get_job(&self.who, &job.to_string(), None).await.expect("the job is known");
+            if view.state == "STOPPED" {
+                return;
+            }
+            assert!(Instant::now() < end, "job {job} does not stop");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.agents.iter_mut().chain([&mut self.controller]) {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+fn daemon(folder: &Path, name: &str, settings: &str) -> Child {
+    let file = folder.join(format!("{name}.toml"));
+    fs::write(&file, settings).expect("the folder is ours");
+    let log = fs::File::create(folder.join(format!("{name}.log"))).expect("the folder is ours");
+    let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let mut command = Command::new(PROGRAM);
+    command.args([kind, "--config"]).arg(&file).stdin(Stdio::null()).stderr(log).stdout(Stdio::null());
+    command.spawn().expect("wharf starts")
+}
+
+/// A job of one role.
+pub fn job(name: &str, image: &str, tasks: u32, command: &str) -> String {
+    serde_json::json!({
+        "jobName": name, "image": image, "taskRoles": [{
+            "name": "main", "taskNumber": tasks, "cpuNumber": 1, "memoryMB": 128, "gpuNumber": 0, "command": command
+        }]
+    })
+    .to_string()
+}
