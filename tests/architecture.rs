@@ -229,7 +229,7 @@ fn outside_libraries_are_named_in_one_place() {
         (&["generated"], &["rpc/"]),
         (&["rusqlite"], &["store/"]),
         (&["bollard"], &["runtime/docker"]),
-        (&["nvml_wrapper"], &["gpu/nvml"]),
+        (&["nvml_wrapper", "nvml_wrapper_sys"], &["gpu/nvml"]),
         (&["clap", "clap_complete", "comfy_table"], &["cli/", "main.rs"]),
     ];
     for (libraries, places) in rules {

@@ -1,6 +1,7 @@
 //! `wharf demo` and `wharf dev`: everything in one process.
 
 use crate::harness::cluster::wharf;
+use crate::harness::docker::Dockerd;
 use crate::harness::{Output, Running, proc, until};
 use std::path::Path;
 
@@ -141,4 +142,19 @@ fn completion_scripts_are_for_every_shell() {
         let output = Running::start(wharf(&["completion", shell])).finish().expect(0);
         assert!(output.text().contains("submit"), "{shell}");
     }
+}
+
+#[test]
+fn the_demo_runs_in_containers_where_docker_has_its_image() {
+    let Some(dockerd) = Dockerd::get("the demo in containers") else { return };
+    dockerd.docker(&["tag", "wharf-test/busybox:1", "busybox:1"]);
+    let folder = tempfile::Builder::new().prefix("wh-").tempdir().expect("a temporary folder can be made");
+    let mut command = wharf(&["demo", "--gpus", "sim:8xH100"]);
+    command.env("TMPDIR", folder.path()).env("DOCKER_HOST", format!("unix://{}", dockerd.socket().display()));
+    let output = Running::start(command).finish();
+    let text = all_of(&output);
+    assert_eq!(output.code, 0, "{text}");
+    assert!(text.contains("runtime: Docker containers"), "{text}");
+    assert!(text.contains("worker 1 is done") && text.contains("SUCCEEDED"), "{text}");
+    assert_eq!(dockerd.docker(&["ps", "-aq", "--filter", "ancestor=busybox:1"]), "", "containers are left");
 }

@@ -4,6 +4,7 @@
 //! pass, share nothing, and say what they could not try (`harness::skip`).
 
 mod bad_input;
+mod containers;
 mod demo;
 mod exec;
 mod harness;

@@ -11,9 +11,9 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const DEFAULT_FS: &str = "default_fs_uri = 'hdfs://10.0.0.1:9000'";
+pub const DEFAULT_FS: &str = "default_fs_uri = 'hdfs://10.0.0.1:9000'";
 
-fn files() -> Vec<PathBuf> {
+pub fn files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pai-jobs");
     let entries = fs::read_dir(folder).expect("the job files are there");
     let mut files: Vec<PathBuf> = entries
@@ -26,7 +26,7 @@ fn files() -> Vec<PathBuf> {
 }
 
 /// The file with its commands replaced, and -2 (run again even after a success) by 0, so that the job ends.
-fn prepared(text: &str, command: &str) -> String {
+pub fn prepared(text: &str, command: &str) -> String {
     let command = serde_json::to_string(command).expect("text is JSON");
     let mut result = String::new();
     for line in text.lines() {
@@ -43,7 +43,7 @@ fn prepared(text: &str, command: &str) -> String {
 }
 
 /// What the environment printed by a task must agree with in `job show`, then made independent of this run.
-fn normalised(printed: &str, job: &Value, cluster: &Cluster) -> String {
+pub fn normalised(printed: &str, job: &Value, cluster: &Cluster) -> String {
     let (id, folder) = (job["job_id"].to_string(), cluster.folder().display().to_string());
     let mut lines: Vec<String> = Vec::new();
     for line in printed.lines() {
@@ -94,7 +94,7 @@ fn replaced_ips(value: &str) -> String {
 }
 
 /// Every address and port that a task is told is the one that is shown.
-fn check_places(printed: &str, job: &Value, file: &str) {
+pub fn check_places(printed: &str, job: &Value, file: &str) {
     for task in job["tasks"].as_array().expect("show lists tasks") {
         let of = format!("{}_{}", task["role"].as_str().expect("a role"), task["index"]);
         let ip = task["ip"].as_str().expect("a placed task has an address");
@@ -167,7 +167,7 @@ fn run(cluster: &Cluster, name: &str, text: &str) -> String {
     found
 }
 
-fn difference(expected: &str, found: &str) -> String {
+pub fn difference(expected: &str, found: &str) -> String {
     let (old, new): (Vec<&str>, Vec<&str>) = (expected.lines().collect(), found.lines().collect());
     let missing = old.iter().filter(|line| !new.contains(line)).map(|line| format!("  - {line}"));
     let added = new.iter().filter(|line| !old.contains(line)).map(|line| format!("  + {line}"));

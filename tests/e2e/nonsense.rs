@@ -32,6 +32,7 @@ fn lie(header: &CommandHeader, id: TaskId) -> TaskStatus {
         exit: Some(Exit { code: Some(i32::MIN), signal: Some(-5), ..Exit::success() }),
         holding: true,
         notices: vec!["\u{0}\u{1b}[2J".repeat(500)],
+        progress: Some("\u{0}\u{1b}[2J".repeat(500)),
     }
 }
 
@@ -91,6 +92,7 @@ async fn join(client: &wharf::rpc::ControllerClient, name: &str, address: &str) 
         pci: format!("00000000:0{index}:00.0"),
         numa_node: None,
         mig_parent: None,
+        ..Gpu::default()
     };
     let registration = Registration {
         name: NodeName(name.into()),
@@ -107,6 +109,8 @@ async fn join(client: &wharf::rpc::ControllerClient, name: &str, address: &str) 
             ports: (29_000, 29_100),
             labels: Default::default(),
             runtime: "process".into(),
+            gpu_driver: Default::default(),
+            gpu_conditions: Vec::new(),
         },
         cluster_id: String::new(),
         term: Term(0),
@@ -131,6 +135,7 @@ fn keep_alive(runtime: &tokio::runtime::Runtime, cluster: &Cluster, name: &'stat
                 node_uid: NodeUid(format!("uid-{name}")),
                 journal_id: JournalId(format!("journal-{name}")),
                 samples: Vec::new(),
+                progress: Vec::new(),
             };
             match client.heartbeat(&agent_principal(name), heartbeat).await {
                 Ok(reply) if reply.register_again => drop(join(&client, name, &address).await),
@@ -228,6 +233,7 @@ fn reports_that_make_no_sense_change_nothing() {
                 ended_at: None,
                 holding: false,
                 notices: Vec::new(),
+                progress: None,
             };
             let statuses = vec![wharf::domain::command::SequencedStatus { sequence: u64::MAX, status }];
             let journal = JournalId("journal-liar".into());

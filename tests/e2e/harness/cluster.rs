@@ -20,12 +20,24 @@ pub struct Node {
     pub memory_mb: u64,
     /// More lines of its configuration.
     pub more: String,
+    /// `process` or `docker`.
+    pub runtime: String,
+    /// More variables of its environment.
+    pub env: Vec<(String, String)>,
 }
 
 impl Node {
     /// Big enough for anything but its GPUs.
     pub fn new(name: &str, gpus: &str) -> Self {
-        Self { name: name.to_owned(), gpus: gpus.to_owned(), cpus: 64, memory_mb: 400_000, more: String::new() }
+        Self {
+            name: name.to_owned(),
+            gpus: gpus.to_owned(),
+            cpus: 64,
+            memory_mb: 400_000,
+            more: String::new(),
+            runtime: "process".to_owned(),
+            env: Vec::new(),
+        }
     }
 }
 
@@ -75,6 +87,11 @@ impl Cluster {
         self.folder.path().join(name)
     }
 
+    /// The nodes' own ids, as containers are labelled with them.
+    pub fn node_uids(&self) -> &[String] {
+        &self.node_uids
+    }
+
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port.number)
     }
@@ -99,12 +116,13 @@ impl Cluster {
             let ports = &self.blocks[i];
             let agent = format!(
                 "data_dir = '{folder}/a{i}'\nrun_dir = '{folder}/r{i}'\nname = '{}'\ncontroller = '{}'\n\
-                 listen = 'unix:{folder}/a{i}.sock'\ntask_ip = '127.0.1.{}'\ngpus = '{}'\nruntime = 'process'\n\
+                 listen = 'unix:{folder}/a{i}.sock'\ntask_ip = '127.0.1.{}'\ngpus = '{}'\nruntime = '{}'\n\
                  cpus = {}\nmemory_mb = {}\nports = '{}-{}'\n{}\n",
                 node.name,
                 self.address(),
                 i + 1,
                 node.gpus,
+                node.runtime,
                 node.cpus,
                 node.memory_mb,
                 ports.first,
@@ -115,11 +133,12 @@ impl Cluster {
         }
     }
 
-    fn daemon(&self, kind: &str, file: &str) -> Child {
+    fn daemon(&self, kind: &str, file: &str, env: &[(String, String)]) -> Child {
         let log = OpenOptions::new().create(true).append(true).open(self.path(&format!("{file}.log")));
         let log = log.expect("the folder is ours");
         let mut command = program();
         command.args([kind, "--config"]).arg(self.path(&format!("{file}.toml"))).stdin(Stdio::null());
+        command.envs(env.iter().map(|(name, value)| (name, value)));
         command.stdout(log.try_clone().expect("descriptors can be copied")).stderr(log);
         command.spawn().expect("the program starts")
     }
@@ -127,13 +146,13 @@ impl Cluster {
     pub fn start_controller(&self) {
         let mut slot = self.controller.lock().expect("no test panics with it");
         assert!(slot.is_none(), "the controller runs already");
-        *slot = Some(self.daemon("controller", "controller"));
+        *slot = Some(self.daemon("controller", "controller", &[]));
     }
 
     pub fn start_agent(&self, i: usize) {
         let mut slot = self.agents[i].1.lock().expect("no test panics with it");
         assert!(slot.is_none(), "agent {i} runs already");
-        *slot = Some(self.daemon("agent", &format!("agent{i}")));
+        *slot = Some(self.daemon("agent", &format!("agent{i}"), &self.agents[i].0.env));
     }
 
     /// SIGKILL, and gone when this returns.

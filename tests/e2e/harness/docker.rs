@@ -1,0 +1,55 @@
+//! A dockerd for a test: the one that `tests/run` has started, else one of the test's own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Dropping it stops a dockerd that was started for the test.
+#[derive(Debug)]
+pub struct Dockerd {
+    socket: PathBuf,
+    own: Option<PathBuf>,
+}
+
+impl Dockerd {
+    /// None, with the reason on the list of skips, where no dockerd can run.
+    pub fn get(what: &str) -> Option<Self> {
+        if let Some(socket) = std::env::var_os("WHARF_TEST_DOCKER") {
+            return Some(Self { socket: socket.into(), own: None });
+        }
+        if !script(&["can-run"]).status().is_ok_and(|status| status.success()) {
+            super::skip(what, "no dockerd can run here: it needs root and Debian's docker.io and busybox-static");
+            return None;
+        }
+        let folder = tempfile::Builder::new().prefix("wd-").tempdir_in("/tmp").expect("a folder can be made").keep();
+        let started = script(&["start"]).arg(&folder).output().expect("the script starts");
+        let said = String::from_utf8_lossy(&started.stderr);
+        assert!(started.status.success(), "tests/docker.sh start: {said}");
+        Some(Self { socket: folder.join("docker.sock"), own: Some(folder) })
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What `docker ARGUMENTS` prints.
+    pub fn docker(&self, arguments: &[&str]) -> String {
+        let host = format!("unix://{}", self.socket.display());
+        let output = Command::new("docker").args(["-H", &host]).args(arguments).output().expect("docker starts");
+        assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.own {
+            script(&["stop"]).arg(folder).status().ok();
+        }
+    }
+}
+
+fn script(arguments: &[&str]) -> Command {
+    let mut command = Command::new("bash");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/docker.sh")).args(arguments);
+    command
+}
