@@ -22,21 +22,21 @@
 //! | [`api`] | the Agent and Controller services as traits |
 //! | [`controller`] | admission, queue, placing, commands to agents, recovery |
 //! | [`agent`] | one node: stage, prepare, launch, stop, release; adopts its tasks after a restart |
-//! | [`runtime`] | the trait that runs tasks; [`runtime::process`] |
+//! | [`runtime`] | the trait that runs tasks: [`runtime::docker`], [`runtime::process`]; what follows any shim is shared |
 //! | [`shim`] | the static program under every command, and its protocol |
 //! | [`logs`] | reads what shims write: records, segments, cursors, following |
-//! | [`gpu`] | the trait that knows GPUs; [`gpu::sim`] |
+//! | [`gpu`] | the trait that knows GPUs; [`gpu::nvml`] asks the driver in a worker process, [`gpu::sim`] |
 //! | [`store`] | the trait that keeps state; [`store::sqlite`]; the history of events |
 //! | [`rpc`] | the only place that sees generated code: conversions, servers, clients, sockets |
-//! | [`daemon`] | an agent and a controller from their settings |
+//! | [`daemon`] | an agent and a controller from their settings; what the service manager is told |
 //! | [`cli`] | commands and what they print |
 //! | [`config`], [`telemetry`] | settings; logging and the clock |
 //!
 //! # Directions
 //!
 //! `cli > daemon > rpc > agent, controller > scheduler > jobfile > domain`, and never back. `api` speaks the domain's
-//! words only; agent and controller know each other only through it. Adapters (`gpu::sim`, `runtime::process`,
-//! `store::sqlite`) see the domain and their own trait. Pure folders import no tokio, tonic, clock or randomness:
+//! words only; agent and controller know each other only through it. Adapters (`gpu::nvml`, `gpu::sim`, `runtime::docker`,
+//! `runtime::process`, `store::sqlite`) see the domain and their own trait. Pure folders import no tokio, tonic, clock or randomness:
 //! time, ids and chance come in as arguments. `tests/architecture.rs` reads the `use` lines and keeps it so.
 //!
 //! # The life of a job
