@@ -7,13 +7,11 @@ pub mod node;
 pub mod place;
 
 mod body;
-mod command;
 mod limits;
 #[cfg(test)]
 mod tests;
 
 pub use body::body;
-pub use command::{alternatives, environment};
 pub use limits::shim_limits;
 
 use crate::domain::command::Violation;

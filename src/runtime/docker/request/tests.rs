@@ -232,17 +232,3 @@ fn the_jobs_limits_are_for_its_command_and_leave_the_shim_what_it_needs() {
     task.container.ulimits[0].hard = -1;
     assert_eq!(made(&task)["nofile"], (-1, -1));
 }
-
-#[test]
-fn the_environment_is_the_images_then_ours_then_the_jobs() {
-    let given =
-        [("PAI_JOB_NAME", "a~b"), ("PATH", "/job"), ("NVIDIA_VISIBLE_DEVICES", "all"), ("A", "1"), ("A", "2")];
-    let given = given.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let (env, notices) = environment(&image(), &no_gpus(), &given);
-    let want = [("PATH", "/job"), ("NVIDIA_VISIBLE_DEVICES", "void"), ("PAI_JOB_NAME", "a~b"), ("A", "2")];
-    assert_eq!(env, want.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    assert!(notices.len() == 1 && notices[0].contains("NVIDIA_VISIBLE_DEVICES"), "{notices:?}");
-    let empty = ImageFacts::default();
-    assert!(environment(&empty, &no_gpus(), &[]).0[0].1.contains("/usr/bin"));
-    assert_eq!(alternatives(&task(), &empty)[1], ["/bin/sh", "-c", "echo $SECRET_OF_THE_JOB"]);
-}
