@@ -26,6 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// Jobs name folders of disks that may not answer.
+const FOLDERS_DEADLINE: Duration = Duration::from_secs(20);
 /// Starting waits for namespaces, mounts, networks and hooks.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -79,21 +81,25 @@ pub async fn set_up(
     let found = core.kind.images().await?.inspect(&task.image).await?;
     let gone = || Failure::platform(format!("image '{}' is not on this node, or not any more", task.image));
     let image = found.ok_or_else(gone)?;
+    let files = {
+        let (task, image, allowed) = (task.clone(), image.clone(), allowed(&core.kind.config, &engine));
+        let resolve = blocking(move || Ok(JobMounts::resolve(&task, &image, &allowed)?));
+        unless_cancelled(cancel, in_time("looking at the job's folders", FOLDERS_DEADLINE, resolve)).await?
+    };
     let plan = {
         let (core, task, image, gpus) = (core.clone(), task.clone(), image.clone(), gpus.to_vec());
         let decision = decision.clone();
-        blocking(move || make_plan(&core, &task, &image, &engine, &gpus, &decision)).await?
+        blocking(move || make_plan(&core, &task, &image, &engine, &gpus, &decision, files)).await?
     };
     let Plan { mut record, dir, socket, body, injection, files } = plan;
-    let going =
-        || if cancel.is_cancelled() { Err(Failure::platform("cancelled while it was prepared")) } else { Ok(()) };
+    let going = || if cancel.is_cancelled() { Err(cancelled()) } else { Ok(()) };
     going()?;
     let name = record.facts.name.clone();
     let container = create(core, &name, body).await?;
     going()?;
     if let Some(folder) = &files.code {
-        record.notices.extend(copy_code(core, task, &image, &container, folder).await?);
-        going()?;
+        let copy = copy_code(core, task, &image, &container, folder);
+        record.notices.extend(unless_cancelled(cancel, copy).await?);
     }
     let pid = start(core, &name, &container).await?;
     let core = core.clone();
@@ -109,10 +115,10 @@ fn make_plan(
     engine: &EngineFacts,
     gpus: &[Gpu],
     decision: &Decision,
+    files: JobMounts,
 ) -> Result<Plan, Failure> {
     let config = &core.kind.config;
     let injection = injection(config, engine, gpus)?;
-    let files = JobMounts::resolve(task, image, &allowed(config, engine))?;
     let nonce = uuid::Uuid::new_v4().simple().to_string();
     let dir = core.layout.task(task.id);
     let shim = ShimMounts {
@@ -195,6 +201,31 @@ async fn start(core: &Core<Containers>, name: &str, container: &str) -> Result<i
     let pid = state.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
     let ended = || Failure::platform(format!("its shim ended at once with status {}", state.exit_code.unwrap_or(-1)));
     pid.ok_or_else(ended)
+}
+
+fn cancelled() -> Failure {
+    Failure::platform("cancelled while it was prepared")
+}
+
+/// Only for work that may be dropped half-way: what it leaves is taken back with the container.
+async fn unless_cancelled<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        () = cancel.cancelled() => Err(cancelled()),
+        done = work => done,
+    }
+}
+
+/// A disk that does not answer holds up this task alone, and not for ever.
+async fn in_time<T>(
+    what: &str,
+    limit: Duration,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let late = |_| Err(Failure::platform(format!("{what} took longer than {} s: a disk hangs", limit.as_secs())));
+    tokio::time::timeout(limit, work).await.unwrap_or_else(late)
 }
 
 async fn blocking<T: Send + 'static>(
