@@ -104,8 +104,9 @@ pub fn launch(command: &Command, spec: &ShimSpec, files: &Files) -> Result<(Laun
         parent: std::process::id() as i32,
         drops_groups: spec.groups.is_some() || spec.uid.is_some() || spec.gid.is_some(),
     };
+    let folder = files.cgroup_folder.as_ref();
     let at_ns = (sys::realtime_ns(), sys::boottime_ns());
-    let pid = forked::fork_into(|| setup.run(&candidates, &vectors))
+    let pid = forked::fork_into(folder, |born_there| setup.run(born_there, &candidates, &vectors))
         .map_err(|errno| failed("fork", errno, format!("start a process: {}", sys::describe(errno))))?;
     Ok((Launch { pid, at_ns, report, candidates, cwd, received: Vec::new() }, [stdout, stderr]))
 }
@@ -173,8 +174,8 @@ struct Setup<'a> {
 
 impl Setup<'_> {
     /// The child. Only async-signal-safe calls from here on.
-    fn run(&self, candidates: &[Candidate], vectors: &Vectors) {
-        match self.prepare() {
+    fn run(&self, born_there: bool, candidates: &[Candidate], vectors: &Vectors) {
+        match self.prepare(born_there) {
             Ok(()) => {
                 make_room(vectors.bytes);
                 tell(REPORT_FD, Step::Exec, 0, self.try_all(candidates, vectors));
@@ -183,9 +184,12 @@ impl Setup<'_> {
         }
     }
 
-    fn prepare(&self) -> Result<(), (Step, i32)> {
+    fn prepare(&self, born_there: bool) -> Result<(), (Step, i32)> {
         let at = |step: Step| move |errno: i32| (step, errno);
         forked::new_session().map_err(at(Step::Session))?;
+        if let Some(folder) = self.files.cgroup_folder.as_ref().filter(|_| !born_there) {
+            forked::join(folder.as_raw_fd()).map_err(at(Step::Cgroup))?;
+        }
         for procs in &self.files.cgroup_procs {
             sys::write_fd(procs.as_raw_fd(), b"0").map_err(at(Step::Cgroup))?;
         }

@@ -103,7 +103,7 @@ impl Supervisor {
         let segments = std::mem::take(&mut files.segments);
         if segments.is_empty() {
             queue.finish();
-        } else if let Err(error) = writer::start(queue.clone(), segments, spec.segment_bytes) {
+        } else if let Err(error) = writer::start(queue.clone(), segments, spec.segment_bytes, self.bell.clone()) {
             self.fail("start the log writer", error.to_string());
             queue.finish();
         }

@@ -161,9 +161,11 @@ impl Supervisor {
         let (tell, written) = sync_channel(1);
         let bytes = record.encode_file();
         if let Some(file) = file {
+            let bell = self.bell.clone();
             let write = move || {
                 // Nobody listens any more after the deadline.
                 let _ = tell.send(write_record(&file, &bytes).is_ok());
+                bell.ring();
             };
             // Without a thread nothing is written, which the dropped sender says.
             let _ = std::thread::Builder::new().name("record".to_owned()).stack_size(128 * 1024).spawn(write);

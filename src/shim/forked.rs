@@ -1,8 +1,8 @@
 //! What only a forked child may do before it executes: nothing here allocates, locks or unwinds.
 
-use super::sys::{O_CLOEXEC, checked, errno, number, syscall};
+use super::sys::{CLONE_INTO_CGROUP, O_CLOEXEC, O_WRONLY, SIGCHLD, checked, errno, number, syscall, write_fd};
 use std::ffi::{CStr, c_char, c_int, c_long};
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 #[repr(C)]
 struct Limit64 {
@@ -14,6 +14,7 @@ unsafe extern "C" {
     fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int;
     fn dup2(from: c_int, to: c_int) -> c_int;
     fn fork() -> c_int;
+    fn openat(directory: c_int, path: *const c_char, flags: c_int, ...) -> c_int;
     fn setsid() -> c_int;
     fn umask(mask: u32) -> u32;
     fn chdir(path: *const c_char) -> c_int;
@@ -22,16 +23,58 @@ unsafe extern "C" {
     fn _exit(code: c_int) -> !;
 }
 
-/// Forks. In the child, `child` runs; if it comes back, the child ends.
-pub fn fork_into(child: impl FnOnce()) -> Result<i32, i32> {
-    // SAFETY: `child` keeps to async-signal-safe calls (the contract of this module) and nothing runs after it.
-    match checked(unsafe { fork() })? {
+/// The kernel's struct clone_args, as of Linux 5.7.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Forks, if it can be done into the v2 cgroup whose folder is given. In the child, `child` runs and is told whether
+/// it was born there; if it comes back, the child ends.
+pub fn fork_into(cgroup: Option<&OwnedFd>, child: impl FnOnce(bool)) -> Result<i32, i32> {
+    let (pid, born_there) = match cgroup.map(clone_into) {
+        Some(Ok(pid)) => (pid, true),
+        // An old kernel, a filter of system calls, or a group that takes nobody this way.
+        // SAFETY: `child` keeps to async-signal-safe calls (the contract of this module) and nothing runs after it.
+        None | Some(Err(_)) => (checked(unsafe { fork() })?, false),
+    };
+    match pid {
         0 => {
-            child();
+            child(born_there);
             exit(127)
         }
         pid => Ok(pid as i32),
     }
+}
+
+fn clone_into(cgroup: &OwnedFd) -> Result<i64, i32> {
+    let arguments = CloneArguments {
+        flags: CLONE_INTO_CGROUP,
+        exit_signal: SIGCHLD as u64,
+        cgroup: cgroup.as_raw_fd() as u64,
+        ..CloneArguments::default()
+    };
+    // SAFETY: without CLONE_VM this is a fork; the structure has the size that is passed.
+    checked(unsafe { syscall(number::CLONE3, &arguments, size_of::<CloneArguments>()) })
+}
+
+/// Moves the caller into the v2 cgroup of this folder.
+pub fn join(cgroup: RawFd) -> Result<(), i32> {
+    // SAFETY: the path is constant and terminated.
+    let fd = checked(unsafe { openat(cgroup, c"cgroup.procs".as_ptr(), O_WRONLY | O_CLOEXEC) })?;
+    // Closed by exec.
+    write_fd(fd as RawFd, b"0").map(drop)
 }
 
 fn exit(code: i32) -> ! {

@@ -4,6 +4,7 @@
 //! A static program of std alone: it runs in any image. It opens no path of its own but the socket, what the agent asks
 //! it to check, and the programs of the command. The modules that the agent needs too are also in the library.
 
+mod bell;
 mod channel;
 mod child;
 mod conversation;

@@ -82,7 +82,7 @@ pub enum Slot {
     Exit,
     /// The `/proc` directory of the shim's own process namespace.
     Proc,
-    /// A `cgroup.procs`, writable: the command joins it before it runs. Any number.
+    /// A `tasks` (v1) or `cgroup.procs`, writable: the command joins it before it runs. Any number.
     CgroupProcs,
     /// The `cgroup.kill` of a cgroup that holds the command and **not the shim**, writable.
     CgroupKill,
@@ -90,10 +90,13 @@ pub enum Slot {
     OomCount,
     /// Standard input of the command, usually `/dev/null`. Without it the command reads the end of a closed pipe.
     Stdin,
+    /// The folder of a v2 cgroup: the command is born in it. Moving a process later waits for every processor, 10 ms
+    /// and more.
+    CgroupFolder,
 }
 
 impl Slot {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Spec,
         Self::Segment,
         Self::Exit,
@@ -102,6 +105,7 @@ impl Slot {
         Self::CgroupKill,
         Self::OomCount,
         Self::Stdin,
+        Self::CgroupFolder,
     ];
 
     fn code(self) -> u8 {
@@ -114,6 +118,7 @@ impl Slot {
             Self::CgroupKill => 6,
             Self::OomCount => 7,
             Self::Stdin => 8,
+            Self::CgroupFolder => 9,
         }
     }
 

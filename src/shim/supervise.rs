@@ -1,6 +1,7 @@
 //! The shim's one state: which stage its task is in, and what moves it on. A single thread waits for the agent, for
 //! signals, for the task's output and for deadlines; nothing in here waits for anything else.
 
+use super::bell::Bell;
 use super::channel::Channel;
 use super::child::{Launch, Outcome};
 use super::descendants;
@@ -27,6 +28,8 @@ const LEASE_GRACE: Duration = Duration::from_secs(10);
 const GROUP_LOOK: Duration = Duration::from_millis(50);
 /// The lease counts on a clock that poll's timeout does not follow through a suspend.
 const LEASE_LOOK: Duration = Duration::from_secs(5);
+/// Threads ring when they are done; this is for a shim that got no bell.
+const THREAD_LOOK: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// Where the task is. Stages only go forward.
@@ -109,6 +112,8 @@ pub struct Outside {
 pub struct Supervisor {
     pub(super) channel: Channel,
     signals: OwnedFd,
+    /// Rung by the threads that write to disk.
+    pub(super) bell: Bell,
     pub(super) started_boottime_ns: u64,
     pub(super) stage: Stage,
     pub(super) task: Option<Task>,
@@ -126,6 +131,7 @@ impl Supervisor {
         Self {
             channel: Channel::new(socket_paths, Instant::now()),
             signals,
+            bell: Bell::new(),
             started_boottime_ns: sys::boottime_ns(),
             stage: Stage::NeedSpec,
             task: None,
@@ -162,6 +168,7 @@ impl Supervisor {
     fn wait(&mut self, now: Instant) {
         let entry = |fd| PollFd { fd, events: POLLIN, revents: 0 };
         let mut list = vec![entry(self.signals.as_raw_fd())];
+        list.extend(self.bell.poll_entry());
         list.extend(self.channel.poll_entry());
         let others = list.len();
         if let Some(run) = &self.run {
@@ -169,6 +176,7 @@ impl Supervisor {
             list.extend(run.streams.iter().filter_map(|stream| stream.descriptor().map(entry)));
         }
         sys::wait(&mut list, self.next_deadline(now).saturating_duration_since(now));
+        self.bell.silence();
         let ready = |fd| list[others..].iter().any(|entry| entry.fd == fd && entry.revents != 0);
         if let (Some(run), Some(task)) = (&mut self.run, &self.task) {
             for stream in &mut run.streams {
@@ -192,7 +200,7 @@ impl Supervisor {
                 [held, look, killed].into_iter().flatten().min().unwrap_or(now + LONGEST_WAIT)
             }
             Stage::Killing(ending) => ending.next_look(),
-            Stage::Draining { .. } | Stage::Recording(_) => now + Duration::from_millis(5),
+            Stage::Draining { .. } | Stage::Recording(_) => now + THREAD_LOOK,
             Stage::Ended { until, .. } => *until,
             _ => now + LONGEST_WAIT,
         };

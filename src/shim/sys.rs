@@ -39,6 +39,7 @@ const CLONE_NEWIPC: c_int = 0x0800_0000;
 const F_SETFL: c_int = 4;
 const F_SETPIPE_SZ: c_int = 1031;
 const WNOHANG: c_int = 1;
+pub(super) const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const SIG_SETMASK: c_int = 2;
 
 pub const POLLIN: i16 = 1;
@@ -62,6 +63,7 @@ pub(super) mod number {
     pub const RT_SIGACTION: c_long = own::ALL[4];
     pub const PIDFD_SEND_SIGNAL: c_long = 424;
     pub const PIDFD_OPEN: c_long = 434;
+    pub const CLONE3: c_long = 435;
     pub const CLOSE_RANGE: c_long = 436;
 }
 
@@ -95,6 +97,7 @@ unsafe extern "C" {
     fn poll(list: *mut PollFd, count: u64, timeout_ms: c_int) -> c_int;
     fn clock_gettime(clock: c_int, to: *mut TimeSpec) -> c_int;
     fn getrandom(to: *mut c_void, length: usize, flags: u32) -> isize;
+    fn eventfd(initial: u32, flags: c_int) -> c_int;
     fn signalfd(fd: c_int, set: *const SignalSet, flags: c_int) -> c_int;
     fn pthread_sigmask(how: c_int, set: *const SignalSet, old: *mut SignalSet) -> c_int;
     fn kill(pid: c_int, signal: c_int) -> c_int;
@@ -243,6 +246,14 @@ pub fn wait(list: &mut [PollFd], timeout: Duration) {
     list.iter_mut().for_each(|entry| entry.revents = 0);
     // SAFETY: the list has the length that is passed. EINTR and other errors leave `revents` at zero.
     unsafe { poll(list.as_mut_ptr(), list.len() as u64, timeout_ms) };
+}
+
+/// A counter that can be waited for. Neither reading nor writing it blocks.
+pub fn event_descriptor() -> Result<OwnedFd, i32> {
+    // SAFETY: takes integers only.
+    let fd = checked(unsafe { eventfd(0, O_CLOEXEC | O_NONBLOCK) })?;
+    // SAFETY: the kernel has just made the descriptor, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 /// One directory read; empty at the end. `to` gets linux_dirent64 entries.

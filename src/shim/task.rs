@@ -34,6 +34,7 @@ pub struct Files {
     /// Only if it shows the shim's own process namespace.
     pub proc: Option<OwnedFd>,
     pub cgroup_procs: Vec<OwnedFd>,
+    pub cgroup_folder: Option<OwnedFd>,
     pub cgroup_kill: Option<OwnedFd>,
     pub oom_count: Option<File>,
     pub stdin: Option<OwnedFd>,
@@ -50,6 +51,7 @@ impl Files {
                 Slot::Exit => files.exit = Some(File::from(fd)),
                 Slot::Proc => files.proc = Some(fd),
                 Slot::CgroupProcs => files.cgroup_procs.push(fd),
+                Slot::CgroupFolder => files.cgroup_folder = Some(fd),
                 Slot::CgroupKill => files.cgroup_kill = Some(fd),
                 Slot::OomCount => files.oom_count = Some(File::from(fd)),
                 Slot::Stdin => files.stdin = Some(fd),

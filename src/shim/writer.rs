@@ -1,6 +1,7 @@
 //! The thread that puts the task's output on disk: a ring of segments, in batches. It may wait for the disk as long as
 //! it likes; nobody waits for it without a deadline.
 
+use super::bell::Bell;
 use super::queue::{Entry, Queue, account};
 use super::record::{Encoder, MAX_BODY_BYTES, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use super::sys;
@@ -32,8 +33,8 @@ struct Writer {
 /// The disk had its time: stop.
 struct GaveUp;
 
-/// Begins the log and writes until the queue is closed.
-pub fn start(queue: Arc<Queue>, segments: Vec<File>, segment_bytes: u64) -> std::io::Result<()> {
+/// Begins the log and writes until the queue is closed; then rings.
+pub fn start(queue: Arc<Queue>, segments: Vec<File>, segment_bytes: u64, bell: Bell) -> std::io::Result<()> {
     let writer = Writer {
         queue: queue.clone(),
         segments,
@@ -47,6 +48,7 @@ pub fn start(queue: Arc<Queue>, segments: Vec<File>, segment_bytes: u64) -> std:
         // Having given up is in the totals: what was not written is lost.
         let _ = writer.run();
         queue.finish();
+        bell.ring();
     };
     std::thread::Builder::new().name("writer".to_owned()).stack_size(256 * 1024).spawn(run).map(drop)
 }

@@ -446,3 +446,33 @@ fn a_fork_bomb_is_cleared_away() {
     });
     assert_eq!(left.collect::<Vec<_>>(), Vec::<String>::new());
 }
+
+/// A folder that is no cgroup, so nobody can be born in it: as on kernels and in sandboxes that do not do that.
+#[test]
+fn a_command_that_cannot_be_born_in_its_group_joins_it() {
+    let mut agent = Agent::start();
+    let folder = agent.path("group");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("cgroup.procs"), "").unwrap();
+    let slot = (Slot::CgroupFolder, std::fs::File::open(&folder).unwrap().into());
+    agent.send_spec(&spec(), vec![slot]);
+    agent.expect_ready();
+    agent.go(&shell("echo ran"));
+    agent.expect_start();
+    assert_eq!(agent.expect_end().code, Some(0));
+    agent.bye();
+    assert_eq!(std::fs::read(folder.join("cgroup.procs")).unwrap(), b"0");
+}
+
+#[test]
+fn a_command_without_its_group_does_not_run() {
+    let mut agent = Agent::start();
+    let slot = (Slot::CgroupFolder, std::fs::File::open(agent.folder.path()).unwrap().into());
+    agent.send_spec(&spec(), vec![slot]);
+    agent.expect_ready();
+    agent.go(&shell("echo ran"));
+    let exit = agent.expect_end();
+    assert!(is_exec_failure(&exit.why, "join cgroup", 2, "cgroup"), "{:?}", exit.why);
+    agent.bye();
+    assert_eq!(agent.log().text(), "");
+}

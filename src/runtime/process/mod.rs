@@ -11,6 +11,7 @@ mod environment;
 mod exec;
 mod leftovers;
 mod setup;
+mod spawn;
 
 pub use super::shimmed::StartError;
 pub use account::RunAs;

@@ -1,22 +1,20 @@
 //! Makes a task up to its shim's start: account, folders, groups, specification, socket, process. Blocking.
 //! What an error leaves half-made is taken back by `leftovers`.
 
-use super::cgroup::{Limits, TaskGroups};
+use super::cgroup::{self, Limits, TaskGroups};
 use super::leftovers::Leftovers;
-use super::{OpenFiles, ProcessConfig, ProcessFacts, Processes, account, environment};
+use super::{OpenFiles, ProcessConfig, ProcessFacts, Processes, account, environment, spawn};
 use crate::domain::task::TaskSpec;
 use crate::runtime::shimmed::layout::{TaskDir, TaskRecord};
-use crate::runtime::shimmed::process_id::ProcessId;
+use crate::runtime::shimmed::process_id::{PidFd, ProcessId};
 use crate::runtime::shimmed::supervisor::SpecFiles;
 use crate::runtime::shimmed::{Core, Failure, Kind, SetUp, link};
 use crate::shim::protocol::Slot;
 use crate::shim::spec::ShimSpec;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 /// Of every command of a task.
 pub const UMASK: u32 = 0o022;
@@ -41,19 +39,26 @@ pub fn set_up(core: &Core<Processes>, task: &TaskSpec) -> Result<SetUp<Processes
     dir.write_task(&record)?;
     let files = spec_files(core, &dir, &record, &groups)?;
     let socket = link::bind(&dir)?;
-    let (mut child, shim) = spawn(&core.shim, &dir)?;
+    let pid = spawn::spawn(&core.shim, &link::ways(&dir), &dir.socket_dir, &groups)?;
     // From here on an error must take the process back too.
-    let placed = groups.add_shim(shim.pid).and_then(|()| dir.write_shim(&shim));
-    let opened = placed.and_then(|()| shim.open()?.ok_or_else(|| io::Error::other("the shim ended at once")));
-    match opened {
+    match known(pid, &dir) {
         // From now on it is reaped through its pidfd, by whoever follows it.
-        Ok(pidfd) => Ok(SetUp { record, remains: Leftovers { dir, groups }, shim, pidfd, socket, files }),
+        Ok((shim, pidfd)) => Ok(SetUp { record, remains: Leftovers { dir, groups }, shim, pidfd, socket, files }),
         Err(error) => {
-            child.kill().ok();
-            child.wait().ok();
+            let pid = Pid::from_raw(pid);
+            nix::sys::signal::kill(pid, Signal::SIGKILL).ok();
+            nix::sys::wait::waitpid(pid, None).ok();
             Err(error.into())
         }
     }
+}
+
+/// Makes the shim known, so that a later agent finds it.
+fn known(pid: i32, dir: &TaskDir) -> io::Result<(ProcessId, PidFd)> {
+    let shim = ProcessId::of(pid)?;
+    dir.write_shim(&shim)?;
+    let pidfd = shim.open()?.ok_or_else(|| io::Error::other("the shim ended at once"))?;
+    Ok((shim, pidfd))
 }
 
 fn limits(config: &ProcessConfig, task: &TaskSpec) -> Limits {
@@ -83,52 +88,12 @@ fn spec_files(
     let mut files = vec![(Slot::Spec, dir.write_spec(&spec)?)];
     files.extend(core.log.create(dir)?);
     files.push((Slot::Proc, File::open("/proc")?));
-    files.extend(groups.payload_entries()?.into_iter().map(|file| (Slot::CgroupProcs, file)));
+    files.extend(groups.entries(cgroup::PAYLOAD)?.into_iter().map(|file| (Slot::CgroupProcs, file)));
+    if let Some(folder) = groups.unified_folder(cgroup::PAYLOAD) {
+        files.push((Slot::CgroupFolder, File::from(folder?)));
+    }
     files.extend(groups.payload_kill().map(|file| (Slot::CgroupKill, file)));
     files.extend(groups.payload_oom_counter().map(|file| (Slot::OomCount, file)));
     files.push((Slot::Stdin, OpenOptions::new().read(true).open("/dev/null")?));
     Ok(files)
-}
-
-/// Starts the shim in a session of its own, so that it outlives the agent. It finds its socket in its directory.
-/// A program that has just been installed counts as being written for as long as any child that was forked meanwhile
-/// has not begun its own program.
-fn spawn_settled(command: &mut Command) -> io::Result<Child> {
-    const TRIES: u32 = 100;
-    for _ in 1..TRIES {
-        match command.spawn() {
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
-                // Blocking work, on a thread for it.
-                #[allow(clippy::disallowed_methods)]
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            done => return done,
-        }
-    }
-    command.spawn()
-}
-
-fn spawn(program: &Path, dir: &TaskDir) -> io::Result<(Child, ProcessId)> {
-    let mut command = Command::new(program);
-    command.args(link::ways(dir)).current_dir(&dir.socket_dir).env_clear();
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // SAFETY: setsid is safe between fork and exec, and touches no memory.
-    unsafe {
-        command.pre_exec(|| {
-            // The leader of a new process has no group of its own yet, so this cannot fail.
-            nix::unistd::setsid()?;
-            Ok(())
-        });
-    }
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("starting {}: {error}", program.display()));
-    let mut child = spawn_settled(&mut command).map_err(named)?;
-    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-    match ProcessId::of(pid) {
-        Ok(shim) => Ok((child, shim)),
-        Err(error) => {
-            child.kill().ok();
-            child.wait().ok();
-            Err(error)
-        }
-    }
 }

@@ -14,11 +14,12 @@ use crate::runtime::shimmed::process_id;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const PAYLOAD: &str = "payload";
-const SHIM: &str = "shim";
+pub const PAYLOAD: &str = "payload";
+pub const SHIM: &str = "shim";
 /// Nested groups that a task with rights may have made; deeper ones than this are not ours to understand.
 const MAX_DEPTH: usize = 16;
 
@@ -111,24 +112,28 @@ impl TaskGroups {
         self.groups.is_empty()
     }
 
-    /// Takes the shim out of the agent's own groups, so that neither its limits nor its restart reach it.
-    pub fn add_shim(&self, pid: i32) -> io::Result<()> {
-        for group in &self.groups {
-            let file = group.dir.join(SHIM).join("cgroup.procs");
-            fs::write(&file, pid.to_string()).map_err(|error| at(&file, error))?;
-        }
-        Ok(())
+    /// What the forked child of a task's shim or command joins by itself, by writing `0`: `tasks` of the v1 groups.
+    /// For a single thread this takes no lock that the whole machine has to agree on.
+    pub fn entries(&self, part: &str) -> io::Result<Vec<File>> {
+        let groups = self.groups.iter().filter(|group| !group.hierarchy.unified);
+        groups.map(|group| open_to_write(&group.dir.join(part).join("tasks"))).collect()
     }
 
-    /// `cgroup.procs` of the payload groups, open for writing: writing `0` moves the writer.
+    /// The folder of the v2 group, where a child may be born.
+    pub fn unified_folder(&self, part: &str) -> Option<io::Result<OwnedFd>> {
+        let group = self.groups.iter().find(|group| group.hierarchy.unified)?;
+        let dir = group.dir.join(part);
+        Some(File::open(&dir).map(OwnedFd::from).map_err(|error| at(&dir, error)))
+    }
+
+    /// All groups of the payload, open for writing: writing `0` moves the writer, which must be a single thread.
     pub fn payload_entries(&self) -> io::Result<Vec<File>> {
-        self.groups
-            .iter()
-            .map(|group| {
-                let file = group.dir.join(PAYLOAD).join("cgroup.procs");
-                OpenOptions::new().write(true).open(&file).map_err(|error| at(&file, error))
-            })
-            .collect()
+        let mut entries = self.entries(PAYLOAD)?;
+        let unified = self.groups.iter().filter(|group| group.hierarchy.unified);
+        for group in unified {
+            entries.push(open_to_write(&group.dir.join(PAYLOAD).join("cgroup.procs"))?);
+        }
+        Ok(entries)
     }
 
     /// `cgroup.kill` of the payload, where the kernel has it (v2 from Linux 5.14, hybrid machines included).
@@ -253,6 +258,10 @@ fn children(dir: &Path, depth: usize) -> Vec<PathBuf> {
     let entries = if depth < MAX_DEPTH { fs::read_dir(dir).ok() } else { None };
     let is_dir = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
     entries.into_iter().flatten().flatten().filter(is_dir).map(|entry| entry.path()).collect()
+}
+
+fn open_to_write(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).open(path).map_err(|error| at(path, error))
 }
 
 fn at(path: &Path, error: io::Error) -> io::Error {

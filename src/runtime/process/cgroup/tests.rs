@@ -1,5 +1,6 @@
 //! Runs against the real hierarchies of this machine, under a parent of its own.
 
+use super::super::spawn;
 use super::*;
 use crate::domain::ids::{JobId, RunId};
 use std::process::{Child, Command, Stdio};
@@ -41,21 +42,22 @@ async fn groups_carry_limits_and_go_away_with_everything_in_them() {
         return;
     }
     assert_eq!(cgroups.tasks().into_iter().collect::<Vec<_>>(), [task()]);
-    let (mut shim, mut payload) = (sleeper(), sleeper());
-    groups.add_shim(shim.id() as i32).unwrap();
+    let sleep = std::path::Path::new("/bin/sleep");
+    let shim = spawn::spawn(sleep, &["1000".into()], std::path::Path::new("/"), &groups).unwrap();
+    let mut payload = sleeper();
     for entry in groups.payload_entries().unwrap() {
         use std::io::Write;
         (&entry).write_all(payload.id().to_string().as_bytes()).unwrap();
     }
-    assert_eq!(groups.members(), BTreeSet::from([shim.id() as i32, payload.id() as i32]));
+    assert_eq!(groups.members(), BTreeSet::from([shim, payload.id() as i32]));
     if let Some(mut kill) = groups.payload_kill() {
         use std::io::Write;
         kill.write_all(b"1").unwrap();
         payload.wait().unwrap();
-        assert!(shim.try_wait().unwrap().is_none(), "the shim stands apart");
+        assert_eq!(groups.members(), BTreeSet::from([shim]), "the shim stands apart");
     }
     cgroups.existing(task()).remove(Duration::from_secs(10)).await.unwrap();
-    shim.wait().unwrap();
+    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(shim), None).unwrap();
     payload.wait().ok();
     assert!(cgroups.tasks().is_empty());
     assert!(cgroups.existing(task()).is_empty());

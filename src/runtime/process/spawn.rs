@@ -1,0 +1,151 @@
+//! Starts a shim as a child that begins in its own control groups. Blocking.
+//!
+//! Moving a process into a group once it runs makes the kernel wait until every processor has noticed: 10 ms and
+//! more for each task. A single thread that moves itself by v1's `tasks` file is spared that, and so is a child that
+//! is born in a v2 group. std's `Command` has no way to the latter, so the child is made here.
+
+use super::cgroup::{self, TaskGroups};
+use nix::errno::Errno;
+use std::ffi::{CStr, CString};
+use std::fs::{File, OpenOptions};
+use std::io::{self, PipeWriter, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Linux 5.7. libc has it in a type that is too narrow for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Starts `program` with nothing but its arguments: no environment, `/dev/null` for its streams, `folder` as its
+/// working folder, in a session of its own and in the shim's groups. Answers the pid; who starts it reaps it.
+pub(super) fn spawn(program: &Path, arguments: &[PathBuf], folder: &Path, groups: &TaskGroups) -> io::Result<i32> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("starting {}: {error}", program.display()));
+    let child = Child::new(program, arguments, folder, groups).map_err(named)?;
+    const TRIES: u32 = 100;
+    for _ in 1..TRIES {
+        match child.start() {
+            // A program that has just been installed counts as being written for as long as any child that was forked
+            // meanwhile has not begun its own program.
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                // Blocking work, on a thread for it.
+                #[allow(clippy::disallowed_methods)]
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            done => return done.map_err(named),
+        }
+    }
+    child.start().map_err(named)
+}
+
+/// What the child needs between fork and exec, made before it: there it may not allocate.
+struct Child {
+    program: CString,
+    arguments: Vec<CString>,
+    folder: CString,
+    null: File,
+    /// `tasks` of v1 groups.
+    entries: Vec<File>,
+    unified: Option<OwnedFd>,
+}
+
+impl Child {
+    fn new(program: &Path, arguments: &[PathBuf], folder: &Path, groups: &TaskGroups) -> io::Result<Self> {
+        let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from);
+        let program = text(program)?;
+        let given = arguments.iter().map(|argument| text(argument));
+        Ok(Self {
+            arguments: std::iter::once(Ok(program.clone())).chain(given).collect::<io::Result<_>>()?,
+            program,
+            folder: text(folder)?,
+            null: OpenOptions::new().read(true).write(true).open("/dev/null")?,
+            entries: groups.entries(cgroup::SHIM)?,
+            unified: groups.unified_folder(cgroup::SHIM).transpose()?,
+        })
+    }
+
+    fn start(&self) -> io::Result<i32> {
+        let (mut report, report_in) = io::pipe()?;
+        let mut argv: Vec<*const libc::c_char> = self.arguments.iter().map(|argument| argument.as_ptr()).collect();
+        argv.push(std::ptr::null());
+        let (pid, born_there) = match self.unified.as_ref().map(clone_into) {
+            Some(Ok(pid)) => (pid, true),
+            // An old kernel, a filter of system calls, or a group that takes nobody this way.
+            // SAFETY: the child goes on in `run`, which makes system calls only.
+            None | Some(Err(_)) => (Errno::result(unsafe { libc::fork() })?, false),
+        };
+        if pid == 0 {
+            self.run(born_there, &argv, &report_in);
+        }
+        drop(report_in);
+        let mut errno = [0; 4];
+        // The end without a word is the new program's: exec has closed the pipe.
+        if report.read_exact(&mut errno).is_err() {
+            return Ok(pid);
+        }
+        nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).ok();
+        Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+    }
+
+    /// The child, up to its program. Only what is safe between fork and exec.
+    fn run(&self, born_there: bool, argv: &[*const libc::c_char], report: &PipeWriter) -> ! {
+        let errno = match self.settle(born_there) {
+            Err(errno) => errno,
+            Ok(()) => {
+                let no_environment = [std::ptr::null()];
+                // SAFETY: all three are terminated and outlive the call, which comes back only with an error.
+                unsafe { libc::execve(self.program.as_ptr(), argv.as_ptr(), no_environment.as_ptr()) };
+                Errno::last()
+            }
+        };
+        write(report.as_raw_fd(), &(errno as i32).to_ne_bytes()).ok();
+        // SAFETY: ends this process without running anything of the agent's.
+        unsafe { libc::_exit(127) }
+    }
+
+    fn settle(&self, born_there: bool) -> Result<(), Errno> {
+        if let Some(folder) = self.unified.as_ref().filter(|_| !born_there) {
+            join(folder.as_raw_fd())?;
+        }
+        for entry in &self.entries {
+            write(entry.as_raw_fd(), b"0")?;
+        }
+        // SAFETY: integers and a terminated path; the set is made before it is read.
+        unsafe {
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut none);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+            // The leader of a new process has no group of its own yet, so this cannot fail.
+            Errno::result(libc::setsid())?;
+            Errno::result(libc::chdir(self.folder.as_ptr()))?;
+            for stream in 0..3 {
+                Errno::result(libc::dup2(self.null.as_raw_fd(), stream))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A fork whose child is in the v2 group of this folder from its first instruction.
+fn clone_into(folder: &OwnedFd) -> Result<i32, Errno> {
+    // SAFETY: all zero is a valid value of this plain structure.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = CLONE_INTO_CGROUP;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.cgroup = folder.as_raw_fd() as u64;
+    // SAFETY: without CLONE_VM this is a fork; the structure has the size that is passed.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &arguments, size_of::<libc::clone_args>()) };
+    Errno::result(pid).map(|pid| pid as i32)
+}
+
+fn join(folder: i32) -> Result<(), Errno> {
+    const PROCS: &CStr = c"cgroup.procs";
+    // SAFETY: the path is constant and terminated.
+    let fd = Errno::result(unsafe { libc::openat(folder, PROCS.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) })?;
+    write(fd, b"0")
+}
+
+fn write(fd: i32, bytes: &[u8]) -> Result<(), Errno> {
+    // SAFETY: the buffer and its length belong together.
+    Errno::result(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) }).map(drop)
+}
