@@ -67,7 +67,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    const FIRST: Duration = Duration::from_millis(100);
+    const FIRST: Duration = Duration::from_millis(10);
     const LONGEST: Duration = Duration::from_secs(1);
 
     pub const fn new() -> Self {
@@ -152,7 +152,7 @@ mod tests {
     fn pauses_grow_to_a_second() {
         let mut pace = Pace::new();
         assert_eq!(pace.step(), Pace::FIRST);
-        let steps: Vec<Duration> = (0..20).map(|_| pace.step()).collect();
+        let steps: Vec<Duration> = (0..30).map(|_| pace.step()).collect();
         assert!(steps.windows(2).all(|pair| pair[0] <= pair[1]));
         assert_eq!(steps.last(), Some(&Pace::LONGEST));
     }
