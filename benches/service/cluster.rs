@@ -27,13 +27,18 @@ pub struct Cluster {
 impl Cluster {
     /// `agents` nodes with one line of more settings each.
     pub async fn start(folder: &Path, agents: &[String]) -> Self {
+        Self::start_with(folder, agents, &[]).await
+    }
+
+    /// The same with more in the daemons' environment.
+    pub async fn start_with(folder: &Path, agents: &[String], env: &[(&str, &str)]) -> Self {
         fs::create_dir_all(folder).expect("the folder is ours");
         let port =
             TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port is free").port();
         let address = format!("127.0.0.1:{port}");
         let shown = folder.display();
         let settings = format!("data_dir = '{shown}/c'\nlisten = '{address}'\n");
-        let controller = daemon(folder, "controller", &settings);
+        let controller = daemon(folder, "controller", &settings, env);
         let mut children = Vec::new();
         for (i, more) in agents.iter().enumerate() {
             let first = 20_000 + 1_000 * i;
@@ -43,7 +48,7 @@ impl Cluster {
                  ports = '{first}-{}'\n{more}\n",
                 first + 999
             );
-            children.push(daemon(folder, &format!("agent{i}"), &settings));
+            children.push(daemon(folder, &format!("agent{i}"), &settings, env));
         }
         let client = ControllerClient::new(&[&address]).expect("the address is one");
         let who = Principal { user: "bench".to_owned(), uid: None, roles: vec![Role::User, Role::Operator] };
@@ -116,14 +121,14 @@ impl Drop for Cluster {
     }
 }
 
-fn daemon(folder: &Path, name: &str, settings: &str) -> Child {
+fn daemon(folder: &Path, name: &str, settings: &str, env: &[(&str, &str)]) -> Child {
     let file = folder.join(format!("{name}.toml"));
     fs::write(&file, settings).expect("the folder is ours");
     let log = fs::File::create(folder.join(format!("{name}.log"))).expect("the folder is ours");
     let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
     let mut command = Command::new(PROGRAM);
     command.args([kind, "--config"]).arg(&file).stdin(Stdio::null()).stderr(log).stdout(Stdio::null());
-    command.spawn().expect("wharf starts")
+    command.envs(env.iter().copied()).spawn().expect("wharf starts")
 }
 
 /// A job of one role.

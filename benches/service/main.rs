@@ -1,11 +1,12 @@
 //! How long wharf takes, beside what it stands on: everything in one run, in turns, durable writes on.
 //!
 //! `cargo bench --bench service` prints the table of the README. `-- --rounds N` changes how often, `-- --only PART` runs
-//! one of process, skew, docker, logs, memory. Docker's parts need dockerd on this machine.
+//! one of go, process, skew, docker, logs, memory. Docker's parts need dockerd on this machine.
 
 mod clock;
 mod cluster;
 mod docker;
+mod go;
 mod logs;
 mod memory;
 mod process;
@@ -47,6 +48,9 @@ async fn measure() {
     let stamps = clock::Stamps::build(folder.path());
     let mut table = Table::default();
     table.heading();
+    if wanted("go") {
+        go::run(&stamps, rounds, &mut table);
+    }
     if wanted("process") {
         process::run(folder.path(), &stamps, rounds, &mut table).await;
     }

@@ -3,7 +3,7 @@
 use super::cluster::{Cluster, job};
 use super::table::{Sample, Table};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const TASKS: u32 = 50;
@@ -34,11 +34,26 @@ pub async fn run(folder: &Path, table: &mut Table) {
     table.alone("shim: resident memory", "MB", &Sample(shims));
     cluster.stop(id).await;
     drop(cluster);
-    let with_gpus = "runtime = 'process'\ngpus = 'sim:8xH100'".to_owned();
-    let cluster = Cluster::start(&folder.join("memory-gpus"), &[with_gpus]).await;
-    tokio::time::sleep(SETTLE).await;
-    let resident = resident_mb(cluster.agents[0].id());
-    table.alone("agent with 8 simulated GPUs, idle: resident memory", "MB", &Sample(vec![resident]));
+    if let Some(library) = mock_library() {
+        let state = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/nvml/8xH100.json");
+        let with_gpus = format!("runtime = 'process'\ngpus = 'nvml'\nnvml_library = '{}'", library.display());
+        let cluster = Cluster::start_with(&folder.join("mock"), &[with_gpus], &[("WHARF_MOCK_NVML", state)]).await;
+        tokio::time::sleep(SETTLE).await;
+        let agent = cluster.agents[0].id();
+        table.alone("agent with 8 mock GPUs, idle: resident memory", "MB", &Sample(vec![resident_mb(agent)]));
+        let workers: Vec<f64> = children(agent, "wharf").into_iter().map(resident_mb).collect();
+        table.alone("its GPU worker: resident memory", "MB", &Sample(workers));
+    }
+}
+
+/// The mock of the driver's library, where `cargo build --release --example mock-nvml` puts it.
+fn mock_library() -> Option<PathBuf> {
+    let library = Path::new(super::cluster::PROGRAM).parent()?.join("examples/libmock_nvml.so");
+    if !library.exists() {
+        eprintln!("without mock GPUs: first run cargo build --release --example mock-nvml");
+        return None;
+    }
+    Some(library)
 }
 
 /// VmRSS of a process, in MB of a million bytes.
