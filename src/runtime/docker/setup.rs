@@ -28,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Jobs name folders of disks that may not answer.
 const FOLDERS_DEADLINE: Duration = Duration::from_secs(20);
+/// The folders again, as the container has them, after its first process has become the shim.
+const OBSERVE_DEADLINE: Duration = Duration::from_secs(40);
 /// Starting waits for namespaces, mounts, networks and hooks.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -104,7 +106,8 @@ pub async fn set_up(
     let pid = start(core, &name, &container).await?;
     let core = core.clone();
     let started = Started { container, pid, files, checks: injection.checks };
-    blocking(move || observe(&core, record, dir, socket, started)).await
+    let observe = blocking(move || observe(&core, record, dir, socket, started));
+    unless_cancelled(cancel, in_time("looking at the started container", OBSERVE_DEADLINE, observe)).await
 }
 
 /// Decides what is asked for, and makes what it refers to. Blocking.
