@@ -69,19 +69,65 @@ pub struct LogBatch {
 }
 
 /// A command to run beside a task, in its environment and limits.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExecSpec {
     pub argv: Vec<String>,
     /// Allocate a terminal of this many rows and columns.
     pub tty: Option<(u16, u16)>,
+    /// Set after the task's own variables; of one name the last wins.
+    pub env: Vec<(String, String)>,
+    /// Where it starts; `None` is where the task's command started.
+    pub cwd: Option<String>,
 }
 
-/// A running command. Dropping it kills the command.
+/// A running command. Dropping the output hangs it up: SIGHUP, and soon after SIGKILL.
 #[derive(Debug)]
 pub struct ExecSession {
-    /// Bytes for the command's input; closing it is end of file.
-    pub stdin: mpsc::Sender<Vec<u8>>,
+    /// What goes to the command, in order; closing it is end of file as well.
+    pub input: mpsc::Sender<ExecInput>,
     pub output: Answers<ExecOutput>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecInput {
+    Stdin(Vec<u8>),
+    /// End of file. What is not for its input may still follow.
+    Eof,
+    /// The terminal has this many rows and columns now; nothing without one.
+    Resize(u16, u16),
+    /// For the command's process group.
+    Signal(ExecSignal),
+}
+
+/// Signals that a caller may pass on. Numbers differ between machines, so they travel by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExecSignal {
+    Hangup,
+    Interrupt,
+    Quit,
+    Terminate,
+    User1,
+    User2,
+}
+
+impl ExecSignal {
+    pub const ALL: [Self; 6] = [Self::Hangup, Self::Interrupt, Self::Quit, Self::Terminate, Self::User1, Self::User2];
+
+    /// Without `SIG`, as RFC 4254 names them.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hangup => "HUP",
+            Self::Interrupt => "INT",
+            Self::Quit => "QUIT",
+            Self::Terminate => "TERM",
+            Self::User1 => "USR1",
+            Self::User2 => "USR2",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|signal| signal.as_str() == name)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

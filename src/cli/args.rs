@@ -15,6 +15,9 @@ const EXEC_HELP: &str = concat!(
     "The exit code is the command's (128 + N for signal N), or 255 when the controller or agent was not reached or ",
     "the connection broke. With --json every piece of output is an object with 'stream' and 'text' (or 'base64'), ",
     "and the last object has 'exit_code'.\n\n",
+    "Without --tty, SIGINT, SIGTERM and SIGHUP are passed on to the command; the second one, or ten seconds, end ",
+    "the wait for it. A command that nobody waits for gets SIGHUP and two seconds later SIGKILL. With --tty keys ",
+    "such as Ctrl-C go to the terminal there.\n\n",
     "Examples:\n  wharf exec train-7 --role worker --index 0 -- nvidia-smi\n  wharf exec train-7 --tty -- bash"
 );
 
@@ -261,9 +264,25 @@ pub struct ExecArgs {
     /// Allocate a terminal
     #[arg(long, short = 't')]
     pub tty: bool,
+    /// Accepted for those who type -it: input is always passed on
+    #[arg(long, short = 'i', hide = true)]
+    pub interactive: bool,
+    /// Set a variable for the command, over the task's own; may be repeated
+    #[arg(long, short = 'e', value_name = "NAME=VALUE", value_parser = variable)]
+    pub env: Vec<(String, String)>,
+    /// Start in this folder (default: where the task's command started)
+    #[arg(long, short = 'w', value_name = "DIR")]
+    pub workdir: Option<String>,
     /// Command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("NAME=VALUE is expected".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -5,19 +5,22 @@ use super::context::Context;
 use super::exit_code::EXEC_TRANSPORT;
 use super::fail::{Failure, bad_usage, report};
 use super::logs::select_one;
-use super::output::write_all;
-use super::signals::interrupted;
+use super::signals::{Got, Received, interrupted};
 use super::terminal::{RawTerminal, terminal_size};
-use crate::api::stream::{Answers, ExecOutput, ExecSession, ExecSpec};
+use crate::api::stream::{Answers, ExecInput, ExecOutput, ExecSession, ExecSpec};
 use crate::domain::command::{Error, ErrorKind};
 use base64::Engine;
 use serde_json::json;
-use std::io::{self, IsTerminal, Write};
-use tokio::io::AsyncReadExt;
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// What a command is ended with that writes into a closed pipe: 128 + SIGPIPE.
 const PIPE_CLOSED: u8 = 141;
+/// Whoever ends us by a signal does not wait for ever until the command has ended.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 pub async fn exec(context: &Context, args: ExecArgs) -> Result<u8, Failure> {
     if context.json && args.tty {
@@ -26,22 +29,26 @@ pub async fn exec(context: &Context, args: ExecArgs) -> Result<u8, Failure> {
     if args.tty && !io::stdin().is_terminal() {
         return Err(bad_usage("--tty: standard input is no terminal; leave the flag out"));
     }
-    tokio::select! {
-        code = begin_and_run(context, args) => code,
-        // The session is dropped with the other branch, which ends the command.
-        failure = interrupted() => Err(failure),
-    }
+    let begin = async {
+        let controller = context.controller()?;
+        let job = controller.get_job(&context.who, &args.job, None).await;
+        let task = select_one(&job.map_err(|error| unreached(context, error))?, &args.task)?;
+        let tty = args.tty.then(terminal_size);
+        let spec = ExecSpec { argv: args.command, tty, env: args.env, cwd: args.workdir };
+        let session = controller.exec(&context.who, task, spec).await.map_err(|error| unreached(context, error))?;
+        Ok::<_, Failure>((session, tty.is_some()))
+    };
+    let (session, tty) = tokio::select! {
+        begun = begin => begun?,
+        failure = interrupted() => return Err(failure),
+    };
+    converse(context, session, tty).await
 }
 
-async fn begin_and_run(context: &Context, args: ExecArgs) -> Result<u8, Failure> {
-    let controller = context.controller()?;
-    let job = controller.get_job(&context.who, &args.job, None).await.map_err(|error| unreached(context, error))?;
-    let task = select_one(&job, &args.task)?;
-    let tty = args.tty.then(terminal_size);
-    let spec = ExecSpec { argv: args.command, tty };
-    let session = controller.exec(&context.who, task, spec).await.map_err(|error| unreached(context, error))?;
-    let raw = tty.map(|_| RawTerminal::enter()).transpose()?;
-    let result = run(context, session).await;
+/// Passes everything both ways until the command has ended; its code.
+pub async fn converse(context: &Context, session: ExecSession, tty: bool) -> Result<u8, Failure> {
+    let raw = tty.then(RawTerminal::enter).transpose()?;
+    let result = run(context, session, tty).await;
     drop(raw);
     match result {
         Ok(Some(status)) => Ok(u8::try_from(status & 0xff).unwrap_or(EXEC_TRANSPORT)),
@@ -65,47 +72,67 @@ fn transport(context: &Context, error: &Error) -> Failure {
     Failure::Silent(EXEC_TRANSPORT)
 }
 
-/// Passes bytes both ways until the command has ended; its code, unless the stream ended without one.
-async fn run(context: &Context, session: ExecSession) -> Result<Option<i32>, Failure> {
-    let ExecSession { stdin, output } = session;
-    let show = if context.json { show_json } else { show };
-    let mut output: Answers<ExecOutput> = output;
-    let print = async {
-        let mut code = None;
-        while let Some(piece) = output.recv().await {
-            let piece = piece?;
-            if let ExecOutput::Exited(status) = &piece {
-                code = Some(*status);
+/// Passes bytes both ways until the command has ended; its code, unless the stream ended without one. Returning drops
+/// the session, which hangs the command up.
+async fn run(context: &Context, session: ExecSession, tty: bool) -> Result<Option<i32>, Failure> {
+    let ExecSession { input, output } = session;
+    let (print, feed) = (print(output, context.json), feed(input.clone()));
+    tokio::pin!(print, feed);
+    let mut signals = Received::watch().map_err(Failure::Output)?;
+    let mut resized = signal(SignalKind::window_change()).map_err(Failure::Output)?;
+    let leaving = tokio::time::sleep(Duration::ZERO);
+    tokio::pin!(leaving);
+    let (mut feeding, mut asked) = (true, None::<Got>);
+    loop {
+        tokio::select! {
+            code = &mut print => return code,
+            () = &mut feed, if feeding => feeding = false,
+            Some(()) = resized.recv(), if tty => {
+                let (rows, columns) = terminal_size();
+                // A command that does not read its input learns of the next change.
+                input.try_send(ExecInput::Resize(rows, columns)).ok();
             }
-            show(&piece)?;
+            received = signals.next() => {
+                let passed = !tty && asked.is_none() && input.try_send(ExecInput::Signal(received.signal)).is_ok();
+                if !passed {
+                    return Err(Failure::Silent(received.code));
+                }
+                asked = Some(received);
+                leaving.as_mut().reset(tokio::time::Instant::now() + LAST_WORDS);
+            }
+            () = &mut leaving, if asked.as_ref().is_some_and(|received| received.ends_us) => {
+                return Err(Failure::Silent(asked.map_or(EXEC_TRANSPORT, |received| received.code)));
+            }
         }
-        Ok(code)
-    };
-    tokio::pin!(print);
-    tokio::select! {
-        code = &mut print => return code,
-        () = feed(stdin) => {}
     }
-    print.await
 }
 
-fn show(piece: &ExecOutput) -> Result<(), Failure> {
-    match piece {
-        ExecOutput::Stdout(bytes) => {
-            write_all(bytes)?;
+/// Prints what comes until the end; the command's code.
+async fn print(mut output: Answers<ExecOutput>, json: bool) -> Result<Option<i32>, Failure> {
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    let mut code = None;
+    while let Some(piece) = output.recv().await {
+        let piece = piece?;
+        if json {
+            write(&mut stdout, format!("{}\n", as_json(&piece)).as_bytes()).await?;
         }
-        ExecOutput::Stderr(bytes) => io::stderr().lock().write_all(bytes)?,
-        ExecOutput::Exited(_) => {}
+        match &piece {
+            ExecOutput::Exited(status) => code = Some(*status),
+            _ if json => {}
+            ExecOutput::Stdout(bytes) => write(&mut stdout, bytes).await?,
+            ExecOutput::Stderr(bytes) => write(&mut stderr, bytes).await?,
+        }
     }
-    Ok(())
+    Ok(code)
+}
+
+/// Not by a blocking write: whoever does not read us must still be able to end us.
+async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    to.write_all(bytes).await?;
+    to.flush().await
 }
 
 /// One object for each piece of output, `stream` with `text` or `base64`, and `exit_code` in the last.
-fn show_json(piece: &ExecOutput) -> Result<(), Failure> {
-    write_all(format!("{}\n", as_json(piece)).as_bytes())?;
-    Ok(())
-}
-
 fn as_json(piece: &ExecOutput) -> serde_json::Value {
     let (stream, bytes) = match piece {
         ExecOutput::Stdout(bytes) => ("stdout", bytes),
@@ -119,11 +146,12 @@ fn as_json(piece: &ExecOutput) -> serde_json::Value {
 }
 
 /// Passes our input on until its end.
-async fn feed(to: mpsc::Sender<Vec<u8>>) {
+async fn feed(to: mpsc::Sender<ExecInput>) {
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(count) = stdin.read(&mut buffer).await {
-        if count == 0 || to.send(buffer[..count].to_vec()).await.is_err() {
+        let piece = if count == 0 { ExecInput::Eof } else { ExecInput::Stdin(buffer[..count].to_vec()) };
+        if to.send(piece).await.is_err() || count == 0 {
             return;
         }
     }

@@ -1,7 +1,7 @@
 //! The Agent service over an implementation of [`AgentApi`].
 
 use super::call::{Call, Gate};
-use super::convert::{self, MAX_COMMAND_BYTES, MAX_LINE_BYTES, MAX_WORD_BYTES, Parsed, filled, inner, text, wrong};
+use super::convert::{self, MAX_LINE_BYTES, MAX_WORD_BYTES, inner, text};
 use super::exec;
 use super::generated as pb;
 use super::generated::agent_server::Agent;
@@ -35,28 +35,6 @@ fn task_reply(call: &Call<'_>, answer: Result<TaskStatus, Error>) -> TaskAnswer 
     call.reply(answer.map(|status| pb::TaskReply { status: Some(status.into()) }))
 }
 
-fn env(variables: Vec<pb::EnvVar>) -> Parsed<Vec<(String, String)>> {
-    let one = |(i, variable): (usize, pb::EnvVar)| {
-        let field = format!("env[{i}].name");
-        let name = filled(variable.name, &field, MAX_LINE_BYTES)?;
-        if name.contains(['=', '\0']) {
-            return Err(wrong(
-                &field,
-                "is not the name of a variable",
-                name.escape_default(),
-                "no '=', no zero byte",
-            ));
-        }
-        let field = format!("env[{i}].value");
-        let value = text(variable.value, &field, MAX_COMMAND_BYTES)?;
-        if value.contains('\0') {
-            return Err(wrong(&field, "holds a zero byte", "", "no zero bytes"));
-        }
-        Ok((name, value))
-    };
-    variables.into_iter().enumerate().map(one).collect()
-}
-
 #[async_trait]
 impl Agent for AgentService {
     async fn stage(&self, request: Request<pb::StageRequest>) -> TaskAnswer {
@@ -82,7 +60,7 @@ impl Agent for AgentService {
         let answer = async {
             let header = call.header(request.header).await?;
             let task = call.parsed(convert::task_id(&request.task, "task"))?;
-            self.api.launch(header, task, call.parsed(env(request.env))?).await
+            self.api.launch(header, task, call.parsed(convert::variables(request.env))?).await
         };
         task_reply(&call, answer.await)
     }

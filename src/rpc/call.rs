@@ -106,8 +106,8 @@ impl Call<'_> {
         session: Result<ExecSession, Error>,
         requests: Streaming<pb::ExecRequest>,
     ) -> Result<Response<exec::Session>, Status> {
-        let ExecSession { stdin, output } = session.map_err(|error| self.status(error))?;
+        let ExecSession { input, output } = session.map_err(|error| self.status(error))?;
         let output = Replies::new(output, exec::output_messages, self.budget, &CancellationToken::new());
-        Ok(Response::new(exec::Session::new(output, stdin, requests)))
+        Ok(Response::new(exec::Session::new(output, input, requests)))
     }
 }

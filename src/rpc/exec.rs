@@ -5,7 +5,7 @@ use super::channel::Wire;
 use super::convert::{self, under};
 use super::generated as pb;
 use super::stream;
-use crate::api::stream::{Answers, ExecOutput, ExecSession, ExecSpec};
+use crate::api::stream::{Answers, ExecInput, ExecOutput, ExecSession, ExecSpec};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::ids::TaskId;
 use crate::domain::principal::Principal;
@@ -57,23 +57,23 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(
         output: stream::Replies<ExecOutput, pb::ExecReply>,
-        stdin: mpsc::Sender<Vec<u8>>,
+        input: mpsc::Sender<ExecInput>,
         requests: Streaming<pb::ExecRequest>,
     ) -> Self {
-        let mut input = JoinSet::new();
-        input.spawn(pump(requests, stdin));
-        Self { output, _input: input }
+        let mut pumps = JoinSet::new();
+        pumps.spawn(pump(requests, input));
+        Self { output, _input: pumps }
     }
 }
 
-/// Carries input until it is closed, the caller is gone, or the command no longer reads.
-async fn pump(mut requests: Streaming<pb::ExecRequest>, stdin: mpsc::Sender<Vec<u8>>) {
+/// Carries input until the caller has no more to say, is gone, or the command has ended. One that does not read its
+/// input holds up what follows it: the caller can always leave.
+async fn pump(mut requests: Streaming<pb::ExecRequest>, input: mpsc::Sender<ExecInput>) {
     while let Ok(Some(message)) = requests.message().await {
-        if !message.stdin.is_empty() && stdin.send(message.stdin).await.is_err() {
-            return;
-        }
-        if message.stdin_closed {
-            return;
+        for piece in convert::exec_inputs(message) {
+            if input.send(piece).await.is_err() {
+                return;
+            }
         }
     }
 }
@@ -116,14 +116,16 @@ pub(super) fn output_messages(output: ExecOutput) -> Result<Vec<pb::ExecReply>, 
 /// Where the client's requests come from; dropping it ends them.
 #[derive(Debug)]
 pub(super) struct Input {
-    stdin: mpsc::Sender<Vec<u8>>,
+    input: mpsc::Sender<ExecInput>,
     session: DropGuard,
 }
 
-/// The client's requests: the start, every piece of input, and the end of the input once its sender is dropped.
+/// The client's requests: the start, every piece of input, and the end of the input at the latest when its sender is
+/// dropped.
 pub(super) struct Requests {
     waiting: VecDeque<pb::ExecRequest>,
-    input: mpsc::Receiver<Vec<u8>>,
+    input: mpsc::Receiver<ExecInput>,
+    stdin_closed: bool,
     /// The session is gone. As long as requests may follow, HTTP/2 keeps the stream open, and the command runs.
     gone: Pin<Box<WaitForCancellationFutureOwned>>,
     ended: bool,
@@ -131,12 +133,13 @@ pub(super) struct Requests {
 
 impl Requests {
     pub(super) fn new(start: pb::ExecStart) -> (Input, Self) {
-        let (stdin, input) = mpsc::channel(BUFFERED_PIECES);
+        let (sender, input) = mpsc::channel(BUFFERED_PIECES);
         let first = pb::ExecRequest { start: Some(start), ..Default::default() };
         let gone = CancellationToken::new();
         let waits = Box::pin(gone.clone().cancelled_owned());
-        let input = Self { waiting: VecDeque::from([first]), input, gone: waits, ended: false };
-        (Input { stdin, session: gone.drop_guard() }, input)
+        let waiting = VecDeque::from([first]);
+        let requests = Self { waiting, input, stdin_closed: false, gone: waits, ended: false };
+        (Input { input: sender, session: gone.drop_guard() }, requests)
     }
 }
 
@@ -153,12 +156,19 @@ impl Stream for Requests {
                 return Poll::Ready(None);
             }
             match ready!(this.input.poll_recv(cx)) {
-                Some(bytes) => this
-                    .waiting
-                    .extend(pieces(bytes).into_iter().map(|stdin| pb::ExecRequest { stdin, ..Default::default() })),
+                Some(ExecInput::Stdin(bytes)) => {
+                    let inputs = pieces(bytes).into_iter().map(ExecInput::Stdin);
+                    this.waiting.extend(inputs.map(convert::exec_request));
+                }
+                Some(input) => {
+                    this.stdin_closed |= input == ExecInput::Eof;
+                    this.waiting.push_back(convert::exec_request(input));
+                }
                 None => {
                     this.ended = true;
-                    this.waiting.push_back(pb::ExecRequest { stdin_closed: true, ..Default::default() });
+                    if !this.stdin_closed {
+                        this.waiting.push_back(convert::exec_request(ExecInput::Eof));
+                    }
                 }
             }
         }
@@ -167,7 +177,7 @@ impl Stream for Requests {
 
 /// The client's side of a running command.
 pub(super) fn session(wire: &Wire, input: Input, replies: Streaming<pb::ExecReply>) -> ExecSession {
-    let Input { stdin, session } = input;
+    let Input { input, session } = input;
     let output: Answers<ExecOutput> = stream::answers(wire, "Exec", replies, session);
-    ExecSession { stdin, output }
+    ExecSession { input, output }
 }

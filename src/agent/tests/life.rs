@@ -249,7 +249,7 @@ async fn logs_and_exec_need_a_task() {
     assert_eq!(node.agent.logs(&me(), query(task(0))).await.unwrap_err().kind, ErrorKind::NotFound);
     ready(&node, 0, &[]).await;
     let mut logs = node.agent.logs(&me(), query(task(0))).await.unwrap();
-    let exec = ExecSpec { argv: vec!["id".to_owned()], tty: None };
+    let exec = ExecSpec { argv: vec!["id".to_owned()], tty: None, ..ExecSpec::default() };
     assert_eq!(node.agent.exec(&me(), task(0), exec).await.unwrap_err().kind, ErrorKind::Refused);
     node.agent.launch(header(1), task(0), Vec::new()).await.unwrap();
     let last = tokio::time::timeout(PATIENCE, logs.recv()).await.unwrap().unwrap().unwrap();

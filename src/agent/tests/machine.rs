@@ -233,7 +233,7 @@ impl Runtime for Scripted {
         self.call("exec", id).await?;
         let (stdin, _) = mpsc::channel(1);
         let (_, output) = mpsc::channel(1);
-        Ok(ExecSession { stdin, output })
+        Ok(ExecSession { input: stdin, output })
     }
 
     fn log_dir(&self, id: TaskId) -> PathBuf {

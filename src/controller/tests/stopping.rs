@@ -147,7 +147,11 @@ async fn only_its_owner_an_operator_or_an_admin_may_stop_a_job() {
         assert_eq!(refused.kind, ErrorKind::NotAllowed);
     }
     let task = cluster.run(id).task_id(0, 0);
-    let exec = crate::api::stream::ExecSpec { argv: vec!["sh".to_owned()], tty: None };
+    let exec = crate::api::stream::ExecSpec {
+        argv: vec!["sh".to_owned()],
+        tty: None,
+        ..crate::api::stream::ExecSpec::default()
+    };
     let refused = cluster.controller.exec(&user("bob"), task, exec).await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::NotAllowed);
     assert_eq!(cluster.phase(id), Phase::Running);

@@ -4,6 +4,7 @@
 
 mod command;
 mod container;
+mod exec;
 mod gpu;
 mod job;
 mod logs;
@@ -11,8 +12,9 @@ pub(super) mod node;
 pub(super) mod principal;
 mod task;
 
+pub(super) use exec::{exec_inputs, exec_request, exec_spec, exec_start, variables};
 pub(super) use job::{event_filter, job_filter};
-pub(super) use logs::{exec_spec, exec_start, log_query, logs_request};
+pub(super) use logs::{log_query, logs_request};
 
 use crate::domain::command::Violation;
 use crate::domain::ids::TaskId;

@@ -4,7 +4,7 @@ use super::fakes::{FakeAgent, Notes};
 use super::samples::{self, spec, status};
 use super::*;
 use crate::api::agent::{AgentApi, AgentDialer, WatchedStatus};
-use crate::api::stream::{ExecOutput, ExecSpec, LogQuery, StreamFilter};
+use crate::api::stream::{ExecInput, ExecOutput, ExecSignal, ExecSpec, LogQuery, StreamFilter};
 use crate::domain::time::Timestamp;
 
 #[tokio::test]
@@ -71,16 +71,20 @@ async fn commands_run_interactively() {
     let agent = Arc::new(FakeAgent::default());
     let served = Served::agent(&agent).await;
     for client in served.agents() {
-        let exec = ExecSpec { argv: vec!["bash".into(), "-c".into(), String::new()], tty: Some((24, 80)) };
+        let exec = ExecSpec {
+            argv: vec!["bash".into(), "-c".into(), String::new()],
+            tty: Some((24, 80)),
+            ..ExecSpec::default()
+        };
         let mut session = client.exec(&alice(), task(7), exec.clone()).await.unwrap();
         assert_eq!(agent.0.last(), Notes::form("exec", &alice(), &(task(7), &exec)));
         let said = format!("{exec:?}").into_bytes();
         assert_eq!(session.output.recv().await, Some(Ok(ExecOutput::Stdout(said))));
-        session.stdin.send(b"one".to_vec()).await.unwrap();
+        session.input.send(ExecInput::Stdin(b"one".to_vec())).await.unwrap();
         assert_eq!(session.output.recv().await, Some(Ok(ExecOutput::Stderr(b"one".to_vec()))));
         // More than one message holds, in one piece.
         let large: Vec<u8> = (0..5 << 20).map(|i| i as u8).collect();
-        session.stdin.send(large.clone()).await.unwrap();
+        session.input.send(ExecInput::Stdin(large.clone())).await.unwrap();
         let mut echoed = Vec::new();
         while echoed.len() < large.len() {
             match within("the echo", session.output.recv()).await {
@@ -89,7 +93,18 @@ async fn commands_run_interactively() {
             }
         }
         assert!(echoed == large);
-        drop(session.stdin);
+        for (input, said) in [
+            (ExecInput::Resize(50, 200), "Resize(50, 200)"),
+            (ExecInput::Signal(ExecSignal::Interrupt), "Signal(Interrupt)"),
+            (ExecInput::Signal(ExecSignal::Terminate), "Signal(Terminate)"),
+        ] {
+            // The end of its input is not the end of what it can be told.
+            session.input.send(ExecInput::Eof).await.unwrap();
+            session.input.send(input).await.unwrap();
+            let echo = within("the echo", session.output.recv()).await;
+            assert_eq!(echo, Some(Ok(ExecOutput::Stderr(said.as_bytes().to_vec()))));
+        }
+        drop(session.input);
         assert_eq!(within("the exit", session.output.recv()).await, Some(Ok(ExecOutput::Exited(7))));
         assert_eq!(session.output.recv().await, None);
     }

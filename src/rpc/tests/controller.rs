@@ -90,9 +90,9 @@ async fn streams_arrive_and_end() {
         );
         assert_eq!(logs.recv().await, None);
 
-        let exec = ExecSpec { argv: vec!["true".into()], tty: None };
+        let exec = ExecSpec { argv: vec!["true".into()], tty: None, ..ExecSpec::default() };
         let mut session = client.exec(&alice(), task(7), exec).await.unwrap();
-        drop(session.stdin);
+        drop(session.input);
         assert!(matches!(session.output.recv().await, Some(Ok(ExecOutput::Stdout(_)))));
         assert_eq!(session.output.recv().await, Some(Ok(ExecOutput::Exited(7))));
     }

@@ -100,13 +100,19 @@ impl Notes {
 
     /// Says the argument vector, then every input again on both outputs, then ends with 7.
     fn exec(self: &Arc<Self>, exec: &ExecSpec) -> ExecSession {
-        let (stdin, mut input) = mpsc::channel::<Vec<u8>>(4);
+        let (sends, mut input) = mpsc::channel::<ExecInput>(4);
         let (sender, output) = mpsc::channel(4);
         let (first, notes) = (format!("{exec:?}").into_bytes(), self.clone());
         tokio::spawn(async move {
             let echo = async {
                 sender.send(Ok(ExecOutput::Stdout(first))).await?;
-                while let Some(bytes) = input.recv().await {
+                while let Some(piece) = input.recv().await {
+                    let bytes = match piece {
+                        ExecInput::Stdin(bytes) => bytes,
+                        ExecInput::Eof => continue,
+                        // In its own words, so that a test sees it arrive.
+                        other => format!("{other:?}").into_bytes(),
+                    };
                     sender.send(Ok(ExecOutput::Stderr(bytes))).await?;
                 }
                 sender.send(Ok(ExecOutput::Exited(7))).await
@@ -117,7 +123,7 @@ impl Notes {
             }
             notes.abandoned.store(sender.is_closed(), Ordering::SeqCst);
         });
-        ExecSession { stdin, output }
+        ExecSession { input: sends, output }
     }
 }
 

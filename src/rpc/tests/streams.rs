@@ -61,11 +61,11 @@ async fn a_session_that_is_dropped_kills_the_command() {
     let served = Served::agent(&agent).await;
     for client in served.agents() {
         agent.0.abandoned.store(false, Ordering::SeqCst);
-        let exec = ExecSpec { argv: vec!["cat".into()], tty: None };
+        let exec = ExecSpec { argv: vec!["cat".into()], tty: None, ..ExecSpec::default() };
         let session = client.exec(&alice(), task(7), exec).await.unwrap();
         drop(session.output);
         until("the command is told", || agent.0.abandoned.load(Ordering::SeqCst)).await;
-        until("the input is closed", || session.stdin.is_closed()).await;
+        until("the input is closed", || session.input.is_closed()).await;
     }
     served.stop().await;
 }

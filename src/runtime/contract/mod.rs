@@ -6,7 +6,7 @@ mod site;
 pub use site::{PATIENCE, Site, Subject, output, sleepers, task, text, wait_until};
 
 use super::{Adopted, Launch, Notices};
-use crate::api::stream::{ExecOutput, ExecSession, ExecSpec};
+use crate::api::stream::{ExecInput, ExecOutput, ExecSession, ExecSpec};
 use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::task::TaskSpec;
 use std::time::Duration;
@@ -221,7 +221,7 @@ pub async fn commands_run_beside_a_task(site: &dyn Site) {
     subject.started().await;
     let script = "read line; echo \"$COLOR $line\"; echo oops >&2; exit 7";
     let session = subject.runtime.exec(task.id, command(&["/bin/sh", "-c", script])).await.unwrap();
-    session.stdin.send(b"sky\n".to_vec()).await.unwrap();
+    session.input.send(ExecInput::Stdin(b"sky\n".to_vec())).await.unwrap();
     assert_eq!(finished(session).await, ("blue sky\n".into(), "oops\n".into(), 7));
     let session = subject.runtime.exec(task.id, command(&["cat"])).await.unwrap();
     assert_eq!(finished(session).await.2, 0, "closing the input is its end");
@@ -235,6 +235,7 @@ pub async fn commands_run_beside_a_task(site: &dyn Site) {
             .map(str::to_owned)
             .into(),
         tty: Some((40, 132)),
+        ..ExecSpec::default()
     };
     let session = subject.runtime.exec(task.id, terminal).await.unwrap();
     assert_eq!(finished(session).await, ("40 132\r\n".into(), String::new(), 0));
@@ -258,13 +259,13 @@ pub async fn a_dropped_session_kills_its_command(site: &dyn Site) {
 }
 
 fn command(argv: &[&str]) -> ExecSpec {
-    ExecSpec { argv: argv.iter().map(|&argument| argument.to_owned()).collect(), tty: None }
+    ExecSpec { argv: argv.iter().map(|&argument| argument.to_owned()).collect(), tty: None, ..ExecSpec::default() }
 }
 
 /// Closes the input and reads to the end: output, errors, code.
 async fn finished(session: ExecSession) -> (String, String, i32) {
-    let ExecSession { stdin, mut output } = session;
-    drop(stdin);
+    let ExecSession { input, mut output } = session;
+    drop(input);
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     loop {
         let message = tokio::time::timeout(PATIENCE, output.recv()).await.expect("the command goes on");

@@ -80,7 +80,8 @@ async fn a_terminal_gives_every_byte() {
     // Each begins like a frame of a command without a terminal, with a length that never comes.
     let script = "for i in 0 1 2; do printf \"\\\\00$i\\\\000\\\\000\\\\000\\\\177\\\\000\\\\000\\\\001text\"; sleep 0.2; done; exit 9";
     let argv = ["/bin/sh", "-c", script].map(str::to_owned).into();
-    let mut session = subject.runtime.exec(task.id, ExecSpec { argv, tty: Some((24, 80)) }).await.unwrap();
+    let mut session =
+        subject.runtime.exec(task.id, ExecSpec { argv, tty: Some((24, 80)), ..ExecSpec::default() }).await.unwrap();
     let (mut bytes, mut code) = (Vec::new(), None);
     while let Some(said) = session.output.recv().await {
         match said.unwrap() {

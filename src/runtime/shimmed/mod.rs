@@ -9,6 +9,7 @@
 mod clearing;
 mod clock;
 mod ending;
+pub mod exec;
 mod exit;
 pub mod hierarchy;
 mod kind;

@@ -127,6 +127,12 @@ impl ProcessEnd {
         Ok(())
     }
 
+    /// The same, but a child of ours stays for somebody else to reap: until then nobody else gets its pid.
+    pub async fn seen(&self) -> io::Result<()> {
+        self.0.readable().await?.retain_ready();
+        Ok(())
+    }
+
     pub fn kill(&self) -> io::Result<()> {
         self.0.get_ref().kill()
     }

@@ -174,9 +174,11 @@ impl Cluster {
     }
 
     pub fn controller_pid(&self) -> Option<i32> {
-        let mut slot = self.controller.lock().expect("no test panics with it");
-        let child = slot.as_mut()?;
-        child.try_wait().ok()?.is_none().then(|| i32::try_from(child.id()).ok()).flatten()
+        pid(&self.controller)
+    }
+
+    pub fn agent_pid(&self, i: usize) -> Option<i32> {
+        pid(&self.agents[i].1)
     }
 
     /// Waits until the controller hears every agent.
@@ -310,6 +312,13 @@ fn end(slot: &Mutex<Option<Child>>) {
         let _ = child.kill();
         let _ = child.wait();
     }
+}
+
+/// Of one that runs.
+fn pid(slot: &Mutex<Option<Child>>) -> Option<i32> {
+    let mut slot = slot.lock().expect("no test panics with it");
+    let child = slot.as_mut()?;
+    child.try_wait().ok()?.is_none().then(|| i32::try_from(child.id()).ok()).flatten()
 }
 
 fn stop(slot: &Mutex<Option<Child>>) -> i32 {

@@ -5,6 +5,7 @@ pub mod docker;
 pub mod job;
 pub mod port;
 pub mod proc;
+pub mod pty;
 pub mod random;
 pub mod running;
 pub mod skip;

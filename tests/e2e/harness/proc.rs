@@ -38,6 +38,22 @@ fn names(pid: i32, needle: &[u8]) -> bool {
         || fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| found(cwd.as_os_str().as_encoded_bytes()))
 }
 
+/// Processes with this among their arguments.
+pub fn with_argument(argument: &str) -> Vec<i32> {
+    let has = |pid: &i32| {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        arguments.split(|byte| *byte == 0).any(|found| found == argument.as_bytes())
+    };
+    all().into_iter().filter(has).collect()
+}
+
+/// A field of `/proc/PID/FILE` in lines of `NAME: NUMBER`.
+pub fn number(pid: i32, file: &str, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}:")))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// Every process that is no zombie.
 fn all() -> Vec<i32> {
     let entries = fs::read_dir("/proc").expect("/proc is mounted");

@@ -1,5 +1,5 @@
 //! Runs a command beside a task, by `docker exec`: in its container, environment, folder and as its user. It ends with
-//! the container; dropping the session ends it earlier, without dockerd.
+//! the container; dropping the session hangs it up earlier, without dockerd.
 
 mod session;
 mod upgrade;
@@ -10,6 +10,7 @@ use super::{Containers, Core, StartedFacts, Task};
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::ids::TaskId;
 use crate::runtime::RuntimeError;
+use crate::runtime::shimmed::exec::{end_session, on_its_own};
 use crate::runtime::shimmed::process_id::{PidFd, ProcessId};
 use crate::runtime::shimmed::supervisor::State;
 use crate::runtime::shimmed::{MAX_EXEC_SESSIONS, blocking, platform, user_error};
@@ -27,6 +28,9 @@ const QUEUE: usize = 16;
 /// From dockerd's answer until the command has a process.
 const PROCESS_DEADLINE: Duration = Duration::from_secs(10);
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// How long a command that dockerd would not start in time is looked for.
+const LATE_DEADLINE: Duration = Duration::from_secs(600);
+const LATE_PAUSE: Duration = Duration::from_secs(1);
 /// From here on a terminal has its size from the beginning.
 const CONSOLE_SIZE_SINCE: (usize, usize) = (1, 42);
 
@@ -44,36 +48,90 @@ pub async fn start(
         let message = format!("{MAX_EXEC_SESSIONS} commands run beside the task already: end one of them first");
         return Err(platform("exec", id, message));
     };
-    let env = environment(task, &started, &exec).await?;
+    let (tracker, core, task) = (core.tracker.clone(), core.clone(), task.clone());
+    on_its_own(&tracker, id, async move {
+        let (running, process) = begin(&core, &task, &started, &exec).await?;
+        let (sends, input) = mpsc::channel(QUEUE);
+        let (output, session_output) = mpsc::channel(QUEUE);
+        let (cancel, state) = (task.cancel.clone(), task.state.clone());
+        let session = Session { running, process, uid: started.uid, input, output, cancel, state, id };
+        let running = async move {
+            session.run().await;
+            drop(permit);
+        };
+        Ok((ExecSession { input: sends, output: session_output }, running))
+    })
+    .await
+}
+
+/// A command with its process; without one it has ended already.
+type Begun = (Running, Option<(ProcessId, PidFd)>);
+
+async fn begin(
+    core: &Arc<Core<Containers>>,
+    task: &Task<Containers>,
+    started: &StartedFacts,
+    exec: &ExecSpec,
+) -> Result<Begun, RuntimeError> {
+    let id = task.id;
+    let env = environment(task, started, exec).await?;
     let daemon = &core.kind.daemon;
     let fail = |error: DaemonError| platform("exec", id, error);
     let docker = daemon.client().await.map_err(fail)?;
-    let config = config(&docker, &started, &exec, env);
+    let config = config(&docker, started, exec, env);
     let of = started.container.clone();
     let create = |docker: Docker| async move { docker.create_exec(&of, config).await };
     let made = daemon.call("make a command in", &started.container, ANSWER_DEADLINE, create).await.map_err(fail)?;
     let (of, tty) = (made.id.clone(), exec.tty.is_some());
     let begin = |docker: Docker| async move { upgrade::start(daemon.socket(), version(&docker), &of, tty).await };
     let begun = daemon.call("start a command in", &started.container, ANSWER_DEADLINE, begin).await;
-    let (output, input) = begun.map_err(fail)?;
-    let running = Running { daemon: daemon.clone(), exec: made.id.clone(), output, input, tty };
-    let process = find_process(daemon, &running.exec, &started, exec.tty).await.map_err(fail)?;
-    let (stdin, received) = mpsc::channel(QUEUE);
-    let (sender, session_output) = mpsc::channel(QUEUE);
-    let session = Session {
-        running,
-        process,
-        input: received,
-        output: sender,
-        cancel: task.cancel.clone(),
-        state: task.state.clone(),
-        id,
+    let (output, input) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            // It may start it all the same.
+            if error.is_no_answer() {
+                core.tracker.spawn(end_late(core.clone(), made.id, started.clone()));
+            }
+            return Err(fail(error));
+        }
     };
-    core.tracker.spawn(async move {
-        session.run().await;
-        drop(permit);
-    });
-    Ok(ExecSession { stdin, output: session_output })
+    let running = Running { daemon: daemon.clone(), exec: made.id.clone(), output, input, tty };
+    match find_process(daemon, &running.exec, started, exec.tty).await {
+        Ok(process) => Ok((running, process)),
+        Err(error) => {
+            core.tracker.spawn(end_late(core.clone(), made.id, started.clone()));
+            Err(fail(error))
+        }
+    }
+}
+
+/// Ends a command that dockerd may start, or has started, after it was given up.
+async fn end_late(core: Arc<Core<Containers>>, exec: String, started: StartedFacts) {
+    let end = Instant::now() + LATE_DEADLINE;
+    while Instant::now() < end {
+        let found = tokio::select! {
+            found = session::inspect(&core.kind.daemon, &exec) => found,
+            () = core.cancel.cancelled() => return,
+        };
+        match found {
+            Ok(found) => {
+                let pid = found.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
+                if let Some((leader, _)) = pid.and_then(|pid| open(pid, &started)) {
+                    return end_session(&leader, started.uid).await;
+                }
+                if found.exit_code.is_some() {
+                    return;
+                }
+            }
+            // Gone with its container, or with the dockerd that knew it.
+            Err(error) if error.is_not_found() => return,
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LATE_PAUSE) => {}
+            () = core.cancel.cancelled() => return,
+        }
+    }
 }
 
 /// The task's own, from what its shim was told. Refuses a program that is not there, which dockerd tells in its output.
@@ -82,11 +140,13 @@ async fn environment(
     started: &StartedFacts,
     exec: &ExecSpec,
 ) -> Result<Vec<String>, RuntimeError> {
-    let (dir, pid, program, cwd) = (task.dir.clone(), task.shim.pid, exec.argv[0].clone(), started.cwd.clone());
+    let (dir, pid, program) = (task.dir.clone(), task.shim.pid, exec.argv[0].clone());
+    let (cwd, more) = (exec.cwd.clone().unwrap_or_else(|| started.cwd.clone()), exec.env.clone());
     let look = move || {
         let command: Command = dir.read_command()?.unwrap_or_default();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let env: Vec<(String, String)> = command.env.iter().map(|(name, value)| (text(name), text(value))).collect();
+        let env = command.env.iter().map(|(name, value)| (text(name), text(value)));
+        let env: Vec<(String, String)> = env.chain(more).collect();
         let path = env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_str());
         Ok((RootFs::of(pid)?.finds(&program, path, &cwd), env))
     };
@@ -119,7 +179,7 @@ fn config(docker: &Docker, started: &StartedFacts, exec: &ExecSpec, env: Vec<Str
         console_size: size.filter(|_| sized),
         env: Some(env),
         cmd: Some(exec.argv.clone()),
-        working_dir: Some(started.cwd.clone()),
+        working_dir: Some(exec.cwd.clone().unwrap_or_else(|| started.cwd.clone())),
         ..ExecConfig::default()
     }
 }

@@ -2,11 +2,14 @@
 
 use super::super::daemon::{ANSWER_DEADLINE, Daemon, DaemonError};
 use super::upgrade::{Input, Output};
-use crate::api::stream::ExecOutput;
+use crate::api::stream::{ExecInput, ExecOutput};
 use crate::domain::command::Error;
 use crate::domain::ids::TaskId;
+use crate::runtime::shimmed::exec::{end_session, hang_up, signal_group, signal_of};
 use crate::runtime::shimmed::process_id::{PidFd, ProcessEnd, ProcessId};
 use crate::runtime::shimmed::supervisor::State;
+use bollard::Docker;
+use bollard::exec::ResizeExecOptions;
 use bollard::models::ExecInspectResponse;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
@@ -20,6 +23,10 @@ const DRAIN_BYTES: usize = 1024 * 1024;
 /// dockerd takes note of an end a moment after the kernel.
 const CODE_DEADLINE: Duration = Duration::from_secs(10);
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// Whether dockerd still knows a command that runs on without output.
+const ASK_PAUSE: Duration = Duration::from_secs(2);
+/// Meanwhile nothing that is typed arrives.
+const RESIZE_DEADLINE: Duration = Duration::from_secs(2);
 /// Control-D: how a terminal says end of input.
 const END_OF_TRANSMISSION: u8 = 4;
 
@@ -37,14 +44,15 @@ pub struct Running {
 
 pub async fn inspect(daemon: &Daemon, exec: &str) -> Result<ExecInspectResponse, DaemonError> {
     let of = exec.to_owned();
-    let inspect = |docker: bollard::Docker| async move { docker.inspect_exec(&of).await };
+    let inspect = |docker: Docker| async move { docker.inspect_exec(&of).await };
     daemon.call("inspect the command", exec, ANSWER_DEADLINE, inspect).await
 }
 
 pub struct Session {
     pub running: Running,
     pub process: Option<(ProcessId, PidFd)>,
-    pub input: mpsc::Receiver<Vec<u8>>,
+    pub uid: u32,
+    pub input: mpsc::Receiver<ExecInput>,
     pub output: mpsc::Sender<Answer>,
     pub cancel: CancellationToken,
     pub state: watch::Receiver<State>,
@@ -53,72 +61,136 @@ pub struct Session {
 
 impl Session {
     pub async fn run(self) {
-        let Self { running, process, input, output, cancel, mut state, id } = self;
+        let Self { running, process, uid, input, output, cancel, mut state, id } = self;
         let Running { daemon, exec, output: stream, input: stdin, tty } = running;
         let (leader, end) = match process.map(|(leader, pidfd)| (leader, pidfd.watch())) {
             Some((leader, Ok(end))) => (Some(leader), Some(end)),
             _ => (None, None),
         };
-        let feed = feed(stdin, input, tty);
-        let copy = copy(stream, &output, end.as_ref());
-        tokio::pin!(feed, copy);
-        let mut feeding = true;
+        let to = Controls { daemon: daemon.clone(), exec: exec.clone(), leader: leader.clone(), tty };
+        let mut feed = Box::pin(feed(stdin, input, to));
+        let mut copy = Box::pin(copy(stream, &output, end.as_ref()));
+        let (mut feeding, mut listened_to) = (true, true);
         let whole = loop {
             tokio::select! {
                 biased;
                 () = &mut copy => break true,
                 () = cancel.cancelled() => break false,
-                () = output.closed() => break false,
+                () = output.closed() => {
+                    listened_to = false;
+                    break false;
+                }
                 // Without its task it does not run any more.
                 _ = state.wait_for(|now| matches!(now, State::Ended { .. })) => break false,
                 () = &mut feed, if feeding => feeding = false,
             }
         };
-        if !whole {
-            if let (Some(leader), Some(end)) = (&leader, &end) {
-                kill(leader, end);
-            }
-            return;
-        }
-        let told = async {
-            let answer = match code(&daemon, &exec).await {
-                Ok(code) => Ok(ExecOutput::Exited(code)),
-                Err(error) => Err(Error::unavailable(format!("exec in task {id}: {error}"))),
+        if whole {
+            // Its output may be closed while it runs on: then what goes in still does.
+            let code = async {
+                tokio::select! {
+                    code = code(&daemon, &exec, end.as_ref()) => Some(code),
+                    () = output.closed() => None,
+                }
             };
-            output.send(answer).await.ok();
-        };
-        tokio::select! {
-            () = told => {}
-            () = cancel.cancelled() => {}
+            tokio::pin!(code);
+            let code = loop {
+                tokio::select! {
+                    code = &mut code => break code,
+                    () = cancel.cancelled() => break None,
+                    () = &mut feed, if feeding => feeding = false,
+                }
+            };
+            listened_to = code.is_some() || cancel.is_cancelled();
+            let told = matches!(code, Some(Ok(_)));
+            if let Some(code) = code {
+                let unknown = |error| Error::unavailable(format!("exec in task {id}: {error}"));
+                let answer = code.map(ExecOutput::Exited).map_err(unknown);
+                tokio::select! {
+                    _ = output.send(answer) => {}
+                    () = cancel.cancelled() => {}
+                }
+            }
+            if told {
+                return;
+            }
+        }
+        drop(feed);
+        // Nobody knows of it any more: it must not go on.
+        let (Some(leader), Some(end)) = (&leader, &end) else { return };
+        if !listened_to {
+            // Its output is read on, for what it says at its end.
+            let read_on = async {
+                if !whole {
+                    copy.await;
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = hang_up(leader, uid, async { end.seen().await.unwrap_or(()) }) => {}
+                () = cancel.cancelled() => {}
+                () = read_on => {}
+            }
+        }
+        end_session(leader, uid).await;
+        end.kill().ok();
+    }
+}
+
+/// What of a command can be reached beside its input.
+struct Controls {
+    daemon: Daemon,
+    exec: String,
+    leader: Option<ProcessId>,
+    tty: bool,
+}
+
+impl Controls {
+    async fn resize(&self, height: u16, width: u16) {
+        if self.tty {
+            let (of, options) = (self.exec.clone(), ResizeExecOptions { height, width });
+            let resize = |docker: Docker| async move { docker.resize_exec(&of, options).await };
+            // It may have ended since.
+            self.daemon.call("size the terminal of", &self.exec, RESIZE_DEADLINE, resize).await.ok();
         }
     }
 }
 
-/// The command leads a session and a process group of its own.
-fn kill(leader: &ProcessId, end: &ProcessEnd) {
-    let pid = nix::unistd::Pid::from_raw(leader.pid);
-    let leads = nix::unistd::getpgid(Some(pid)).is_ok_and(|group| group == pid);
-    if leads && leader.is_alive().unwrap_or(false) {
-        nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGKILL).ok();
-    }
-    end.kill().ok();
-}
-
-async fn feed(mut stdin: Input, mut input: mpsc::Receiver<Vec<u8>>, tty: bool) {
-    while let Some(bytes) = input.recv().await {
-        if stdin.write_all(&bytes).await.is_err() || stdin.flush().await.is_err() {
-            // The command reads no more; what is sent from now on is dropped.
-            input.close();
+/// Passes on what the caller sends. What comes for a command that reads no more is dropped.
+async fn feed(stdin: Input, mut input: mpsc::Receiver<ExecInput>, to: Controls) {
+    let (mut stdin, mut open) = (stdin, true);
+    while let Some(piece) = input.recv().await {
+        match piece {
+            ExecInput::Stdin(bytes) if open => {
+                open = stdin.write_all(&bytes).await.is_ok() && stdin.flush().await.is_ok();
+            }
+            ExecInput::Eof if open => {
+                open = false;
+                close(&mut stdin, to.tty).await;
+            }
+            ExecInput::Stdin(_) | ExecInput::Eof => {}
+            ExecInput::Resize(rows, columns) => to.resize(rows, columns).await,
+            ExecInput::Signal(signal) => {
+                if let Some(leader) = &to.leader {
+                    signal_group(leader, signal_of(signal));
+                }
+            }
         }
     }
+    if open {
+        close(&mut stdin, to.tty).await;
+    }
+    std::future::pending().await
+}
+
+async fn close(stdin: &mut Input, tty: bool) {
     if tty {
         // Closing our half would end a terminal's output as well.
         stdin.write_all(&[END_OF_TRANSMISSION]).await.ok();
         stdin.flush().await.ok();
-        return std::future::pending().await;
+    } else {
+        stdin.shutdown().await.ok();
     }
-    stdin.shutdown().await.ok();
-    std::future::pending().await
 }
 
 /// Copies to the end; once the command has ended, for so long and so much as its children may go on.
@@ -148,9 +220,8 @@ async fn copy(mut from: Output, output: &mpsc::Sender<Answer>, end: Option<&Proc
             let Some(left) = bytes_left.checked_sub(bytes.len()) else { return };
             bytes_left = left;
         }
-        if output.send(Ok(message)).await.is_err() {
-            return;
-        }
+        // What nobody reads is read all the same: writing it must not fail while the command is being hung up.
+        output.send(Ok(message)).await.ok();
     }
 }
 
@@ -161,15 +232,28 @@ async fn ended_of(end: Option<&ProcessEnd>) {
     }
 }
 
-/// The exit code, 128 and the signal's number for one that was killed.
-async fn code(daemon: &Daemon, exec: &str) -> Result<i32, DaemonError> {
-    let give_up = Instant::now() + CODE_DEADLINE;
+/// The exit code, 128 and the signal's number for one that was killed. The command may have closed its output and run
+/// on; dockerd may have gone away, which closes it too.
+async fn code(daemon: &Daemon, exec: &str, end: Option<&ProcessEnd>) -> Result<i32, DaemonError> {
+    let mut give_up = None;
     loop {
         let found = inspect(daemon, exec).await?;
         let code = found.exit_code.and_then(|code| i32::try_from(code).ok());
         if let (Some(code), false) = (code, found.running.unwrap_or(false)) {
             return Ok(code);
         }
+        if give_up.is_none() {
+            let ended = async {
+                match end {
+                    Some(end) => end.seen().await.unwrap_or(()),
+                    None => {}
+                }
+            };
+            if tokio::time::timeout(ASK_PAUSE, ended).await.is_err() {
+                continue;
+            }
+        }
+        let give_up = *give_up.get_or_insert_with(|| Instant::now() + CODE_DEADLINE);
         if Instant::now() >= give_up {
             return Ok(255);
         }

@@ -35,7 +35,8 @@ async fn a_killed_dockerd_loses_no_task_and_no_output() {
     assert!(shims[..2].iter().all(|shim| shim.is_alive().unwrap()));
     subject.quiet();
     for task in &tasks[..2] {
-        let touch = ExecSpec { argv: ["touch", "/tmp/go"].map(str::to_owned).into(), tty: None };
+        let touch =
+            ExecSpec { argv: ["touch", "/tmp/go"].map(str::to_owned).into(), tty: None, ..ExecSpec::default() };
         let mut session = subject.runtime.exec(task.id, touch).await.unwrap();
         while session.output.recv().await.is_some() {}
         let exit = subject.exited().await;

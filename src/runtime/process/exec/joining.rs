@@ -36,6 +36,11 @@ pub(super) fn join_task(
             nix::sched::setns(ipc, CloneFlags::CLONE_NEWIPC).ok();
         }
         shield_others(oom_score_adj.as_bytes());
+        // What the agent was started to ignore is none of the command's.
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE, libc::SIGCHLD] {
+            // SAFETY: a signal number and the kernel's own action.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         nix::unistd::setsid()?;
         // As the task's own command has it.
         umask(UMASK);

@@ -1,17 +1,21 @@
 //! Runs a command beside a task: in its environment, directory, user, groups and IPC namespace.
-//! It belongs to the task's payload group, so it ends with the task; dropping the session ends it earlier.
+//! It belongs to the task's payload group, so it ends with the task; dropping the session hangs it up earlier.
 
 mod joining;
 mod pty;
 
 use super::{Core, OpenFiles, Processes, Task};
-use crate::api::stream::{ExecOutput, ExecSession, ExecSpec};
+use crate::api::stream::{ExecInput, ExecOutput, ExecSession, ExecSpec};
 use crate::domain::command::Error;
 use crate::runtime::RuntimeError;
+use crate::runtime::shimmed::exec::{end_session, hang_up, on_its_own, signal_group, signal_of};
+use crate::runtime::shimmed::process_id::{PidFd, ProcessEnd, ProcessId};
 use crate::runtime::shimmed::supervisor::State;
 use crate::runtime::shimmed::{MAX_EXEC_SESSIONS, blocking, platform, user_error};
 use crate::shim::spec::Command as TaskCommand;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,11 +40,13 @@ type Answer = Result<ExecOutput, Error>;
 struct Started {
     child: Child,
     /// Leads a session and a process group of its own.
-    pid: i32,
+    leader: ProcessId,
+    end: ProcessEnd,
+    uid: u32,
     stdin: Box<dyn AsyncWrite + Send + Unpin>,
     stdout: Box<dyn AsyncRead + Send + Unpin>,
     stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
-    tty: bool,
+    terminal: Option<OwnedFd>,
 }
 
 pub(super) async fn start(
@@ -56,28 +62,42 @@ pub(super) async fn start(
         let message = format!("{MAX_EXEC_SESSIONS} commands run beside the task already: end one of them first");
         return Err(platform("exec", task.id, message));
     };
-    let wanted = task.clone();
-    let open_files = core.kind.config.open_files;
-    let program = exec.argv[0].clone();
+    let (task, open_files) = (task.clone(), core.kind.config.open_files);
+    on_its_own(&core.tracker, task.id, async move {
+        let started = spawn_beside(&task, child_pid, exec, open_files).await?;
+        let (sends, input) = mpsc::channel(QUEUE);
+        let (sender, output) = mpsc::channel(QUEUE);
+        let running = async move {
+            converse(started, input, sender, task.cancel.clone(), task.state.clone()).await;
+            drop(permit);
+        };
+        Ok((ExecSession { input: sends, output }, running))
+    })
+    .await
+}
+
+async fn spawn_beside(
+    task: &Arc<Task<Processes>>,
+    child_pid: u32,
+    exec: ExecSpec,
+    open_files: Option<OpenFiles>,
+) -> Result<Started, RuntimeError> {
+    let (wanted, program) = (task.clone(), exec.argv[0].clone());
+    let folder = exec.cwd.clone();
     let spawned = blocking("exec", task.id, move || {
         let command = wanted.dir.read_command()?.unwrap_or_default();
         Ok(spawn(&wanted, child_pid, &command, &exec, open_files))
     });
-    let started = spawned.await?.map_err(|error| {
-        let message = format!("argv: running '{program}': {error}");
+    spawned.await?.map_err(|error| {
+        let folder = folder.map_or_else(String::new, |folder| format!(" in '{folder}'"));
+        let message = format!("argv: running '{program}'{folder}: {error}");
         match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => user_error("exec", task.id, message),
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::NotADirectory => {
+                user_error("exec", task.id, message)
+            }
             _ => platform("exec", task.id, message),
         }
-    })?;
-    let (stdin, input) = mpsc::channel(QUEUE);
-    let (sender, output) = mpsc::channel(QUEUE);
-    let (cancel, state) = (task.cancel.clone(), task.state.clone());
-    core.tracker.spawn(async move {
-        converse(started, input, sender, cancel, state).await;
-        drop(permit);
-    });
-    Ok(ExecSession { stdin, output })
+    })
 }
 
 fn spawn(
@@ -95,76 +115,84 @@ fn spawn(
         command.env("TERM", "xterm-256color");
     }
     command.envs(of_task.env.iter().map(|(name, value)| (text(name), text(value))));
-    command.current_dir(&task.record.facts.cwd);
+    command.envs(exec.env.iter().map(|(name, value)| (name, value)));
+    command.current_dir(exec.cwd.as_deref().map_or(task.record.facts.cwd.as_path(), Path::new));
     joining::join_task(&mut command, task, child_pid, exec.tty.is_some(), open_files)?;
     match exec.tty {
         Some(size) => spawn_on_terminal(command, size, task),
-        None => spawn_on_pipes(command),
+        None => spawn_on_pipes(command, task.record.facts.account.uid),
     }
 }
 
-fn spawn_on_pipes(mut command: Command) -> io::Result<Started> {
+fn spawn_on_pipes(mut command: Command, uid: u32) -> io::Result<Started> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
-    let pid = pid_of(&child)?;
+    let (leader, end) = leader(&child)?;
     let missing = || io::Error::other("a pipe is missing");
     let stdin = Box::new(child.stdin.take().ok_or_else(missing)?);
     let stdout = Box::new(child.stdout.take().ok_or_else(missing)?);
     let stderr: Box<dyn AsyncRead + Send + Unpin> = Box::new(child.stderr.take().ok_or_else(missing)?);
-    Ok(Started { child, pid, stdin, stdout, stderr: Some(stderr), tty: false })
+    Ok(Started { child, leader, end, uid, stdin, stdout, stderr: Some(stderr), terminal: None })
 }
 
 fn spawn_on_terminal(mut command: Command, size: (u16, u16), task: &Task<Processes>) -> io::Result<Started> {
-    let terminal = pty::open(size, task.record.facts.account.uid)?;
+    let uid = task.record.facts.account.uid;
+    let terminal = pty::open(size, uid)?;
     let user = || terminal.user.try_clone();
     command.stdin(user()?).stdout(user()?).stderr(user()?);
     let child = command.spawn()?;
     // Ours must close, or the terminal never ends; the command's copies of it go with the command.
     drop(command);
     drop(terminal.user);
-    let (stdout, stdin) = (terminal.reader, terminal.writer);
+    let (leader, end) = leader(&child)?;
     Ok(Started {
-        pid: pid_of(&child)?,
         child,
-        stdin: Box::new(stdin),
-        stdout: Box::new(stdout),
+        leader,
+        end,
+        uid,
+        stdin: Box::new(terminal.writer),
+        stdout: Box::new(terminal.reader),
         stderr: None,
-        tty: true,
+        terminal: Some(terminal.control),
     })
 }
 
-fn pid_of(child: &Child) -> io::Result<i32> {
+fn leader(child: &Child) -> io::Result<(ProcessId, ProcessEnd)> {
     let pid = child.id().ok_or_else(|| io::Error::other("the command has no pid"))?;
-    i32::try_from(pid).map_err(io::Error::other)
+    let pid = i32::try_from(pid).map_err(io::Error::other)?;
+    Ok((ProcessId::of(pid)?, PidFd::open(pid)?.watch()?))
 }
 
 /// Carries input and output until the command or the task has ended, or nobody wants to know.
 async fn converse(
     started: Started,
-    input: mpsc::Receiver<Vec<u8>>,
+    input: mpsc::Receiver<ExecInput>,
     output: mpsc::Sender<Answer>,
     cancel: CancellationToken,
     mut state: watch::Receiver<State>,
 ) {
-    let Started { mut child, pid, stdin, stdout, stderr, tty } = started;
-    let feed = feed(stdin, input, tty);
+    let Started { mut child, leader, end, uid, stdin, stdout, stderr, terminal } = started;
+    let tty = terminal.is_some();
+    let mut feed = Box::pin(feed(stdin, input, terminal, leader.clone()));
     let ended = CancellationToken::new();
-    let copy = async {
+    let mut copy = Box::pin(async {
         let errors = async {
             if let Some(stderr) = stderr {
                 copy_out(stderr, ExecOutput::Stderr, &output, &ended).await;
             }
         };
         tokio::join!(copy_out(stdout, ExecOutput::Stdout, &output, &ended), errors);
-    };
-    tokio::pin!(feed, copy);
-    let (mut feeding, mut copying) = (true, true);
+    });
+    let (mut feeding, mut copying, mut listened_to) = (true, true, true);
     let status = loop {
         tokio::select! {
             biased;
             status = child.wait() => break status.ok(),
             () = cancel.cancelled() => break None,
-            () = output.closed() => break None,
+            () = output.closed() => {
+                listened_to = false;
+                break None;
+            }
             // Without its supervisor nobody would tell.
             _ = state.wait_for(|now| matches!(now, State::Ended { .. })) => break None,
             () = &mut feed, if feeding => feeding = false,
@@ -172,8 +200,27 @@ async fn converse(
         }
     };
     let Some(status) = status else {
-        // Not reaped yet, so the group is still its own.
-        nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).ok();
+        drop(feed);
+        if listened_to {
+            end_session(&leader, uid).await;
+        } else {
+            // A terminal hangs up when our end of it closes. Pipes are read on, for what it says at its end.
+            let mut copy = Some(copy).filter(|_| !tty);
+            let read_on = async {
+                match &mut copy {
+                    Some(copy) if copying => copy.await,
+                    _ => {}
+                }
+                std::future::pending::<()>().await;
+            };
+            // Not reaped before, so its group and its session are still its own.
+            tokio::select! {
+                () = hang_up(&leader, uid, async { end.seen().await.unwrap_or(()) }) => {}
+                () = cancel.cancelled() => end_session(&leader, uid).await,
+                () = read_on => {}
+            }
+        }
+        end.kill().ok();
         child.wait().await.ok();
         return;
     };
@@ -190,14 +237,37 @@ async fn converse(
     }
 }
 
-async fn feed(mut stdin: Box<dyn AsyncWrite + Send + Unpin>, mut input: mpsc::Receiver<Vec<u8>>, tty: bool) {
-    while let Some(bytes) = input.recv().await {
-        if stdin.write_all(&bytes).await.is_err() {
-            // The command reads no more; what is sent from now on is dropped.
-            input.close();
+/// Passes on what the caller sends. What comes for a command that reads no more is dropped.
+async fn feed(
+    stdin: Box<dyn AsyncWrite + Send + Unpin>,
+    mut input: mpsc::Receiver<ExecInput>,
+    terminal: Option<OwnedFd>,
+    leader: ProcessId,
+) {
+    let mut stdin = Some(stdin);
+    while let Some(piece) = input.recv().await {
+        match piece {
+            ExecInput::Stdin(bytes) => {
+                if let Some(open) = &mut stdin
+                    && open.write_all(&bytes).await.is_err()
+                {
+                    stdin = None;
+                }
+            }
+            ExecInput::Eof => close(stdin.take(), terminal.is_some()).await,
+            ExecInput::Resize(rows, columns) => {
+                if let Some(terminal) = &terminal {
+                    pty::resize(terminal, (rows, columns)).ok();
+                }
+            }
+            ExecInput::Signal(signal) => signal_group(&leader, signal_of(signal)),
         }
     }
-    if tty {
+    close(stdin, terminal.is_some()).await;
+}
+
+async fn close(stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>, tty: bool) {
+    if let (Some(mut stdin), true) = (stdin, tty) {
         stdin.write_all(&[END_OF_TRANSMISSION]).await.ok();
     }
 }
@@ -230,9 +300,8 @@ async fn copy_out(
             let Some(left) = bytes_left.checked_sub(count) else { return };
             bytes_left = left;
         }
-        if output.send(Ok(wrap(bytes[..count].to_vec()))).await.is_err() {
-            return;
-        }
+        // What nobody reads is read all the same: writing it must not fail while the command is being hung up.
+        output.send(Ok(wrap(bytes[..count].to_vec()))).await.ok();
     }
 }
 

@@ -9,7 +9,7 @@ fn marker(number: u32) -> String {
 }
 
 fn exec(script: &str) -> ExecSpec {
-    ExecSpec { argv: ["/bin/sh", "-c", script].map(str::to_owned).into(), tty: None }
+    ExecSpec { argv: ["/bin/sh", "-c", script].map(str::to_owned).into(), tty: None, ..ExecSpec::default() }
 }
 
 /// Bytes of standard output, and the code.
