@@ -26,6 +26,7 @@ mod node_detail;
 mod nodes;
 mod persist;
 mod pulse;
+mod records;
 mod resolve;
 mod schedule;
 mod state;
