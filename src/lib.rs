@@ -4,7 +4,9 @@
 //!        cli ---------------------------- daemon (puts the parts together)
 //!         |                                  |
 //!        rpc   the wire: gRPC in both directions, sockets, who is calling
-//!         |
+//!         |  \
+//!         |   web   HTTP: other systems' protocols over the same sockets
+//!         |  /
 //!        api   the two services as traits
 //!       /   \
 //! controller  agent       one owner of state each: decide, make it durable, then act
@@ -27,6 +29,7 @@
 //! | [`logs`] | reads what shims write: records, segments, cursors, following |
 //! | [`gpu`] | the trait that knows GPUs; [`gpu::nvml`] asks the driver in a worker process, [`gpu::sim`] |
 //! | [`store`] | the trait that keeps state; [`store::sqlite`]; the history of events |
+//! | [`web`] | HTTP on the controller's port: OpenPAI's REST API ([`web::pai`]) |
 //! | [`rpc`] | the only place that sees generated code: conversions, servers, clients, sockets |
 //! | [`daemon`] | an agent and a controller from their settings; what the service manager is told |
 //! | [`cli`] | commands and what they print |
@@ -34,7 +37,8 @@
 //!
 //! # Directions
 //!
-//! `cli > daemon > rpc > agent, controller > scheduler > jobfile > domain`, and never back. `api` speaks the domain's
+//! `cli > daemon > rpc > agent, controller > scheduler > jobfile > domain`, and never back; `web` is below `rpc`, which
+//! gives it its sockets, and sees `api`, `jobfile` and `domain` alone. `api` speaks the domain's
 //! words only; agent and controller know each other only through it. Adapters (`gpu::nvml`, `gpu::sim`, `runtime::docker`,
 //! `runtime::process`, `store::sqlite`) see the domain and their own trait. Pure folders import no tokio, tonic, clock or randomness:
 //! time, ids and chance come in as arguments. `tests/architecture.rs` reads the `use` lines and keeps it so.
@@ -68,3 +72,4 @@ pub mod scheduler;
 pub mod shim;
 pub mod store;
 pub mod telemetry;
+pub mod web;

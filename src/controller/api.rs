@@ -1,6 +1,7 @@
 //! The controller as others call it: reads look at the state, changes go through the core.
 
 use super::core::{Controller, Message, Reply, read};
+use super::state::State;
 use super::{explain, logs, node_detail, resolve, views};
 use crate::api::ControllerApi;
 use crate::api::controller::{EventFilter, JobFilter, Submit};
@@ -10,6 +11,7 @@ use crate::domain::command::{
 };
 use crate::domain::event::Event;
 use crate::domain::ids::{JobId, JournalId, NodeName, NodeUid, TaskId};
+use crate::domain::job::Job;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::quantity::DEFAULT_GRACE_MS;
 use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, Submitted};
@@ -42,6 +44,33 @@ impl Controller {
 
 fn ending() -> Error {
     Error::unavailable("the controller is shutting down")
+}
+
+/// Jobs after a page token, newest first, and the token of the next page.
+pub(super) fn page<'a>(
+    state: &'a State,
+    filter: &JobFilter,
+    page_size: u32,
+    token: &str,
+) -> Result<(Vec<&'a Job>, String), Error> {
+    let below = match token {
+        "" => JobId(u64::MAX),
+        text => JobId(text.parse().map_err(|_| {
+            Error::new(ErrorKind::Invalid, format!("'{text}' is not a page token that a list has given"))
+        })?),
+    };
+    let size = (page_size as usize).clamp(1, MAX_PAGE);
+    let mut wanted = state
+        .jobs
+        .range(..below)
+        .rev()
+        .map(|(_, job)| job)
+        .filter(|job| filter.all || !job.state.is_terminal())
+        .filter(|job| filter.user.as_ref().is_none_or(|user| *user == job.user));
+    let page: Vec<&Job> = wanted.by_ref().take(size).collect();
+    let more = wanted.next().is_some();
+    let next = page.last().filter(|_| more).map_or_else(String::new, |last| last.id.to_string());
+    Ok((page, next))
 }
 
 /// Whether `who` may change or enter what belongs to `owner`.
@@ -78,25 +107,9 @@ impl ControllerApi for Controller {
         page_size: u32,
         token: &str,
     ) -> Result<(Vec<JobView>, String), Error> {
-        let below = match token {
-            "" => JobId(u64::MAX),
-            text => JobId(text.parse().map_err(|_| {
-                Error::new(ErrorKind::Invalid, format!("'{text}' is not a page token that a list has given"))
-            })?),
-        };
-        let size = (page_size as usize).clamp(1, MAX_PAGE);
         let state = read(&self.shared);
-        let mut wanted = state
-            .jobs
-            .range(..below)
-            .rev()
-            .map(|(_, job)| job)
-            .filter(|job| filter.all || !job.state.is_terminal())
-            .filter(|job| filter.user.as_ref().is_none_or(|user| *user == job.user));
-        let page: Vec<JobView> = wanted.by_ref().take(size).map(|job| views::job(&state, job, None)).collect();
-        let more = wanted.next().is_some();
-        let next = page.last().filter(|_| more).map_or_else(String::new, |last| last.job_id.to_string());
-        Ok((page, next))
+        let (page, next) = page(&state, &filter, page_size, token)?;
+        Ok((page.into_iter().map(|job| views::job(&state, job, None)).collect(), next))
     }
 
     async fn get_job(&self, who: &Principal, job: &str, run: Option<i64>) -> Result<JobView, Error> {
@@ -188,7 +201,7 @@ impl ControllerApi for Controller {
     }
 }
 
-fn unknown_node(state: &super::state::State, name: &str) -> Error {
+fn unknown_node(state: &State, name: &str) -> Error {
     let names = state.nodes.keys().map(|known| known.0.as_str());
     let near = crate::domain::nearest::nearest(name, names)
         .map_or_else(String::new, |near| format!("; '{near}' is the nearest name"));

@@ -30,6 +30,7 @@ mod persist;
 mod placing;
 mod possible;
 mod pulse;
+mod records;
 mod resolve;
 mod schedule;
 mod state;

@@ -53,6 +53,8 @@ pub(super) struct Dirty {
     pub(super) jobs: BTreeSet<JobId>,
     /// Specifications of new jobs.
     pub(super) specs: BTreeSet<JobId>,
+    /// Files of new jobs as they were submitted: kept in the store alone.
+    pub(super) files: BTreeMap<JobId, Vec<u8>>,
     pub(super) runs: BTreeSet<RunId>,
     /// Runs of which every task may want another command: their phase has changed, or how they end.
     pub(super) whole: BTreeSet<RunId>,

@@ -103,6 +103,7 @@ fn create(
     state.specs.insert(id, Arc::new(spec));
     state.runs.insert(run_id, Run::new(run_id, id, 1, context.now, context.now));
     state.dirty.specs.insert(id);
+    state.dirty.files.insert(id, submit.content.clone());
     state.dirty.jobs.insert(id);
     state.refresh_run(run_id);
     state.note(context.now, "job.submitted", Some(id), None, None, message);

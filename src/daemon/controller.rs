@@ -1,5 +1,6 @@
 //! A controller from its settings.
 
+use super::host::host_names;
 use super::make_state_dir;
 use super::notify::{ServiceManager, keep_informed};
 use crate::config::ControllerConfig;
@@ -10,6 +11,7 @@ use crate::store::StoreError;
 use crate::store::history::EventLog;
 use crate::store::sqlite::SqliteStore;
 use crate::telemetry::clock::SystemClock;
+use crate::web::Web;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +63,7 @@ pub async fn start_controller(
     };
     let (api, running) = controller::start(parts, cancel.clone()).await?;
     let routes = rpc::controller_routes(Arc::new(api.clone())).await?;
+    let routes = routes.with_web(Web::new(Arc::new(api.clone()), host_names()));
     tracing::info!(addresses = addresses.join(", "), "controller listens");
     let serving = tokio::spawn(rpc::serve(listeners, routes, cancel.clone()));
     Ok(ControllerService { addresses, controller: api, running, serving, cancel })

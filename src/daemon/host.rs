@@ -29,6 +29,14 @@ pub(super) fn task_groups(node_uid: &NodeUid) -> String {
     format!("{}/{node_uid}", parent.as_deref().unwrap_or("wharf"))
 }
 
+/// What this machine is called: its host name, and that without the domain.
+pub(super) fn host_names() -> Vec<String> {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    let short = name.split('.').next().unwrap_or_default().to_owned();
+    let names = if short == name { vec![name] } else { vec![name, short] };
+    names.into_iter().filter(|name| !name.is_empty()).collect()
+}
+
 /// CPUs that this process may use.
 pub(super) fn cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))

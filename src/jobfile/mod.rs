@@ -86,6 +86,16 @@ fn parse_openpai(file: &str, text: &str) -> Result<Parsed, Vec<Violation>> {
     }
 }
 
+/// A job file as JSON that every reader takes: as it is if it is strict JSON, else written anew without comments and
+/// commas after last entries, numbers and the order of keys as they were. `None` if it is no job file.
+pub fn strict_json(content: &[u8]) -> Option<Vec<u8>> {
+    if serde_json::from_slice::<serde::de::IgnoredAny>(content).is_ok() {
+        return Some(content.to_vec());
+    }
+    let text = text_of("job file", content).ok()?;
+    json::read(text).ok().map(|document| json::to_text(&document.root.value).into_bytes())
+}
+
 /// The text of a file, without a byte order mark; what is no text at all is a violation.
 fn text_of<'a>(file: &str, content: &'a [u8]) -> Result<&'a str, Violation> {
     if content.len() > MAX_JOB_FILE_BYTES {

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 /// What all calls of one server share.
 #[derive(Debug, Clone)]
 pub(super) struct Gate {
-    accounts: Arc<Accounts>,
+    pub(super) accounts: Arc<Accounts>,
     /// The server is shutting down: streams end, so that their readers go on elsewhere.
     pub(super) closing: CancellationToken,
 }

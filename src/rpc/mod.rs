@@ -7,7 +7,8 @@
 //! * [`status`]: errors and gRPC status, both ways, in one exhaustive match.
 //! * [`agent_server`], [`controller_server`]: a service over an implementation of a trait.
 //!   [`agent_client`], [`controller_client`]: an implementation of a trait over a connection.
-//! * [`bind()`], [`serve()`]: sockets and their shutdown. The caller owns both.
+//! * [`bind()`], [`serve()`]: sockets and their shutdown. The caller owns both. [`door`], [`http1`], [`rest`]: HTTP on
+//!   the same sockets, answered by [`crate::web`].
 //! * [`peer`]: who is at the other end. On a Unix socket the kernel says so; on TCP there is no authentication
 //!   yet, the caller is believed, and so only loopback may be bound unless `insecure` is spelled out.
 //!
@@ -18,13 +19,17 @@ mod agent_server;
 pub mod bind;
 mod call;
 mod channel;
+mod connection;
 pub mod controller_client;
 mod controller_server;
 mod convert;
 pub mod dialer;
+mod door;
 mod exec;
 mod generated;
+mod http1;
 mod peer;
+mod rest;
 pub mod routes;
 pub mod serve;
 mod status;

@@ -6,8 +6,10 @@
 //! loopback.
 
 use super::convert::principal::role_word;
+use crate::api::Caller;
 use crate::domain::command::{Error, ErrorKind, Violation};
 use crate::domain::principal::{Principal, Role};
+use async_trait::async_trait;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +21,24 @@ use tokio::sync::Semaphore;
 pub(super) enum Peer {
     Tcp(SocketAddr),
     Unix { uid: u32 },
+}
+
+/// The other end of a connection that speaks something else than gRPC, under the same rules.
+#[derive(Debug)]
+pub(super) struct Visitor {
+    pub(super) peer: Peer,
+    pub(super) accounts: Arc<Accounts>,
+}
+
+#[async_trait]
+impl Caller for Visitor {
+    async fn admit(&self, claim: Principal) -> Result<Principal, Error> {
+        self.accounts.admit(self.peer, claim, "request").await
+    }
+
+    fn is_proven(&self) -> bool {
+        matches!(self.peer, Peer::Unix { .. })
+    }
 }
 
 /// How long a name is believed, and how many are remembered.

@@ -6,9 +6,12 @@ use super::controller_server::ControllerService;
 use super::generated::DESCRIPTORS;
 use super::generated::agent_server::AgentServer;
 use super::generated::controller_server::ControllerServer;
+use super::peer::Accounts;
+use super::rest::Rest;
 use crate::api::{AgentApi, ControllerApi};
 use crate::domain::command::Error;
 use crate::domain::quantity::MAX_MESSAGE_BYTES;
+use crate::web::Web;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
@@ -24,6 +27,9 @@ const STANDARD: [&str; 3] =
 #[derive(Debug, Clone)]
 pub struct Routes {
     pub(super) services: tonic::service::Routes,
+    /// What answers HTTP, if anything does.
+    pub(super) web: Option<Web>,
+    pub(super) accounts: Arc<Accounts>,
     pub(super) closing: CancellationToken,
     health: HealthReporter,
     names: Vec<&'static str>,
@@ -45,7 +51,7 @@ pub async fn routes(
     controller: Option<Arc<dyn ControllerApi>>,
 ) -> Result<Routes, Error> {
     let gate = Gate::new();
-    let closing = gate.closing.clone();
+    let (closing, accounts) = (gate.closing.clone(), gate.accounts.clone());
     let mut services = tonic::service::Routes::builder();
     let mut names = Vec::new();
     if let Some(api) = agent {
@@ -67,7 +73,7 @@ pub async fn routes(
     let broken = |error| Error::internal(format!("building the reflection service: {error}"));
     services.add_service(reflection(&names).build_v1().map_err(broken)?);
     services.add_service(reflection(&names).build_v1alpha().map_err(broken)?);
-    let routes = Routes { services: services.routes(), closing, health, names };
+    let routes = Routes { services: services.routes(), web: None, accounts, closing, health, names };
     routes.report(ServingStatus::Serving).await;
     Ok(routes)
 }
@@ -81,6 +87,12 @@ fn reflection(names: &[&'static str]) -> tonic_reflection::server::Builder<'stat
 }
 
 impl Routes {
+    /// The same, and `web` answers what comes as HTTP/1, and what is asked below `/api/`.
+    pub fn with_web(self, web: Web) -> Self {
+        let rest = Rest { web: web.clone(), accounts: self.accounts.clone() };
+        Self { services: self.services.add_service(rest), web: Some(web), ..self }
+    }
+
     async fn report(&self, status: ServingStatus) {
         for name in self.names.iter().chain(&[""]) {
             self.health.set_service_status(name, status).await;

@@ -2,6 +2,9 @@
 
 use super::bind::{BoundListener, Socket, SocketFile};
 use super::channel::{CONNECTION_WINDOW_BYTES, PING_INTERVAL, PING_LIMIT, STREAM_WINDOW_BYTES};
+use super::connection::{Connection, Transport};
+use super::door;
+use super::http1::Http1;
 use super::peer::Peer;
 use super::routes::Routes;
 use crate::domain::command::Error;
@@ -9,14 +12,13 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 use tokio_stream::Stream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::Connected;
 
 /// How long calls in flight may take to end after the shutdown began; then their connections are cut.
 const GRACE: Duration = Duration::from_secs(5);
@@ -35,13 +37,24 @@ pub async fn serve(listeners: Vec<BoundListener>, routes: Routes, shutdown: Canc
     let _cut_on_drop = cut.clone().drop_guard();
     let draining = CancellationToken::new();
     let mut servers = JoinSet::new();
+    let http1 = routes.web.clone().map(|web| Http1::new(web, routes.accounts.clone()));
     for listener in listeners {
         let address = listener.address().to_owned();
         let incoming = Incoming::new(listener, cut.clone());
-        let (services, draining) = (routes.services.clone(), draining.clone());
+        let (services, ended) = (routes.services.clone(), draining.clone().cancelled_owned());
+        let failed = move |error| Error::internal(format!("serving on {address}: {error}"));
+        let Some(http1) = http1.clone() else {
+            let served = server().serve_with_incoming_shutdown(services, incoming, ended);
+            servers.spawn(async move { served.await.map_err(failed) });
+            continue;
+        };
+        let (sender, receiver) = mpsc::channel(door::GRPC_QUEUE);
+        let served = server().serve_with_incoming_shutdown(services, ReceiverStream::new(receiver), ended);
+        servers.spawn(async move { served.await.map_err(failed) });
+        let kept = door::keep(incoming, sender, http1, draining.clone());
         servers.spawn(async move {
-            let served = server().serve_with_incoming_shutdown(services, incoming, draining.cancelled_owned());
-            served.await.map_err(|error| Error::internal(format!("serving on {address}: {error}")))
+            kept.await;
+            Ok(())
         });
     }
     let early = tokio::select! {
@@ -83,7 +96,7 @@ fn server() -> Server {
 }
 
 /// Connections of one socket.
-struct Incoming {
+pub(super) struct Incoming {
     socket: Socket,
     cut: CancellationToken,
     pause: Option<Pin<Box<Sleep>>>,
@@ -130,89 +143,6 @@ impl Stream for Incoming {
                     this.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
                 }
             }
-        }
-    }
-}
-
-/// A connection that knows its peer, and that fails once it is cut.
-struct Connection {
-    transport: Transport,
-    peer: Peer,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-enum Transport {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Connection {
-    fn new(transport: Transport, peer: Peer, cut: &CancellationToken) -> Self {
-        Self { transport, peer, cut: Box::pin(cut.clone().cancelled_owned()) }
-    }
-
-    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.cut.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
-            Poll::Pending => Ok(()),
-        }
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.check(cx)?;
-        match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
-        match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Transport::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
-        match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Transport::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

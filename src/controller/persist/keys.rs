@@ -13,7 +13,7 @@ pub(in crate::controller) fn key_of_node(name: &NodeName) -> String {
 /// deletion cut short is taken up again.
 pub(in crate::controller) fn keys_of_job(job: &Job) -> Vec<String> {
     let runs = job.runs.iter().flat_map(|run| keys_of_run(*run));
-    runs.chain([format!("{}/", spec_key(job.id)), job_key(job.id)]).collect()
+    runs.chain([format!("{}/", file_key(job.id)), format!("{}/", spec_key(job.id)), job_key(job.id)]).collect()
 }
 
 /// Prefixes of everything that the store has of a run.
@@ -28,6 +28,10 @@ pub(in crate::controller) fn keys_of_generation(run: RunId, generation: Generati
 
 pub(super) fn spec_key(id: JobId) -> String {
     format!("spec/{:020}", id.0)
+}
+
+pub(super) fn file_key(id: JobId) -> String {
+    format!("file/{:020}", id.0)
 }
 
 pub(super) fn job_key(id: JobId) -> String {

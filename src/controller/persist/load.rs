@@ -1,7 +1,7 @@
 //! Reads everything anew: at the start, and when it is not known what the store took.
 
 use super::super::state::{Dirty, Node, State};
-use super::keys::{corrupt, number_in};
+use super::keys::{corrupt, file_key, number_in};
 use super::record::{StoredNode, StoredSeat, StoredTask, decode, loaded_task};
 use crate::domain::command::Error;
 use crate::domain::ids::{Generation, JobId, RunId, Term};
@@ -124,6 +124,11 @@ async fn load_plans(store: &dyn Store) -> Result<BTreeMap<(RunId, Generation), V
         }
     }
     Ok(plans.into_iter().map(|(id, (_, plan))| (id, plan)).collect())
+}
+
+/// The file of a job as it was submitted, if it was kept.
+pub(in crate::controller) async fn read_file(store: &dyn Store, id: JobId) -> Result<Option<Vec<u8>>, Error> {
+    chunked::read(store, &file_key(id)).await.map_err(unavailable)
 }
 
 async fn scan(store: &dyn Store, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {

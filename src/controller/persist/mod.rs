@@ -5,6 +5,7 @@
 //! | `meta/cluster_id`, `meta/term`, `meta/next_id` | text |
 //! | `job/ID` | [`Job`](crate::domain::job::Job) |
 //! | `spec/ID/CHUNK` | pieces of the [`JobSpec`](crate::domain::spec::JobSpec) |
+//! | `file/ID/CHUNK` | pieces of the job file as submitted; read only when somebody asks for it |
 //! | `run/ID` | [`Run`](crate::domain::run::Run) without its tasks: the header that makes a plan true |
 //! | `plan/ID/GENERATION/CHUNK` | pieces of the seats of one generation |
 //! | `task/ID/GENERATION/ROLE/INDEX` | what is known of a task beyond its seat |
@@ -19,6 +20,6 @@ mod record;
 mod write;
 
 pub(super) use keys::{key_of_node, keys_of_generation, keys_of_job, keys_of_run};
-pub(super) use load::load;
+pub(super) use load::{load, read_file};
 pub(super) use record::{registration_bytes, spec_bytes};
 pub(super) use write::{WriteError, Writes, barrier, delete_all, take_term};

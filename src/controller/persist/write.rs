@@ -1,7 +1,7 @@
 //! From what changed to transactions, fenced by the term.
 
 use super::super::state::{Dirty, State};
-use super::keys::{job_key, key_of_node, plan_key, run_key, spec_key, task_key};
+use super::keys::{file_key, job_key, key_of_node, plan_key, run_key, spec_key, task_key};
 use super::record::{StoredNode, StoredSeat, StoredTask, json, stored_task};
 use crate::domain::ids::{JobId, Term};
 use crate::domain::run::Run;
@@ -39,6 +39,12 @@ impl Writes {
             if let Some(run) = state.runs.get(id) {
                 writes.plan(run);
             }
+        }
+        // Before the jobs that make them known; one without its job is written over by the next job of its id.
+        for (id, file) in &dirty.files {
+            writes
+                .units
+                .push(chunked::put(&file_key(*id), file).expect("a job file is smaller than a chunked value"));
         }
         let mut unit = Vec::new();
         if dirty.next_id {

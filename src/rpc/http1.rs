@@ -1,0 +1,88 @@
+//! HTTP/1 on a port that serves gRPC: [`Web`] over a connection, with limits of its own, so that nobody who is slow, or
+//! who has very many connections, takes anything from gRPC.
+
+use super::connection::Connection;
+use super::peer::{Accounts, Visitor};
+use crate::web::Web;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// Connections of all listeners of a server together.
+const MAX_CONNECTIONS: usize = 128;
+/// From the first byte of a request to the end of its headers, and between two requests of one connection.
+const HEADERS_LIMIT: Duration = Duration::from_secs(10);
+const MAX_HEADER_BYTES: usize = 32 * 1024;
+const MAX_HEADERS: usize = 64;
+/// After this a connection ends with the request that it is at, and after [`LAST_REQUEST_LIMIT`] in any case: a client
+/// that reads slowly holds its place for so long and no longer.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
+const LAST_REQUEST_LIMIT: Duration = Duration::from_secs(60);
+/// For telling a client that there are too many.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
+
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json; charset=utf-8\r\n\
+    content-length: 65\r\nretry-after: 1\r\nconnection: close\r\n\r\n\
+    {\"code\":\"UnknownError\",\"message\":\"too many connections; try again\"}";
+
+/// How HTTP/1 is served; copies share their limits.
+#[derive(Debug, Clone)]
+pub(super) struct Http1 {
+    web: Web,
+    accounts: Arc<Accounts>,
+    places: Arc<Semaphore>,
+}
+
+impl Http1 {
+    pub(super) fn new(web: Web, accounts: Arc<Accounts>) -> Self {
+        Self { web, accounts, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
+    }
+
+    /// Serves one connection to its end: the other end's wish, a limit, or `draining` and the request it is at.
+    pub(super) async fn serve(self, mut connection: Connection, draining: CancellationToken) {
+        let Ok(_place) = self.places.clone().try_acquire_owned() else {
+            let refusal = async {
+                connection.write_all(TOO_MANY).await?;
+                connection.shutdown().await
+            };
+            // Whoever does not read it finds the connection closed.
+            let _ = tokio::time::timeout(REFUSAL_LIMIT, refusal).await;
+            return;
+        };
+        let caller = Arc::new(Visitor { peer: connection.peer(), accounts: self.accounts });
+        let answer = service_fn(|request| {
+            let (web, caller) = (self.web.clone(), caller.clone());
+            async move { Ok::<_, Infallible>(web.answer(caller, request).await) }
+        });
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEADERS_LIMIT);
+        builder.max_buf_size(MAX_HEADER_BYTES).max_headers(MAX_HEADERS);
+        let mut served = pin!(builder.serve_connection(TokioIo::new(connection), answer));
+        tokio::select! {
+            // How it failed is the other end's doing.
+            _ = served.as_mut() => return,
+            () = draining.cancelled() => {}
+            () = tokio::time::sleep(CONNECTION_LIMIT) => {}
+        }
+        served.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(LAST_REQUEST_LIMIT, served).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TOO_MANY;
+
+    #[test]
+    fn the_refusal_says_its_own_length() {
+        let text = std::str::from_utf8(TOO_MANY).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{}", body.len());
+    }
+}

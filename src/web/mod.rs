@@ -1,0 +1,109 @@
+//! HTTP on the controller's port: other systems' protocols, each a thin layer over [`crate::api`].
+//!
+//! ```text
+//! socket -> rpc::door: not HTTP/2's preface -> rpc::http1: limits on headers, time, connections
+//!   -> Web::answer
+//!      1 origin    a page of another site, or of a name that is not this machine's, is refused (403)
+//!      2 pai::route  method and path to what is asked for; anything else is OpenPAI's 404
+//!      3 content   for what takes a body: JSON only (415), at most a job file (413), within 15 s (408)
+//!      4 caller    who asks: rpc's rule, with the user that the path names as the claim
+//!      5 handler   asks the controller, and says its answer in OpenPAI's words
+//!   <- all of it within 30 s, else 503; lists and logs are written page by page as the client reads
+//! ```
+//!
+//! Nothing is kept between requests, and nothing is decided here that the controller decides: an answer of 202 means
+//! that the controller has made it durable.
+
+mod body;
+mod content;
+mod origin;
+pub mod pai;
+mod target;
+#[cfg(test)]
+mod tests;
+
+pub use body::Body;
+
+use crate::api::{Caller, RecordsApi};
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use hyper::body::Bytes;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+use target::Target;
+use tokio::sync::Semaphore;
+
+/// From the headers of a request to those of its answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// Requests that are answered at a time, each with a job file in memory at most.
+const MAX_REQUESTS: usize = 128;
+
+/// What answers HTTP. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Web {
+    api: Arc<dyn RecordsApi>,
+    /// What this machine is called, beside its addresses and `localhost`.
+    names: Arc<[String]>,
+    /// Of requests that are being answered.
+    places: Arc<Semaphore>,
+}
+
+impl Web {
+    /// Requests over TCP are answered if their `Host` is an address, `localhost` or one of `names`.
+    pub fn new(api: Arc<dyn RecordsApi>, names: Vec<String>) -> Self {
+        Self { api, names: names.into(), places: Arc::new(Semaphore::new(MAX_REQUESTS)) }
+    }
+
+    /// Answers one request of `caller`. Never fails: what is wrong is an answer too.
+    pub async fn answer<B>(&self, caller: Arc<dyn Caller>, request: Request<B>) -> Response<Body>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        let Ok(_place) = self.places.clone().try_acquire_owned() else {
+            let message = "too many requests at once; try again";
+            return pai::reply::error(StatusCode::SERVICE_UNAVAILABLE, "UnknownError", message);
+        };
+        match tokio::time::timeout(ANSWER_LIMIT, self.answer_in_time(caller, request)).await {
+            Ok(response) => response,
+            Err(_) => {
+                let message = format!("no answer within {} s", ANSWER_LIMIT.as_secs());
+                pai::reply::error(StatusCode::SERVICE_UNAVAILABLE, "UnknownError", &message)
+            }
+        }
+    }
+
+    async fn answer_in_time<B>(&self, caller: Arc<dyn Caller>, request: Request<B>) -> Response<Body>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send,
+        B::Error: Display,
+    {
+        let (head, body) = request.into_parts();
+        let host = host(&head.headers, &head.uri);
+        if let Err(why) = origin::check(&head.headers, host, caller.is_proven(), &self.names) {
+            return pai::reply::error(StatusCode::FORBIDDEN, "ForbiddenUserError", &why);
+        }
+        let target = match Target::of(&head.uri) {
+            Ok(target) => target,
+            Err(segment) => return pai::reply::undecodable(&segment),
+        };
+        let route = match pai::route(&head.method, &target) {
+            Some(route) => route,
+            None => return pai::reply::no_api(&target.as_sent),
+        };
+        let content = if route.takes_content() { content::read(&head.headers, body).await } else { Ok(Bytes::new()) };
+        match content {
+            Ok(content) => {
+                let base = host.map_or_else(String::new, |host| format!("http://{host}"));
+                pai::Asked { api: self.api.clone(), caller, target, base, content }.answer(route).await
+            }
+            Err(refusal) => refusal,
+        }
+    }
+}
+
+/// The host that was asked: of the request line where it stands there, as RFC 9112 has it, else of the header.
+fn host<'a>(headers: &'a HeaderMap, uri: &'a http::Uri) -> Option<&'a str> {
+    let header = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    uri.authority().map(http::uri::Authority::as_str).or(header).filter(|host| !host.is_empty())
+}
