@@ -1,36 +1,33 @@
-//! A job's code: from a folder of the node into a container's working directory, before the command starts. The folder
-//! itself is mounted read-only at [`CODE_TARGET`](super::request::CODE_TARGET); what commands write beside their code goes
-//! to the copy.
+//! A job's code: from a folder of the node into a container's working directory, while its shim waits for "go". The
+//! folder itself is mounted read-only at [`CODE_TARGET`](super::request::CODE_TARGET); what commands write beside their
+//! code goes to the copy.
 //!
-//! Links stay links and are never followed: what they point to is decided in the container. All is read through one
-//! descriptor of the folder, so that a link put in a folder's place leads nowhere. Only regular files, folders and links
-//! are copied. The copy is owned by the container's user.
+//! dockerd would take an archive for a container, too, but it finds the container's folders by their paths on the node,
+//! where a job may have put a link since they were checked. So the copy is made here: read through one descriptor of
+//! the source, written through one of the working directory as the shim has it. Neither way is a link followed, and
+//! nothing that exists is written to: it is removed and made anew. Links stay links: what they point to is decided in
+//! the container. Only regular files, folders and links are copied. All is owned by the container's user.
 
 use super::beneath::{self, Held};
 use super::request::mounts::Folder;
-use bollard::Docker;
-use bollard::query_parameters::UploadToContainerOptionsBuilder;
-use nix::fcntl::readlinkat;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, readlinkat};
+use nix::sys::stat::{Mode, fchmod, futimens, mkdirat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 /// OpenPAI's limit.
 pub const MAX_BYTES: u64 = 200_000_000;
 /// Folders of small files cost more than their bytes say.
 const MAX_ENTRIES: u64 = 100_000;
 const MAX_DEPTH: usize = 64;
-/// Of the tar stream on its way.
-const CHUNK_BYTES: usize = 64 * 1024;
-const CHUNKS: usize = 8;
-/// Beyond it the disk or dockerd hangs.
-const COPY_DEADLINE: Duration = Duration::from_secs(300);
-
 /// Why a job's code is not in its container.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodeError {
@@ -42,8 +39,10 @@ pub enum CodeError {
     Empty { path: PathBuf },
     #[error("codeDir: reading {}: {error}", path.display())]
     Read { path: PathBuf, error: String },
-    #[error("codeDir: copying it to {target} of the container: {said}")]
-    Copy { target: String, said: String },
+    #[error("codeDir: writing {} in the container's working directory: {error}", path.display())]
+    Write { path: PathBuf, error: String },
+    #[error("codeDir: copying it was cancelled")]
+    Cancelled,
 }
 
 impl CodeError {
@@ -68,44 +67,25 @@ enum Kind {
     Link(PathBuf),
 }
 
-/// Copies the content of `folder` into `target`, an existing folder of a created container. `owner` is the numbers of
-/// the container's user; root's where they are not known. Dropping the future ends it.
-pub async fn copy(
-    docker: &Docker,
-    container: &str,
+/// Copies the content of `folder` to where a process works; `owner` is its user and group. Blocking.
+pub fn copy(
     folder: &Folder,
-    target: &str,
-    owner: Option<(u32, u32)>,
+    working: &WorkingFolder,
+    owner: (u32, u32),
+    cancel: &CancellationToken,
 ) -> Result<(), CodeError> {
-    let (sender, chunks) = mpsc::channel(CHUNKS);
-    let read = {
-        let code = Code { path: folder.source.clone(), held: folder.held.clone() };
-        // Ends when the receiver is gone.
-        tokio::task::spawn_blocking(move || {
-            let mut to = Chunks { sender, pending: Vec::with_capacity(CHUNK_BYTES) };
-            let packed = code.list().and_then(|entries| code.pack(&entries, owner.unwrap_or((0, 0)), &mut to));
-            if packed.is_err() {
-                // dockerd must not take half of it for all.
-                let cut = io::Error::other("the code could not be read");
-                to.sender.blocking_send(Err(cut)).ok();
-            }
-            packed
-        })
-    };
-    let docker = docker.clone().with_timeout(COPY_DEADLINE);
-    let options = UploadToContainerOptionsBuilder::new().path(target).build();
-    let body = bollard::body_try_stream(ReceiverStream::new(chunks));
-    let sent = tokio::time::timeout(COPY_DEADLINE, docker.upload_to_container(container, Some(options), body)).await;
-    let failed = |said: String| CodeError::Copy { target: target.to_owned(), said };
-    let sent = match sent {
-        Ok(sent) => sent.map_err(|error| failed(error.to_string())),
-        Err(_) => Err(failed(format!("not done within {} s", COPY_DEADLINE.as_secs()))),
-    };
-    match tokio::time::timeout(COPY_DEADLINE, read).await {
-        // The reader knows better what went wrong, unless it only met the end of the upload.
-        Ok(Ok(Err(error))) if !matches!(error, CodeError::Copy { .. }) => Err(error),
-        Ok(Err(_)) => Err(failed("the reader ended without a word".to_owned())),
-        _ => sent,
+    let code = Code { path: folder.source.clone(), held: folder.held.clone() };
+    let entries = code.list()?;
+    code.copy(&entries, &working.0, owner, cancel)
+}
+
+/// Where a process works, whatever becomes of the path.
+#[derive(Debug)]
+pub struct WorkingFolder(Held);
+
+impl WorkingFolder {
+    pub fn of(pid: i32) -> io::Result<Self> {
+        Held::new(File::open(format!("/proc/{pid}/cwd"))?.into()).map(Self)
     }
 }
 
@@ -167,107 +147,152 @@ impl Code {
         })
     }
 
-    /// Writes the entries as a tar stream. Blocking.
-    fn pack(&self, entries: &[Entry], owner: (u32, u32), to: impl Write) -> Result<(), CodeError> {
-        let ended = |error: io::Error| CodeError::Copy { target: "the archive".to_owned(), said: error.to_string() };
-        let mut archive = tar::Builder::new(to);
+    fn copy(
+        &self,
+        entries: &[Entry],
+        to: &Held,
+        owner: (u32, u32),
+        cancel: &CancellationToken,
+    ) -> Result<(), CodeError> {
         for entry in entries {
-            append(&mut archive, &self.held, entry, owner).map_err(|error| match error.kind() {
-                // Not the file: whoever takes the archive.
-                io::ErrorKind::BrokenPipe => ended(error),
-                _ => self.failed(&entry.path, error),
+            if cancel.is_cancelled() {
+                return Err(CodeError::Cancelled);
+            }
+            let copied = Source::open(&self.held, entry).map_err(|error| self.failed(&entry.path, error))?;
+            let place = Place::of(to, &entry.path);
+            place.and_then(|place| copied.write(&place, owner)).map_err(|trouble| match trouble {
+                Trouble::Read(error) => self.failed(&entry.path, error),
+                Trouble::Write(error) => CodeError::Write { path: entry.path.clone(), error: error.to_string() },
             })?;
         }
-        archive.into_inner().and_then(|mut to| to.flush()).map_err(ended)
+        Ok(())
     }
 }
 
-/// Opens what is read: what was a file or a folder must not have become a link or a pipe meanwhile.
-fn open(root: &Held, path: &Path, flags: i32) -> io::Result<(OwnedFd, fs::Metadata)> {
-    let fd = root.open(path, flags | libc::O_NOFOLLOW)?;
-    let found = beneath::metadata(fd.as_fd())?;
-    Ok((fd, found))
+/// On which side something failed.
+enum Trouble {
+    Read(io::Error),
+    Write(io::Error),
 }
 
-fn append(archive: &mut tar::Builder<impl Write>, root: &Held, entry: &Entry, owner: (u32, u32)) -> io::Result<()> {
-    let mut header = tar::Header::new_gnu();
-    header.set_uid(owner.0.into());
-    header.set_gid(owner.1.into());
-    match &entry.kind {
-        Kind::Folder => {
-            let (_, found) = open(root, &entry.path, libc::O_PATH | libc::O_DIRECTORY)?;
-            header.set_entry_type(tar::EntryType::Directory);
-            // Without them its user could not enter the copy.
-            header.set_mode((found.permissions().mode() & 0o777) | 0o700);
-            header.set_mtime(mtime(&found));
-            header.set_size(0);
-            archive.append_data(&mut header, &entry.path, io::empty())
-        }
-        Kind::Link(to) => {
-            header.set_entry_type(tar::EntryType::Symlink);
-            header.set_mode(0o777);
-            header.set_size(0);
-            archive.append_link(&mut header, &entry.path, to)
-        }
-        Kind::File { bytes } => {
-            let (fd, found) = open(root, &entry.path, libc::O_RDONLY | libc::O_NONBLOCK)?;
-            if !found.is_file() {
-                return Err(io::Error::other("it changed while it was read"));
+impl From<Errno> for Trouble {
+    fn from(errno: Errno) -> Self {
+        Self::Write(errno.into())
+    }
+}
+
+/// An entry, opened: what was a file or a folder must not have become a link or a pipe meanwhile.
+enum Source<'a> {
+    Folder(fs::Metadata),
+    File { file: File, found: fs::Metadata, bytes: u64 },
+    Link(&'a Path),
+}
+
+impl<'a> Source<'a> {
+    fn open(root: &Held, entry: &'a Entry) -> io::Result<Self> {
+        let open = |flags| root.open(&entry.path, flags | libc::O_NOFOLLOW);
+        match &entry.kind {
+            Kind::Folder => {
+                let fd = open(libc::O_PATH | libc::O_DIRECTORY)?;
+                beneath::metadata(fd.as_fd()).map(Self::Folder)
             }
-            header.set_entry_type(tar::EntryType::Regular);
-            // No set-user-id for files whose owner becomes another.
-            header.set_mode((found.permissions().mode() & 0o777) | 0o400);
-            header.set_mtime(mtime(&found));
-            header.set_size(*bytes);
-            archive.append_data(&mut header, &entry.path, Exactly { file: File::from(fd), left: *bytes })
+            Kind::Link(to) => Ok(Self::Link(to)),
+            Kind::File { bytes } => {
+                let file = File::from(open(libc::O_RDONLY | libc::O_NONBLOCK)?);
+                let found = file.metadata()?;
+                if !found.is_file() {
+                    return Err(io::Error::other("it changed while it was read"));
+                }
+                Ok(Self::File { file, found, bytes: *bytes })
+            }
         }
+    }
+
+    fn write(self, place: &Place<'_>, owner: (u32, u32)) -> Result<(), Trouble> {
+        let (uid, gid) = (Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)));
+        match self {
+            Self::Folder(found) => {
+                let folder = place.make_folder()?;
+                fchown(&folder, uid, gid)?;
+                // Without them its user could not enter the copy.
+                fchmod(&folder, mode(&found, 0o700))?;
+            }
+            Self::Link(to) => {
+                place.clear()?;
+                symlinkat(to, place.folder.as_fd(), place.name)?;
+                fchownat(place.folder.as_fd(), place.name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            }
+            Self::File { file, found, bytes } => {
+                let mut to = place.make_file()?;
+                copy_exactly(file, bytes, &mut to)?;
+                fchown(&to, uid, gid)?;
+                // No set-user-id for files whose owner becomes another.
+                fchmod(&to, mode(&found, 0o400))?;
+                let time = TimeSpec::new(found.mtime(), found.mtime_nsec());
+                futimens(&to, &time, &time)?;
+            }
+        }
+        Ok(())
     }
 }
 
-fn mtime(found: &fs::Metadata) -> u64 {
-    u64::try_from(found.mtime()).unwrap_or(0)
+fn mode(found: &fs::Metadata, at_least: u32) -> Mode {
+    Mode::from_bits_truncate((found.permissions().mode() & 0o777) | at_least)
 }
 
-/// The number of bytes that the header promises, of a file that may change while it is read.
-struct Exactly {
-    file: File,
-    left: u64,
-}
-
-impl io::Read for Exactly {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let read = self.file.read(&mut buffer[..most])?;
-        if read == 0 && most > 0 {
-            return Err(io::Error::other("it got shorter while it was read"));
-        }
-        self.left -= read as u64;
-        Ok(read)
+/// As many bytes as were counted, of a file that may change while it is read.
+fn copy_exactly(from: File, bytes: u64, to: &mut File) -> Result<(), Trouble> {
+    let copied = io::copy(&mut from.take(bytes), to).map_err(Trouble::Write)?;
+    if copied < bytes {
+        return Err(Trouble::Read(io::Error::other("it got shorter while it was read")));
     }
+    Ok(())
 }
 
-/// Sends what is written as chunks of the request.
-struct Chunks<B> {
-    sender: mpsc::Sender<io::Result<B>>,
-    pending: Vec<u8>,
+/// Where an entry goes: a name in a folder of the copy.
+struct Place<'a> {
+    folder: OwnedFd,
+    name: &'a OsStr,
 }
 
-impl<B: From<Vec<u8>>> Write for Chunks<B> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.pending.extend_from_slice(bytes);
-        if self.pending.len() >= CHUNK_BYTES {
-            self.flush()?;
-        }
-        Ok(bytes.len())
+impl<'a> Place<'a> {
+    fn of(root: &Held, path: &'a Path) -> Result<Self, Trouble> {
+        let (parent, name) = path.parent().zip(path.file_name()).ok_or(Errno::EINVAL)?;
+        let folder = root.open(parent, libc::O_RDONLY | libc::O_DIRECTORY).map_err(Trouble::Write)?;
+        Ok(Self { folder, name })
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        if self.pending.is_empty() {
-            return Ok(());
+    /// Removes what is there unless it is a folder.
+    fn clear(&self) -> Result<(), Errno> {
+        match unlinkat(self.folder.as_fd(), self.name, UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::ENOENT) => Ok(()),
+            done => done,
         }
-        let chunk = std::mem::replace(&mut self.pending, Vec::with_capacity(CHUNK_BYTES));
-        // Whoever took them has given up.
-        self.sender.blocking_send(Ok(chunk.into())).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
+
+    /// A folder of this name, as it was if there is one.
+    fn make_folder(&self) -> Result<OwnedFd, Trouble> {
+        let open = || {
+            let below = Held::new(self.folder.try_clone()?)?;
+            below.open(Path::new(self.name), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        };
+        match mkdirat(self.folder.as_fd(), self.name, Mode::S_IRWXU) {
+            Err(Errno::EEXIST) if open().is_err() => {
+                self.clear()?;
+                mkdirat(self.folder.as_fd(), self.name, Mode::S_IRWXU)?;
+            }
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        open().map_err(Trouble::Write)
+    }
+
+    /// A new file. What was there may have another name elsewhere, so it is not written to.
+    fn make_file(&self) -> Result<File, Trouble> {
+        use nix::fcntl::{OFlag, openat};
+        self.clear()?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Ok(File::from(openat(self.folder.as_fd(), self.name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?))
     }
 }
 

@@ -1,8 +1,6 @@
-//! Archives of code: what is in them, and what ends them.
+//! Copies of code: what is in them, and what ends them.
 
 use super::*;
-use std::collections::BTreeMap;
-use std::io::Read;
 use std::os::unix::fs::symlink;
 
 fn code(folder: &Path) -> Code {
@@ -13,51 +11,104 @@ fn list(folder: &Path) -> Result<Vec<Entry>, CodeError> {
     code(folder).list()
 }
 
-fn pack(folder: &Path, entries: &[Entry], owner: (u32, u32), to: impl Write) -> Result<(), CodeError> {
-    code(folder).pack(entries, owner, to)
+/// Whoever runs the tests: others cannot be given files without rights.
+fn own() -> (u32, u32) {
+    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
 }
 
-fn packed(folder: &Path, owner: (u32, u32)) -> Result<BTreeMap<String, (tar::Header, Vec<u8>)>, CodeError> {
-    let mut bytes = Vec::new();
-    pack(folder, &list(folder)?, owner, &mut bytes)?;
-    let mut archive = tar::Archive::new(bytes.as_slice());
-    let entries = archive.entries().unwrap().map(|entry| {
-        let mut entry = entry.unwrap();
-        let mut content = Vec::new();
-        entry.read_to_end(&mut content).unwrap();
-        let path = entry.path().unwrap().display().to_string();
-        (path.trim_end_matches('/').to_owned(), (entry.header().clone(), content))
-    });
-    Ok(entries.collect())
+/// Source and target of a copy, and a place that is neither.
+struct Folders {
+    dir: tempfile::TempDir,
 }
 
-#[test]
-fn links_stay_links_and_owners_are_numbers() {
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name);
-    let long = format!("deep/{}", "n".repeat(180));
-    fs::create_dir(at("deep")).unwrap();
-    fs::write(at("run.sh"), "echo").unwrap();
-    fs::write(at(&long), "long").unwrap();
-    fs::set_permissions(at("run.sh"), fs::Permissions::from_mode(0o4755)).unwrap();
-    symlink("/etc/passwd", at("out")).unwrap();
-    symlink("/etc", at("folder")).unwrap();
-    nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let found = packed(dir.path(), (1000, 100)).unwrap();
-    let names: Vec<&str> = found.keys().map(String::as_str).collect();
-    assert_eq!(names, ["deep", &long, "folder", "out", "run.sh"]);
-    assert!(found.values().all(|(header, _)| (header.uid().unwrap(), header.gid().unwrap()) == (1000, 100)));
-    let (header, content) = &found["run.sh"];
-    assert_eq!((header.mode().unwrap(), content.as_slice()), (0o755, &b"echo"[..]));
-    for name in ["out", "folder"] {
-        let (header, content) = &found[name];
-        assert!(header.entry_type().is_symlink() && content.is_empty(), "{name}");
+impl Folders {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        ["code", "work", "outside"].into_iter().for_each(|name| fs::create_dir(dir.path().join(name)).unwrap());
+        Self { dir }
     }
-    assert_eq!(found[&long].1, b"long");
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.dir.path().canonicalize().unwrap().join(path)
+    }
+
+    fn copy(&self, entries: &[Entry]) -> Result<(), CodeError> {
+        let to = Held::at(&self.at("work")).unwrap();
+        code(&self.at("code")).copy(entries, &to, own(), &CancellationToken::new())
+    }
+
+    fn copy_all(&self) -> Result<(), CodeError> {
+        self.copy(&list(&self.at("code"))?)
+    }
 }
 
 #[test]
-fn too_much_code_is_refused_before_any_is_sent() {
+fn links_stay_links_and_nothing_is_set_user_id() {
+    let folders = Folders::new();
+    let long = format!("deep/{}", "n".repeat(180));
+    fs::create_dir(folders.at("code/deep")).unwrap();
+    fs::write(folders.at("code/run.sh"), "echo").unwrap();
+    fs::write(folders.at("code").join(&long), "long").unwrap();
+    fs::set_permissions(folders.at("code/run.sh"), fs::Permissions::from_mode(0o4755)).unwrap();
+    fs::set_permissions(folders.at("code/deep"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("/etc/passwd", folders.at("code/out")).unwrap();
+    symlink("/etc", folders.at("code/folder")).unwrap();
+    nix::unistd::mkfifo(&folders.at("code/pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    folders.copy_all().unwrap();
+    let mut names: Vec<_> =
+        fs::read_dir(folders.at("work")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["deep", "folder", "out", "run.sh"]);
+    let found = fs::metadata(folders.at("work/run.sh")).unwrap();
+    assert_eq!(found.permissions().mode() & 0o7777, 0o755);
+    assert_eq!(found.mtime(), fs::metadata(folders.at("code/run.sh")).unwrap().mtime());
+    assert_eq!(fs::read_link(folders.at("work/out")).unwrap(), Path::new("/etc/passwd"));
+    assert_eq!(fs::read_link(folders.at("work/folder")).unwrap(), Path::new("/etc"));
+    assert_eq!(fs::read(folders.at("work").join(long)).unwrap(), b"long");
+}
+
+#[test]
+fn what_is_in_the_way_is_replaced_and_never_written_through() {
+    let folders = Folders::new();
+    fs::create_dir(folders.at("code/sub")).unwrap();
+    fs::write(folders.at("code/sub/a"), "new").unwrap();
+    fs::write(folders.at("code/b"), "new").unwrap();
+    fs::write(folders.at("code/c"), "new").unwrap();
+    // An image, or another container that has the same folder, put these here.
+    fs::write(folders.at("outside/a"), "safe").unwrap();
+    symlink(folders.at("outside"), folders.at("work/sub")).unwrap();
+    symlink(folders.at("outside/a"), folders.at("work/b")).unwrap();
+    fs::hard_link(folders.at("outside/a"), folders.at("work/c")).unwrap();
+    folders.copy_all().unwrap();
+    assert_eq!(fs::read(folders.at("outside/a")).unwrap(), b"safe");
+    for name in ["work/sub/a", "work/b", "work/c"] {
+        assert_eq!(fs::read(folders.at(name)).unwrap(), b"new", "{name}");
+    }
+    // Again, over itself; and a folder that is in a file's way.
+    folders.copy_all().unwrap();
+    fs::remove_file(folders.at("work/b")).unwrap();
+    fs::create_dir(folders.at("work/b")).unwrap();
+    let error = folders.copy_all().unwrap_err();
+    assert!(matches!(&error, CodeError::Write { path, .. } if path == Path::new("b")), "{error}");
+}
+
+#[test]
+fn a_link_that_appears_in_the_copy_leads_nowhere() {
+    let folders = Folders::new();
+    fs::create_dir(folders.at("code/sub")).unwrap();
+    fs::write(folders.at("code/sub/a"), "new").unwrap();
+    let entries = list(&folders.at("code")).unwrap();
+    let (folder, files): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.kind == Kind::Folder);
+    folders.copy(&folder).unwrap();
+    fs::remove_dir(folders.at("work/sub")).unwrap();
+    symlink(folders.at("outside"), folders.at("work/sub")).unwrap();
+    let error = folders.copy(&files).unwrap_err();
+    assert!(matches!(&error, CodeError::Write { path, .. } if path == Path::new("sub/a")), "{error}");
+    assert_eq!(fs::read_dir(folders.at("outside")).unwrap().count(), 0);
+}
+
+#[test]
+fn too_much_code_is_refused_before_any_is_copied() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(list(dir.path()), Err(CodeError::Empty { path: dir.path().to_owned() }));
     let file = File::create(dir.path().join("big")).unwrap();
@@ -77,46 +128,50 @@ fn too_much_code_is_refused_before_any_is_sent() {
 
 #[test]
 fn a_file_that_shrinks_is_an_error_and_one_that_grows_is_cut() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("a");
+    let folders = Folders::new();
+    let file = folders.at("code/a");
     fs::write(&file, "12345").unwrap();
-    let entries = list(dir.path()).unwrap();
+    let entries = list(&folders.at("code")).unwrap();
     fs::write(&file, "123").unwrap();
-    let error = pack(dir.path(), &entries, (0, 0), Vec::new()).unwrap_err();
+    let error = folders.copy(&entries).unwrap_err();
     assert!(error.to_string().contains("shorter"), "{error}");
     fs::write(&file, "123456789").unwrap();
-    let mut bytes = Vec::new();
-    pack(dir.path(), &entries, (0, 0), &mut bytes).unwrap();
-    assert_eq!(&bytes[512..520], b"12345\0\0\0");
+    folders.copy(&entries).unwrap();
+    assert_eq!(fs::read(folders.at("work/a")).unwrap(), b"12345");
     fs::remove_file(&file).unwrap();
     symlink("/etc/passwd", &file).unwrap();
-    assert!(pack(dir.path(), &entries, (0, 0), Vec::new()).is_err());
+    assert!(matches!(folders.copy(&entries), Err(CodeError::Read { .. })));
 }
 
 #[test]
-fn a_folder_that_becomes_a_link_leads_nowhere() {
-    let dir = tempfile::tempdir().unwrap();
-    let (folder, outside) = (dir.path().join("code"), dir.path().join("outside"));
-    fs::create_dir_all(folder.join("sub")).unwrap();
-    fs::create_dir(&outside).unwrap();
-    fs::write(folder.join("sub/a"), "public").unwrap();
-    fs::write(outside.join("a"), "secret").unwrap();
-    let held = code(&folder);
-    let entries = held.list().unwrap();
-    fs::rename(folder.join("sub"), dir.path().join("moved")).unwrap();
-    symlink(&outside, folder.join("sub")).unwrap();
-    let mut bytes = Vec::new();
-    let error = held.pack(&entries, (0, 0), &mut bytes).unwrap_err();
-    assert!(matches!(&error, CodeError::Read { path, .. } if path.starts_with(&folder)), "{error}");
+fn a_folder_that_becomes_a_link_is_not_read_through() {
+    let folders = Folders::new();
+    fs::create_dir(folders.at("code/sub")).unwrap();
+    fs::write(folders.at("code/sub/a"), "public").unwrap();
+    fs::write(folders.at("outside/a"), "secret").unwrap();
+    let entries = list(&folders.at("code")).unwrap();
+    fs::rename(folders.at("code/sub"), folders.at("moved")).unwrap();
+    symlink(folders.at("outside"), folders.at("code/sub")).unwrap();
+    let error = folders.copy(&entries).unwrap_err();
+    assert!(matches!(&error, CodeError::Read { path, .. } if path.starts_with(folders.at("code"))), "{error}");
     // Its files alone, as if the folder itself had been there a moment longer.
     let files: Vec<_> = entries.into_iter().filter(|entry| entry.kind != Kind::Folder).collect();
-    assert!(held.pack(&files, (0, 0), &mut bytes).is_err());
-    assert!(!bytes.windows(6).any(|part| part == b"secret"));
-    // As it is, the link is packed as one.
-    let found = packed(&folder, (0, 0)).unwrap();
-    assert!(found.len() == 1 && found["sub"].0.entry_type().is_symlink());
+    assert!(folders.copy(&files).is_err());
+    assert!(!folders.at("work/sub/a").exists());
     // The whole folder: what is held is read, and not what is at its path.
-    fs::rename(&folder, dir.path().join("elsewhere")).unwrap();
-    symlink(&outside, &folder).unwrap();
+    let held = code(&folders.at("code"));
+    fs::rename(folders.at("code"), folders.at("elsewhere")).unwrap();
+    symlink(folders.at("outside"), folders.at("code")).unwrap();
     assert_eq!(held.list().unwrap().len(), 1);
+}
+
+#[test]
+fn whoever_gave_up_gets_no_more() {
+    let folders = Folders::new();
+    fs::write(folders.at("code/a"), "1").unwrap();
+    let (entries, cancel) = (list(&folders.at("code")).unwrap(), CancellationToken::new());
+    cancel.cancel();
+    let to = Held::at(&folders.at("work")).unwrap();
+    assert_eq!(code(&folders.at("code")).copy(&entries, &to, own(), &cancel), Err(CodeError::Cancelled));
+    assert!(!folders.at("work/a").exists());
 }

@@ -11,6 +11,8 @@ use super::request::RequestError;
 use super::request::allowed::Allowed;
 use super::request::place::{Place, place};
 use crate::domain::command::Violation;
+use crate::runtime::shimmed::Failure;
+use crate::runtime::shimmed::disks::Disks;
 use bollard::auth::DockerCredentials;
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -18,6 +20,7 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Three lines need no more.
 const MAX_BYTES: u64 = 16 * 1024;
@@ -131,6 +134,7 @@ pub async fn login_for(
     image: &str,
     submitter: &str,
     allowed: Allowed,
+    disks: &Disks,
 ) -> Result<Login, CredentialsError> {
     let path = match place("authFile", auth_file).map_err(CredentialsError::Field)? {
         Place::None => return Ok(Login::default()),
@@ -143,14 +147,12 @@ pub async fn login_for(
     };
     let read = {
         let (path, submitter) = (path.clone(), submitter.to_owned());
-        tokio::task::spawn_blocking(move || read(&path, &submitter, &allowed))
+        move || Ok(read(&path, &submitter, &allowed))
     };
-    let failed = |error: &str| CredentialsError::Read { path: path.clone(), error: error.to_owned(), missing: false };
-    let credentials = match tokio::time::timeout(READ_DEADLINE, read).await {
-        Ok(Ok(credentials)) => credentials?,
-        Ok(Err(_)) => return Err(failed("the reader ended without a word")),
-        Err(_) => return Err(failed("no answer within 10 s")),
-    };
+    let failed =
+        |failure: Failure| CredentialsError::Read { path: path.clone(), error: failure.message, missing: false };
+    let answer = disks.look("reading it", READ_DEADLINE, &CancellationToken::new(), read).await;
+    let credentials = answer.map_err(failed)??;
     let reference = Reference::parse(image);
     // A wrong image name is told when the image is asked for.
     if reference.as_ref().is_ok_and(|reference| !credentials.is_for(reference)) {

@@ -8,12 +8,14 @@ use bollard::errors::Error as ClientError;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// For questions that dockerd answers from memory.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// For agreeing on a version: one that does not answer this is not asked anything else.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+/// What it is and can changes with a restart, of which nobody tells.
+const FACTS_AGE: Duration = Duration::from_secs(60);
 /// The client's own limit on each request, in seconds. Longer than any of ours, which name what they are about.
 const CLIENT_TIMEOUT_S: u64 = 3600;
 
@@ -57,7 +59,7 @@ struct Shared {
     /// From when the socket is first there. Its version only ever falls, for all of its clones.
     client: OnceLock<Docker>,
     /// What answered; unknown until it has, and after anything that looks like another one.
-    engine: Mutex<Option<EngineFacts>>,
+    engine: Mutex<Option<(EngineFacts, Instant)>>,
 }
 
 impl Daemon {
@@ -90,8 +92,8 @@ impl Daemon {
     /// What it is and can.
     pub async fn engine(&self) -> Result<EngineFacts, DaemonError> {
         let known = self.lock().clone();
-        match known {
-            Some(engine) => Ok(engine),
+        match known.filter(|(_, asked)| asked.elapsed() < FACTS_AGE) {
+            Some((engine, _)) => Ok(engine),
             None => Ok(self.hello().await?.1),
         }
     }
@@ -114,7 +116,7 @@ impl Daemon {
         let late = |_| self.silent(format!("nothing came back within {} s", HELLO_DEADLINE.as_secs()));
         let asked = tokio::time::timeout(HELLO_DEADLINE, ask).await.map_err(late)?;
         let (client, engine) = asked.map_err(|error| self.silent(explained(&error)))?;
-        *self.lock() = Some(engine.clone());
+        *self.lock() = Some((engine.clone(), Instant::now()));
         Ok((client, engine))
     }
 
@@ -165,7 +167,7 @@ impl Daemon {
         *self.lock() = None;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<EngineFacts>> {
+    fn lock(&self) -> MutexGuard<'_, Option<(EngineFacts, Instant)>> {
         // No code panics while it holds this.
         self.0.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }

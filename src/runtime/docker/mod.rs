@@ -2,9 +2,8 @@
 //! runs, everything goes through its shim, so that a dockerd that hangs, restarts or is replaced does no harm.
 //!
 //! What it shares with other ways of running tasks is in [`super::shimmed`]. Here: `daemon` asks dockerd; `staging`,
-//! [`images`] and [`credentials`] get images; `setup`, [`request`], [`injection`], `creation` and [`code`] make a
-//! container up to its shim's start, `owner` says whose its files are, and `observe` looks up what must be known of it
-//! later; `identity` tells ours from others', `remains` ends and removes what is left, `cgroup` and `rootfs` look into a
+//! [`images`] and [`credentials`] get images; `setup`, [`request`], [`injection`] and `creation` make a container up to
+//! its shim's start; `observe` looks up what must be known of it later and puts the job's [`code`] in; `identity` tells ours from others', `remains` ends and removes what is left, `cgroup` and `rootfs` look into a
 //! container without dockerd, `exec` runs a command in it. `beneath` opens what a job names without being led elsewhere.
 
 pub mod code;
@@ -20,7 +19,6 @@ mod daemon;
 mod exec;
 mod identity;
 mod observe;
-mod owner;
 mod remains;
 mod rootfs;
 mod setup;

@@ -2,8 +2,9 @@
 //! shim is given. Blocking; asks dockerd nothing.
 
 use super::cgroup::ContainerGroups;
+use super::code::{self, WorkingFolder};
 use super::remains::Container;
-use super::request::mounts::JobMounts;
+use super::request::mounts::{Folder, JobMounts};
 use super::request::{SHIM_TARGET, shim_limits};
 use super::rootfs::RootFs;
 use super::{ContainerFacts, Containers, SHELLS, StartedFacts};
@@ -19,6 +20,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// How long after its start a container's first process may take to become the shim.
 const BECOMING_DEADLINE: Duration = Duration::from_secs(20);
@@ -30,6 +32,8 @@ pub struct Started {
     pub files: JobMounts,
     /// What the shim makes sure of.
     pub checks: Vec<(CheckKind, String)>,
+    /// Whoever waits has given up.
+    pub cancel: CancellationToken,
 }
 
 pub fn observe(
@@ -39,20 +43,24 @@ pub fn observe(
     socket: Bound,
     started: Started,
 ) -> Result<SetUp<Containers>, Failure> {
-    let Started { container, pid, files, checks } = started;
+    let Started { container, pid, files, checks, cancel } = started;
     let shim = ProcessId::of(pid)?;
     let pidfd = shim.open()?.ok_or_else(|| io::Error::other("its shim ended at once"))?;
     dir.write_shim(&shim)?;
     let env = environment_of_shim(pid)?;
     let root = RootFs::of(pid)?;
     same_folders(&root, &files)?;
+    let owner = user_and_group(pid)?;
+    if let Some(folder) = &files.code {
+        record.notices.extend(copy_code(&record.spec, folder, pid, owner, &cancel)?);
+    }
     record.notices.extend(shell_notice(&root, &record.spec)?);
     let groups = ContainerGroups::of(pid, &container)?;
     record.facts.started = Some(StartedFacts {
         container,
         env,
         cwd: std::fs::read_link(format!("/proc/{pid}/cwd"))?.to_string_lossy().into_owned(),
-        uid: uid(pid)?,
+        uid: owner.0,
         groups: groups.clone(),
     });
     dir.write_task(&record)?;
@@ -134,12 +142,31 @@ fn environment(pid: i32) -> io::Result<Vec<(String, String)>> {
     Ok(entries.filter_map(|entry| entry.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()))).collect())
 }
 
-/// Its effective one.
-fn uid(pid: i32) -> io::Result<u32> {
+/// Its effective ones.
+fn user_and_group(pid: i32) -> io::Result<(u32, u32)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"));
-    let uid = line.and_then(|ids| ids.split_whitespace().nth(1)?.parse().ok());
-    uid.ok_or_else(|| io::Error::other(format!("/proc/{pid}/status names no user")))
+    let effective = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    };
+    let found = effective("Uid:").zip(effective("Gid:"));
+    found.ok_or_else(|| io::Error::other(format!("/proc/{pid}/status names no user")))
+}
+
+/// To where the command is going to begin.
+fn copy_code(
+    task: &TaskSpec,
+    folder: &Folder,
+    pid: i32,
+    owner: (u32, u32),
+    cancel: &CancellationToken,
+) -> Result<Option<String>, Failure> {
+    if task.container.read_only_root {
+        let why = "the container's file system is read-only";
+        return Ok(Some(format!("codeDir is at /pai/code alone and not in the working directory: {why}")));
+    }
+    code::copy(folder, &WorkingFolder::of(pid)?, owner, cancel)?;
+    Ok(None)
 }
 
 /// The one line that `docker logs` shows.

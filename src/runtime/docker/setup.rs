@@ -1,14 +1,14 @@
 //! Makes a task up to its shim's start: folder, socket, container. The nonce is on disk before dockerd is asked, so that
 //! whatever becomes of us, the container is known as ours. What an error leaves half-made is taken back by `remains`.
 
-use super::code::{self, CodeError};
+use super::code::CodeError;
 use super::daemon::{ANSWER_DEADLINE, DaemonError};
 use super::images::facts::ImageFacts;
 use super::injection::{EngineFacts, HostDriver, Injection, InjectionError, plan, simulated};
 use super::observe::{Started, observe};
-use super::owner::owner;
 use super::request::allowed::Allowed;
-use super::request::mounts::{Folder, JobMounts};
+use super::request::mounts::JobMounts;
+use super::request::nested;
 use super::request::{self, NodeFacts, RequestError, SHIM_TARGET, ShimMounts, body};
 use super::{ContainerFacts, Containers, DockerConfig, identity};
 use crate::domain::gpu::Gpu;
@@ -28,8 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Jobs name folders of disks that may not answer.
 const FOLDERS_DEADLINE: Duration = Duration::from_secs(20);
-/// The folders again, as the container has them, after its first process has become the shim.
-const OBSERVE_DEADLINE: Duration = Duration::from_secs(40);
+/// The folders again, as the container has them, and the code into it, after its first process has become the shim.
+const OBSERVE_DEADLINE: Duration = Duration::from_secs(60);
 /// Starting waits for namespaces, mounts, networks and hooks.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -78,36 +78,49 @@ pub async fn set_up(
         let (have, want) = (gpus.len(), task.gpus.len());
         return Err(Failure::platform(format!("of its {want} GPUs this node has only {have} now")));
     }
+    let disks = &core.disks;
     // Before anything is made: the commonest reason to fail.
     let engine = core.kind.daemon.engine().await?;
     let found = core.kind.images().await?.inspect(&task.image).await?;
     let gone = || Failure::platform(format!("image '{}' is not on this node, or not any more", task.image));
     let image = found.ok_or_else(gone)?;
-    let files = {
-        let (task, image, allowed) = (task.clone(), image.clone(), allowed(&core.kind.config, &engine));
-        let resolve = blocking(move || Ok(JobMounts::resolve(&task, &image, &allowed)?));
-        unless_cancelled(cancel, in_time("looking at the job's folders", FOLDERS_DEADLINE, resolve)).await?
+    let (files, injection) = {
+        let (core, task, image, engine) = (core.clone(), task.clone(), image.clone(), engine.clone());
+        let gpus = gpus.to_vec();
+        let look = move || look(&core.kind.config, &task, &image, &engine, &gpus);
+        disks.look("looking at the job's folders and the driver's", FOLDERS_DEADLINE, cancel, look).await?
     };
     let plan = {
         let (core, task, image, gpus) = (core.clone(), task.clone(), image.clone(), gpus.to_vec());
         let decision = decision.clone();
-        blocking(move || make_plan(&core, &task, &image, &engine, &gpus, &decision, files)).await?
+        blocking(move || make_plan(&core, &task, &image, injection, &gpus, &decision, files)).await?
     };
-    let Plan { mut record, dir, socket, body, injection, files } = plan;
+    let Plan { record, dir, socket, body, injection, files } = plan;
     let going = || if cancel.is_cancelled() { Err(cancelled()) } else { Ok(()) };
     going()?;
     let name = record.facts.name.clone();
     let container = create(core, &name, body).await?;
     going()?;
-    if let Some(folder) = &files.code {
-        let copy = copy_code(core, task, &image, &container, folder);
-        record.notices.extend(unless_cancelled(cancel, copy).await?);
-    }
     let pid = start(core, &name, &container).await?;
     let core = core.clone();
-    let started = Started { container, pid, files, checks: injection.checks };
-    let observe = blocking(move || observe(&core, record, dir, socket, started));
-    unless_cancelled(cancel, in_time("looking at the started container", OBSERVE_DEADLINE, observe)).await
+    let started = Started { container, pid, files, checks: injection.checks, cancel: cancel.clone() };
+    let observe = move || observe(&core, record, dir, socket, started);
+    disks.look("looking at the started container", OBSERVE_DEADLINE, cancel, observe).await
+}
+
+/// What is on the node for the task. Blocking.
+fn look(
+    config: &DockerConfig,
+    task: &TaskSpec,
+    image: &ImageFacts,
+    engine: &EngineFacts,
+    gpus: &[Gpu],
+) -> Result<(JobMounts, Injection), Failure> {
+    let files = JobMounts::resolve(task, image, &allowed(config, engine))?;
+    if !engine.makes_all_mounts_read_only() {
+        files.refuse_mounts_below(&nested::mount_points()?)?;
+    }
+    Ok((files, injection(config, engine, gpus)?))
 }
 
 /// Decides what is asked for, and makes what it refers to. Blocking.
@@ -115,13 +128,12 @@ fn make_plan(
     core: &Core<Containers>,
     task: &TaskSpec,
     image: &ImageFacts,
-    engine: &EngineFacts,
+    injection: Injection,
     gpus: &[Gpu],
     decision: &Decision,
     files: JobMounts,
 ) -> Result<Plan, Failure> {
     let config = &core.kind.config;
-    let injection = injection(config, engine, gpus)?;
     let nonce = uuid::Uuid::new_v4().simple().to_string();
     let dir = core.layout.task(task.id);
     let shim = ShimMounts {
@@ -174,24 +186,6 @@ async fn create(core: &Core<Containers>, name: &str, body: ContainerCreateBody) 
     Ok(creations.create(daemon, &core.tracker, cancel, name, body, config.create_deadline).await?)
 }
 
-async fn copy_code(
-    core: &Core<Containers>,
-    task: &TaskSpec,
-    image: &ImageFacts,
-    container: &str,
-    folder: &Folder,
-) -> Result<Option<String>, Failure> {
-    if task.container.read_only_root {
-        let why = "the container's file system is read-only";
-        return Ok(Some(format!("codeDir is at /pai/code alone and not in the working directory: {why}")));
-    }
-    let user = task.container.user.as_deref().unwrap_or(&image.user);
-    let owner = owner(&core.kind.daemon, container, user).await;
-    let docker = core.kind.daemon.client().await?;
-    code::copy(&docker, container, folder, image.work_dir(), owner).await?;
-    Ok(owner.is_none().then(|| format!("codeDir: its copy is root's: the image does not know user '{user}'")))
-}
-
 /// Starts the container; the pid of its shim.
 async fn start(core: &Core<Containers>, name: &str, container: &str) -> Result<i32, Failure> {
     let (daemon, of) = (&core.kind.daemon, container.to_owned());
@@ -208,27 +202,6 @@ async fn start(core: &Core<Containers>, name: &str, container: &str) -> Result<i
 
 fn cancelled() -> Failure {
     Failure::platform("cancelled while it was prepared")
-}
-
-/// Only for work that may be dropped half-way: what it leaves is taken back with the container.
-async fn unless_cancelled<T>(
-    cancel: &CancellationToken,
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    tokio::select! {
-        () = cancel.cancelled() => Err(cancelled()),
-        done = work => done,
-    }
-}
-
-/// A disk that does not answer holds up this task alone, and not for ever.
-async fn in_time<T>(
-    what: &str,
-    limit: Duration,
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    let late = |_| Err(Failure::platform(format!("{what} took longer than {} s: a disk hangs", limit.as_secs())));
-    tokio::time::timeout(limit, work).await.unwrap_or_else(late)
 }
 
 async fn blocking<T: Send + 'static>(

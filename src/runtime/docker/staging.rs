@@ -25,7 +25,8 @@ pub async fn stage(core: &Arc<Core<Containers>>, task: &TaskSpec) -> Result<Noti
         return Err(Failure::user("image: this node runs tasks in containers, and the job names no image"));
     }
     let images = core.kind.images().await?;
-    let login = login_for(&task.files.auth_file, &task.image, &task.user, core.kind.config.allowed()).await?;
+    let allowed = core.kind.config.allowed();
+    let login = login_for(&task.files.auth_file, &task.image, &task.user, allowed, &core.disks).await?;
     let (id, events) = (task.id, core.events.clone());
     let progress = move |note| {
         // Whoever reads too slowly misses some: the next one says more.

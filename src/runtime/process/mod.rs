@@ -17,7 +17,7 @@ pub use super::shimmed::StartError;
 pub use account::RunAs;
 
 use super::shimmed::layout::{Layout, TaskDir, TaskRecord};
-use super::shimmed::{Core, Failure, Kind, LogRing, Promised, SetUp, Shimmed, Task, blocking, user_error};
+use super::shimmed::{Core, Failure, Kind, LogRing, Promised, SetUp, Shimmed, Task};
 use super::{Decision, Launch, Notices, RuntimeError, RuntimeEvent};
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::gpu::Gpu;
@@ -33,6 +33,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -98,6 +99,9 @@ pub struct Processes {
     cgroups: Cgroups,
 }
 
+/// What a job names may be on a disk, or in a directory of accounts, that does not answer.
+const LOOK_DEADLINE: Duration = Duration::from_secs(20);
+
 /// What a process task's record holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessFacts {
@@ -133,10 +137,10 @@ impl Kind for Processes {
     async fn stage(core: &Arc<Core<Self>>, task: &TaskSpec) -> Result<Notices, RuntimeError> {
         // Nothing to fetch: a process sees the node as it is. What cannot be is said as early as possible.
         let (dir, image) = (core.layout.task(task.id), task.image.clone());
-        let check = move || environment::work_dir(&image, &dir.work()).map(|found| found.notice);
-        let notice = blocking("stage", task.id, move || Ok(check())).await?;
-        let notice = notice.map_err(|message| user_error("stage", task.id, message))?;
-        Ok(Notices(notice.into_iter().collect()))
+        let check = move || environment::work_dir(&image, &dir.work()).map_err(Failure::user);
+        let look = core.disks.look("looking at its folder", LOOK_DEADLINE, &core.cancel, check).await;
+        let found = look.map_err(|failure| failure.of("stage", task.id))?;
+        Ok(Notices(found.notice.into_iter().collect()))
     }
 
     async fn set_up(
@@ -144,10 +148,15 @@ impl Kind for Processes {
         task: &TaskSpec,
         _gpus: &[Gpu],
         _decision: &Decision,
-        _cancel: &CancellationToken,
+        cancel: &CancellationToken,
     ) -> Result<SetUp<Self>, Failure> {
+        let look = {
+            let (core, spec) = (core.clone(), task.clone());
+            move || setup::look(&core, &spec)
+        };
+        let looked = core.disks.look("looking for its account and folder", LOOK_DEADLINE, cancel, look).await?;
         let (core, spec) = (core.clone(), task.clone());
-        let made = tokio::task::spawn_blocking(move || setup::set_up(&core, &spec)).await;
+        let made = tokio::task::spawn_blocking(move || setup::set_up(&core, &spec, looked)).await;
         made.unwrap_or_else(|error| Err(io::Error::other(error).into()))
     }
 

@@ -1,7 +1,9 @@
 //! Makes a task up to its shim's start: account, folders, groups, specification, socket, process. Blocking.
 //! What an error leaves half-made is taken back by `leftovers`.
 
+use super::account::Account;
 use super::cgroup::{self, Limits, TaskGroups};
+use super::environment::WorkDir;
 use super::leftovers::Leftovers;
 use super::{OpenFiles, ProcessConfig, ProcessFacts, Processes, account, environment, spawn};
 use crate::domain::task::TaskSpec;
@@ -19,12 +21,23 @@ use std::io;
 /// Of every command of a task.
 pub const UMASK: u32 = 0o022;
 
-pub fn set_up(core: &Core<Processes>, task: &TaskSpec) -> Result<SetUp<Processes>, Failure> {
-    let Processes { config, cgroups } = &core.kind;
-    let account = account::resolve(&config.run_as, &task.user)
+/// What is asked of others: directories of accounts, disks with folders of jobs.
+pub struct Looked {
+    account: Account,
+    work_dir: WorkDir,
+}
+
+pub fn look(core: &Core<Processes>, task: &TaskSpec) -> Result<Looked, Failure> {
+    let account = account::resolve(&core.kind.config.run_as, &task.user)
         .map_err(|error| Failure { user_error: error.is_user_error(), message: error.to_string() })?;
+    let work_dir = environment::work_dir(&task.image, &core.layout.task(task.id).work()).map_err(Failure::user)?;
+    Ok(Looked { account, work_dir })
+}
+
+pub fn set_up(core: &Core<Processes>, task: &TaskSpec, looked: Looked) -> Result<SetUp<Processes>, Failure> {
+    let Processes { config, cgroups } = &core.kind;
+    let Looked { account, work_dir } = looked;
     let dir = core.layout.task(task.id);
-    let work_dir = environment::work_dir(&task.image, &dir.work()).map_err(Failure::user)?;
     dir.create()?;
     if work_dir.own {
         dir.create_work(account.uid, account.gid)?;

@@ -110,4 +110,8 @@ impl Failure {
     pub fn user(message: impl Into<String>) -> Self {
         Self { message: message.into(), user_error: true }
     }
+
+    pub fn of(self, operation: &'static str, task: TaskId) -> RuntimeError {
+        RuntimeError { operation, task, message: self.message, user_error: self.user_error }
+    }
 }

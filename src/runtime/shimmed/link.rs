@@ -3,13 +3,14 @@
 
 use super::layout::{SOCKET_NAME, TaskDir};
 use crate::shim::protocol::{AgentFrame, Frame, FrameBuffer, ShimFrame};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socket};
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
@@ -29,7 +30,13 @@ const STRANGER_TELL_PERIOD: Duration = Duration::from_secs(60);
 
 /// A socket that listens at its place in the file system.
 #[derive(Debug)]
-pub struct Bound(std::os::unix::net::UnixListener);
+pub struct Bound {
+    listener: std::os::unix::net::UnixListener,
+    file: FileId,
+}
+
+/// Device and inode: which file is at a path.
+type FileId = (u64, u64);
 
 /// Binds the socket of a task anew; blocking. A socket that an earlier agent left is replaced, and a folder that a
 /// cleaner of temporary files took away is made again.
@@ -40,12 +47,7 @@ pub fn bind(dir: &TaskDir) -> io::Result<Bound> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(named(&path, error)),
         _ => {}
     }
-    let (reach, _open) = if path.as_os_str().as_bytes().len() > MAX_SOCKET_PATH_BYTES {
-        let open = File::open(&dir.socket_dir).map_err(|error| named(&path, error))?;
-        (PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_NAME}", open.as_raw_fd())), Some(open))
-    } else {
-        (path.clone(), None)
-    };
+    let (reach, _open) = reach(dir)?;
     let listener = std::os::unix::net::UnixListener::bind(reach).map_err(|error| named(&path, error))?;
     if dir.mounted {
         // Anybody may knock; only the shim is let in.
@@ -53,7 +55,44 @@ pub fn bind(dir: &TaskDir) -> io::Result<Bound> {
             .map_err(|error| named(&path, error))?;
     }
     listener.set_nonblocking(true)?;
-    Ok(Bound(listener))
+    let file = file_at(&path).map_err(|error| named(&path, error))?;
+    Ok(Bound { listener, file })
+}
+
+/// A path to the socket that is short enough, good for as long as what comes with it.
+fn reach(dir: &TaskDir) -> io::Result<(PathBuf, Option<File>)> {
+    let path = dir.socket();
+    if path.as_os_str().as_bytes().len() <= MAX_SOCKET_PATH_BYTES {
+        return Ok((path, None));
+    }
+    let open = File::open(&dir.socket_dir).map_err(|error| named(&path, error))?;
+    Ok((PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_NAME}", open.as_raw_fd())), Some(open)))
+}
+
+fn file_at(path: &Path) -> io::Result<FileId> {
+    let found = std::fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+/// Whether a shim that connects finds somebody: us, or an agent that came after us. A look of an agent that gave up on
+/// it may have put a socket there that nobody listens at any more. Blocking.
+fn is_served(dir: &TaskDir, ours: FileId) -> bool {
+    match file_at(&dir.socket()) {
+        Ok(found) => found == ours || listens(dir).unwrap_or(true),
+        Err(_) => false,
+    }
+}
+
+fn listens(dir: &TaskDir) -> io::Result<bool> {
+    let (reach, _open) = reach(dir)?;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    Ok(nix::sys::socket::connect(fd.as_raw_fd(), &UnixAddr::new(&reach)?) != Err(Errno::ECONNREFUSED))
+}
+
+impl Bound {
+    fn into_listener(self) -> io::Result<(UnixListener, FileId)> {
+        Ok((UnixListener::from_std(self.listener)?, self.file))
+    }
 }
 
 /// By what paths a shim that was started in the socket's folder finds its socket: that folder may be moved, or be
@@ -68,7 +107,7 @@ pub fn ways(dir: &TaskDir) -> Vec<PathBuf> {
 #[derive(Debug)]
 pub struct Endpoint {
     dir: TaskDir,
-    listener: Option<UnixListener>,
+    listener: Option<(UnixListener, FileId)>,
     look_at: Instant,
     /// A look whether the socket is still there, and the new one if it is not.
     looking: Option<JoinHandle<io::Result<Option<Bound>>>>,
@@ -78,7 +117,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// Without a socket it tries again to get one: a shim that cannot be talked to can still be followed.
     pub fn new(dir: TaskDir, bound: io::Result<Bound>) -> Self {
-        let listener = bound.and_then(|Bound(listener)| UnixListener::from_std(listener));
+        let listener = bound.and_then(Bound::into_listener);
         if let Err(error) = &listener {
             tracing::warn!(%error, "a task cannot be talked to for now");
         }
@@ -95,7 +134,7 @@ impl Endpoint {
     pub async fn accept_from(&mut self, pid: i32, connected: bool) -> io::Result<Connection> {
         loop {
             tokio::select! {
-                accepted = accept(self.listener.as_ref(), self.strangers.pause_until) => {
+                accepted = accept(self.listener.as_ref().map(|(listener, _)| listener), self.strangers.pause_until) => {
                     match checked(accepted?, pid) {
                         Ok(connection) => return Ok(connection),
                         Err(stranger) => self.strangers.note(&self.dir, stranger),
@@ -103,7 +142,7 @@ impl Endpoint {
                 }
                 looked = look(&mut self.looking) => {
                     self.looking = None;
-                    match looked.and_then(|bound| bound.map(|Bound(new)| UnixListener::from_std(new)).transpose()) {
+                    match looked.and_then(|bound| bound.map(Bound::into_listener).transpose()) {
                         Ok(None) => {}
                         Ok(Some(new)) => self.listener = Some(new),
                         Err(error) => {
@@ -114,10 +153,9 @@ impl Endpoint {
                 }
                 () = tokio::time::sleep_until(self.look_at), if !connected && self.looking.is_none() => {
                     self.look_at = Instant::now() + LOOK_PERIOD;
-                    let (dir, listening) = (self.dir.clone(), self.listener.is_some());
-                    // A socket that is there is ours, or of an agent that came after us: not to be replaced.
-                    let there = move |dir: &TaskDir| listening && std::fs::symlink_metadata(dir.socket()).is_ok();
-                    let look = move || if there(&dir) { Ok(None) } else { bind(&dir).map(Some) };
+                    let (dir, ours) = (self.dir.clone(), self.listener.as_ref().map(|(_, file)| *file));
+                    let served = move |dir: &TaskDir| ours.is_some_and(|ours| is_served(dir, ours));
+                    let look = move || if served(&dir) { Ok(None) } else { bind(&dir).map(Some) };
                     self.looking = Some(tokio::task::spawn_blocking(look));
                 }
             }
@@ -223,4 +261,31 @@ impl Connection {
 
 fn named(path: &std::path::Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("listening on {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::Layout;
+    use super::*;
+    use crate::domain::ids::{JobId, RunId, TaskId};
+
+    #[test]
+    fn a_socket_that_nobody_listens_at_is_not_taken_for_one() {
+        let state = tempfile::tempdir().unwrap();
+        // Too long for a socket's path in one of the two.
+        for run in ["r".to_owned(), "r".repeat(120)] {
+            let layout = Layout::create(state.path(), &state.path().join(run)).unwrap();
+            let dir = layout.task(TaskId { job: JobId(1), run: RunId(2), role: 3, index: 4 });
+            dir.create().unwrap();
+            let ours = bind(&dir).unwrap();
+            assert!(is_served(&dir, ours.file));
+            // Another agent's, while it lives.
+            let theirs = bind(&dir).unwrap();
+            assert!(is_served(&dir, ours.file));
+            drop(theirs);
+            assert!(!is_served(&dir, ours.file), "left behind by whoever gave up");
+            std::fs::remove_file(dir.socket()).unwrap();
+            assert!(!is_served(&dir, ours.file));
+        }
+    }
 }

@@ -8,6 +8,7 @@
 
 mod clearing;
 mod clock;
+pub mod disks;
 mod ending;
 pub mod exec;
 mod exit;
@@ -36,6 +37,7 @@ use crate::domain::ids::TaskId;
 use crate::domain::task::TaskSpec;
 use crate::shim::protocol::Slot as ShimSlot;
 use async_trait::async_trait;
+use disks::Disks;
 use layout::{Layout, TaskDir};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -105,6 +107,7 @@ pub struct Core<K: Kind> {
     pub events: mpsc::Sender<RuntimeEvent>,
     pub tracker: TaskTracker,
     pub cancel: CancellationToken,
+    pub disks: Disks,
     making: Semaphore,
     tasks: Mutex<HashMap<TaskId, Slot<K>>>,
 }
@@ -153,6 +156,7 @@ impl<K: Kind> Shimmed<K> {
             events,
             tracker: TaskTracker::new(),
             cancel: cancel.clone(),
+            disks: Disks::new(),
             making: Semaphore::new(MAKING),
             tasks: Mutex::default(),
         };

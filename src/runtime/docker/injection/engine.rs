@@ -39,7 +39,14 @@ pub struct EngineFacts {
     pub swap_limit: bool,
 }
 
+/// Docker 25 makes read-only what is mounted below a read-only mount, too.
+const ALL_READ_ONLY_SINCE: ApiVersion = ApiVersion(1, 44);
+
 impl EngineFacts {
+    pub fn makes_all_mounts_read_only(&self) -> bool {
+        self.api >= ALL_READ_ONLY_SINCE
+    }
+
     pub fn of(version: &SystemVersion, info: &SystemInfo) -> Self {
         let api = version.api_version.as_deref().and_then(ApiVersion::parse).unwrap_or_default();
         Self {

@@ -142,10 +142,18 @@ fn by_runtime(engine: &EngineFacts, driver: &HostDriver, gpus: &[Gpu]) -> Result
         // (NVIDIA/nvidia-container-toolkit#48).
         devices: nodes(driver, gpus)?,
         runtime: Some(NVIDIA_RUNTIME.to_owned()),
-        environment: vec![("NVIDIA_VISIBLE_DEVICES".to_owned(), uuids)],
+        environment: std::iter::once(("NVIDIA_VISIBLE_DEVICES".to_owned(), uuids)).chain(only_gpus()).collect(),
         default_environment: vec![("NVIDIA_DRIVER_CAPABILITIES".to_owned(), "compute,utility".to_owned())],
         ..Injection::default()
     })
+}
+
+/// An image or job could ask the runtime's hook for more devices of the node by these.
+fn only_gpus() -> impl Iterator<Item = (String, String)> {
+    let off = ["NVIDIA_GDS", "NVIDIA_MOFED", "NVIDIA_NVSWITCH", "NVIDIA_GDRCOPY"].map(|name| (name, "disabled"));
+    let none =
+        ["NVIDIA_IMEX_CHANNELS", "NVIDIA_MIG_CONFIG_DEVICES", "NVIDIA_MIG_MONITOR_DEVICES"].map(|name| (name, ""));
+    off.into_iter().chain(none).map(|(name, value)| (name.to_owned(), value.to_owned()))
 }
 
 fn by_nodes(engine: &EngineFacts, driver: &HostDriver, gpus: &[Gpu]) -> Result<Injection, InjectionError> {

@@ -299,3 +299,15 @@ fn choices_are_read_as_they_are_written() {
     }
     assert_eq!(GpuInjection::parse("CDI"), None);
 }
+
+#[test]
+fn images_cannot_ask_the_runtimes_hook_for_more() {
+    let dir = node();
+    let driver = HostDriver::probe(dir.path(), &[]);
+    let engine = engine(ApiVersion(1, 41), &["runc", "nvidia"], "runc");
+    let injection = plan(GpuInjection::NvidiaRuntime, &engine, &driver, &[gpu(0)]).unwrap();
+    for (name, value) in [("NVIDIA_MOFED", "disabled"), ("NVIDIA_NVSWITCH", "disabled"), ("NVIDIA_IMEX_CHANNELS", "")]
+    {
+        assert!(injection.environment.contains(&(name.to_owned(), value.to_owned())), "{name}");
+    }
+}

@@ -36,6 +36,7 @@ pub fn body(
     files: &JobMounts,
 ) -> Result<(ContainerCreateBody, Vec<String>), RequestError> {
     let mut notices: Vec<String> = files.notices.iter().chain(&injection.notices).cloned().collect();
+    limits::refuse_priorities(task, node)?;
     let (added, dropped) = limits::capabilities(task, node)?;
     let mut host = HostConfig {
         mounts: Some(mounts(injection, shim, files)),

@@ -14,9 +14,9 @@ const CPU_PERIOD_US: i64 = 100_000;
 const ADDRESS_SPACE: &str = "as";
 
 /// Capabilities that any job may ask for: Docker's own but MKNOD, which would make disks of the node in an output folder,
-/// and what debuggers, registered memory and CPU affinity need. They reach the container's own processes alone. Not
-/// SYS_RESOURCE: it lifts the kernel's preference for killing the command rather than others.
-const USUAL: [&str; 16] = [
+/// and what registered memory needs. Not SYS_RESOURCE, which lifts the kernel's preference for killing the command rather
+/// than others; not SYS_PTRACE, with which a task takes its shim's files; not SYS_NICE, for which CPU limits do not hold.
+const USUAL: [&str; 14] = [
     "AUDIT_WRITE",
     "CHOWN",
     "DAC_OVERRIDE",
@@ -31,9 +31,10 @@ const USUAL: [&str; 16] = [
     "SETPCAP",
     "SETUID",
     "SYS_CHROOT",
-    "SYS_NICE",
-    "SYS_PTRACE",
 ];
+/// Limits that give as much as this capability.
+const PRIORITIES: [&str; 2] = ["nice", "rtprio"];
+const PRIORITY_CAPABILITY: &str = "SYS_NICE";
 
 /// Memory, CPU, processes, shared memory.
 pub(super) fn apply(config: &mut HostConfig, task: &TaskSpec, node: &NodeFacts, notices: &mut Vec<String>) {
@@ -129,6 +130,18 @@ fn numa_cpus(task: &TaskSpec, node: &NodeFacts) -> Result<String, String> {
     let cpus = nodes.iter().map(|numa| node.numa_cpus.get(numa).map(String::as_str).filter(|cpus| !cpus.is_empty()));
     let cpus: Option<Vec<&str>> = cpus.collect();
     cpus.map(|cpus| cpus.join(",")).ok_or_else(|| unknown("the CPUs of a GPU's NUMA node are not known"))
+}
+
+/// Refuses limits that let a task run before all others of the node.
+pub(super) fn refuse_priorities(task: &TaskSpec, node: &NodeFacts) -> Result<(), RequestError> {
+    if node.allow_capabilities.iter().any(|name| name == PRIORITY_CAPABILITY) {
+        return Ok(());
+    }
+    let raises = |limit: &&Ulimit| PRIORITIES.contains(&limit.name.as_str()) && limit.hard != 0;
+    let Some(limit) = task.container.ulimits.iter().find(raises) else { return Ok(()) };
+    let field = format!("extras.wharf.container.ulimits.{}", limit.name);
+    let allowed = format!("0; with {PRIORITY_CAPABILITY} in allow_capabilities of this node's agent.toml any");
+    Err(RequestError::field(&field, "is not given to jobs on this node", limit.hard.to_string(), allowed))
 }
 
 /// Added capabilities, and those taken away.

@@ -3,6 +3,7 @@
 
 pub mod allowed;
 pub mod mounts;
+pub mod nested;
 pub mod node;
 pub mod place;
 

@@ -94,6 +94,20 @@ impl JobMounts {
         })
     }
 
+    /// For a Docker that would leave what is mounted below a read-only folder writable.
+    pub fn refuse_mounts_below(&self, mount_points: &[PathBuf]) -> Result<(), RequestError> {
+        for folder in self.code.iter().chain(&self.folders).filter(|folder| folder.read_only) {
+            let below = |point: &&PathBuf| point.starts_with(&folder.source) && **point != folder.source;
+            if let Some(point) = mount_points.iter().find(below) {
+                let field = if self.code.as_ref() == Some(folder) { "codeDir" } else { "dataDir" };
+                let found = format!("'{}', with a mount at '{}'", folder.source.display(), point.display());
+                let allowed = "a folder without mounts below it, or Docker 25 on the node";
+                return Err(RequestError::field(field, "cannot be mounted read-only as a whole", found, allowed));
+            }
+        }
+        Ok(())
+    }
+
     fn add(
         &mut self,
         field: &str,

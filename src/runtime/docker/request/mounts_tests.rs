@@ -190,3 +190,21 @@ fn an_output_folder_by_default_is_no_duty() {
     let found = resolved(files, &Allowed::default()).unwrap();
     assert!(found.folders.is_empty() && found.notices[0].contains("/Output"), "{found:?}");
 }
+
+#[test]
+fn mounts_below_a_folder_that_is_read_only_are_refused() {
+    let held = Held::at(Path::new("/")).unwrap();
+    let folder = |source: &str, read_only| Folder {
+        source: source.into(),
+        held: held.clone(),
+        target: source.into(),
+        read_only,
+    };
+    let files =
+        JobMounts { folders: vec![folder("/srv/data", true), folder("/srv/out", false)], ..JobMounts::default() };
+    let points = |list: &[&str]| list.iter().map(PathBuf::from).collect::<Vec<_>>();
+    assert!(files.refuse_mounts_below(&points(&["/", "/srv", "/srv/data", "/srv/database", "/srv/out/a"])).is_ok());
+    let error = files.refuse_mounts_below(&points(&["/", "/srv/data/deep/set"])).unwrap_err();
+    let said = error.to_string();
+    assert!(error.is_user_error() && said.contains("dataDir") && said.contains("/srv/data/deep/set"), "{said}");
+}

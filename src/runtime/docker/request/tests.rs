@@ -159,7 +159,7 @@ fn limits_and_capabilities() {
     task.container.infiniband = true;
     task.container.numa_cpus = true;
     task.shm_mb = 0;
-    let node = NodeFacts { allow_capabilities: vec!["MKNOD".into()], ..node() };
+    let node = NodeFacts { allow_capabilities: vec!["MKNOD".into(), "SYS_PTRACE".into()], ..node() };
     let notices = compare("limits", &task, &node, &no_gpus(), &JobMounts::default());
     assert!(notices.iter().any(|notice| notice.contains("/dev/infiniband")), "{notices:?}");
     assert!(notices.iter().any(|notice| notice.contains("numaCpus")), "{notices:?}");
@@ -196,12 +196,14 @@ fn what_hands_over_the_node_is_refused() {
     let error = body(&node()).unwrap_err();
     let said = error.to_string();
     assert!(error.is_user_error() && said.contains("SYS_ADMIN") && said.contains("allow_capabilities"), "{said}");
-    assert!(said.contains("SYS_PTRACE; "), "{said}");
+    assert!(said.contains("SYS_CHROOT; "), "{said}");
     let given =
         |names: &[&str]| NodeFacts { allow_capabilities: names.iter().map(|&it| it.into()).collect(), ..node() };
     assert!(body(&given(&["SYS_ADMIN"])).unwrap_err().to_string().contains("SYS_MODULE"));
     assert!(body(&given(&["SYS_ADMIN", "SYS_MODULE"])).is_ok());
-    for name in ["ALL", "DAC_READ_SEARCH", "SYS_RAWIO", "NET_ADMIN", "BPF", "MKNOD", "SYS_RESOURCE"] {
+    for name in
+        ["ALL", "DAC_READ_SEARCH", "SYS_RAWIO", "NET_ADMIN", "BPF", "MKNOD", "SYS_RESOURCE", "SYS_PTRACE", "SYS_NICE"]
+    {
         let task = TaskSpec {
             container: ContainerSpec { capabilities: vec![name.into()], ..task.container.clone() },
             ..task.clone()
@@ -212,13 +214,30 @@ fn what_hands_over_the_node_is_refused() {
 }
 
 #[test]
+fn priority_over_the_nodes_other_processes_is_the_operators_to_give() {
+    for name in ["rtprio", "nice"] {
+        let mut task = task();
+        let body = |task: &TaskSpec, node: &NodeFacts| {
+            body(task, &image(), node, &no_gpus(), &shim(), &JobMounts::default())
+        };
+        task.container.ulimits = vec![Ulimit { name: name.into(), soft: 0, hard: 40 }];
+        let said = body(&task, &node()).unwrap_err().to_string();
+        assert!(said.contains(&format!("ulimits.{name}")) && said.contains("allow_capabilities"), "{said}");
+        assert!(body(&task, &NodeFacts { allow_capabilities: vec!["SYS_NICE".into()], ..node() }).is_ok());
+        task.container.ulimits[0].hard = 0;
+        assert!(body(&task, &node()).is_ok());
+    }
+}
+
+#[test]
 fn the_jobs_limits_are_for_its_command_and_leave_the_shim_what_it_needs() {
     let mut task = task();
     let names = crate::domain::container::ULIMIT_NAMES;
     task.container.ulimits = names.map(|name| Ulimit { name: name.into(), soft: 1, hard: 2 }).to_vec();
     assert_eq!(shim_limits(&task).len(), names.len(), "every name is known");
     let made = |task: &TaskSpec| -> BTreeMap<String, (i64, i64)> {
-        let (body, _) = body(task, &image(), &node(), &no_gpus(), &shim(), &JobMounts::default()).unwrap();
+        let node = NodeFacts { allow_capabilities: vec!["SYS_NICE".into()], ..node() };
+        let (body, _) = body(task, &image(), &node, &no_gpus(), &shim(), &JobMounts::default()).unwrap();
         let limits = body.host_config.unwrap().ulimits.unwrap().into_iter();
         limits.map(|it| (it.name.unwrap(), (it.soft.unwrap(), it.hard.unwrap()))).collect()
     };

@@ -25,7 +25,7 @@ async fn limits_are_those_that_were_asked_for() {
     let ulimit = |name: &str, soft, hard| Ulimit { name: name.to_owned(), soft, hard };
     let container = ContainerSpec {
         ulimits: vec![ulimit("nofile", 123, 456), ulimit("core", 0, 0), ulimit("as", 1 << 30, 1 << 30)],
-        capabilities: vec!["SYS_PTRACE".into()],
+        capabilities: vec!["IPC_LOCK".into()],
         pids_limit: Some(40),
         ..ContainerSpec::default()
     };
@@ -51,8 +51,8 @@ async fn limits_are_those_that_were_asked_for() {
     assert!(["200000", "200000 100000"].contains(&found["cpu"]), "{found:?}");
     let capabilities = u64::from_str_radix(found["capabilities"], 16).unwrap();
     let has = |number: u32| capabilities & (1 << number) != 0;
-    let (kill, ptrace, admin, mknod) = (5, 19, 21, 27);
-    assert_eq!([kill, ptrace, admin, mknod].map(has), [true, true, false, false], "{capabilities:x}");
+    let (kill, ipc_lock, admin, mknod) = (5, 14, 21, 27);
+    assert_eq!([kill, ipc_lock, admin, mknod].map(has), [true, true, false, false], "{capabilities:x}");
     subject.finish(task.id).await;
 }
 
