@@ -162,7 +162,8 @@ fn grpc_and_http_are_served_at_once() {
     std::thread::scope(|scope| {
         for user in ["a", "b", "c", "d"] {
             scope.spawn(move || {
-                for number in 0..10 {
+                // Together more than are listed at a time.
+                for number in 0..60 {
                     let name = format!("{user}{number}");
                     let mut file = job(&name, &[role("main", 1, "true")]);
                     file["taskRoles"][0]["cpuNumber"] = json!(9999);
@@ -183,9 +184,11 @@ fn grpc_and_http_are_served_at_once() {
     let listed = Raw::ask(cluster, &request("GET", "/api/v1/jobs", b"")).json();
     let created: Vec<i64> =
         listed.as_array().expect("a list").iter().filter_map(|job| job["createdTime"].as_i64()).collect();
-    assert_eq!(created.len(), 40);
+    assert_eq!(created.len(), 240);
     assert!(created.is_sorted_by(|earlier, later| earlier >= later), "newest first");
-    assert_eq!(cluster.json(&["jobs"]).as_array().map(Vec::len), Some(40));
+    assert_eq!(cluster.json(&["jobs"]).as_array().map(Vec::len), Some(240));
+    let of_one = Raw::ask(cluster, &request("GET", "/api/v1/jobs?username=a", b"")).json();
+    assert_eq!(of_one.as_array().map(Vec::len), Some(60));
 }
 
 #[test]
