@@ -9,6 +9,7 @@ mod jobs;
 mod life;
 mod nodes;
 mod reading;
+mod records;
 mod restart;
 mod rollback;
 mod stopping;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 /// RFC 9113, section 3.4.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(10);
+/// Also of those that are told that there is no place for them.
 const MAX_UNDECIDED: usize = 1024;
 
 /// Decided for gRPC and not yet taken over.
@@ -47,11 +48,16 @@ pub(super) async fn keep(
                 () = draining.cancelled() => return,
                 decided = tokio::time::timeout(FIRST_BYTES_LIMIT, decide(connection)) => decided,
             };
-            drop(permit);
             match decided {
                 // Serving gRPC may have ended; then the connection ends too.
                 Ok(Ok((Protocol::Grpc, connection))) => drop(grpc.send(Ok(connection)).await),
-                Ok(Ok((Protocol::Http1, connection))) => http1.serve(connection, draining).await,
+                Ok(Ok((Protocol::Http1, connection))) => match http1.place() {
+                    Some(place) => {
+                        drop(permit);
+                        http1.serve(connection, place, draining).await;
+                    }
+                    None => Http1::refuse(connection).await,
+                },
                 Ok(Err(_)) | Err(_) => {}
             }
         });

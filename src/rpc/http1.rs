@@ -7,11 +7,12 @@ use crate::web::Web;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
-use tokio::sync::Semaphore;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// Connections of all listeners of a server together.
@@ -28,7 +29,7 @@ const LAST_REQUEST_LIMIT: Duration = Duration::from_secs(60);
 const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json; charset=utf-8\r\n\
-    content-length: 65\r\nretry-after: 1\r\nconnection: close\r\n\r\n\
+    content-length: 67\r\nretry-after: 1\r\nconnection: close\r\n\r\n\
     {\"code\":\"UnknownError\",\"message\":\"too many connections; try again\"}";
 
 /// How HTTP/1 is served; copies share their limits.
@@ -44,17 +45,31 @@ impl Http1 {
         Self { web, accounts, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
     }
 
-    /// Serves one connection to its end: the other end's wish, a limit, or `draining` and the request it is at.
-    pub(super) async fn serve(self, mut connection: Connection, draining: CancellationToken) {
-        let Ok(_place) = self.places.clone().try_acquire_owned() else {
-            let refusal = async {
-                connection.write_all(TOO_MANY).await?;
-                connection.shutdown().await
-            };
-            // Whoever does not read it finds the connection closed.
-            let _ = tokio::time::timeout(REFUSAL_LIMIT, refusal).await;
-            return;
+    /// A place for one more connection, if there is one.
+    pub(super) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().try_acquire_owned().ok()
+    }
+
+    /// Tells a client that there is no place. Whoever does not listen finds the connection closed.
+    pub(super) async fn refuse(mut connection: Connection) {
+        let refusal = async {
+            connection.write_all(TOO_MANY).await?;
+            connection.shutdown().await?;
+            // What is on its way here and not read would take the answer back.
+            let mut rest = [0; 4096];
+            while connection.read(&mut rest).await? > 0 {}
+            io::Result::Ok(())
         };
+        let _ = tokio::time::timeout(REFUSAL_LIMIT, refusal).await;
+    }
+
+    /// Serves one connection to its end: the other end's wish, a limit, or `draining` and the request it is at.
+    pub(super) async fn serve(
+        self,
+        connection: Connection,
+        _place: OwnedSemaphorePermit,
+        draining: CancellationToken,
+    ) {
         let caller = Arc::new(Visitor { peer: connection.peer(), accounts: self.accounts });
         let answer = service_fn(|request| {
             let (web, caller) = (self.web.clone(), caller.clone());

@@ -19,8 +19,6 @@ mod content;
 mod origin;
 pub mod pai;
 mod target;
-#[cfg(test)]
-mod tests;
 
 pub use body::Body;
 

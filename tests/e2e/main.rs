@@ -15,5 +15,6 @@ mod main_job;
 mod nonsense;
 mod pipes;
 mod random_jobs;
+mod rest;
 mod sharing;
 mod stopping;

@@ -8,6 +8,7 @@ mod identity;
 mod samples;
 mod serving;
 mod streams;
+mod web;
 
 use super::*;
 use crate::domain::command::{CommandHeader, Error};

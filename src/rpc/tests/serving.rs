@@ -38,7 +38,7 @@ async fn health_answers_for_the_server_and_its_service() {
     served.stop().await;
 }
 
-async fn services(served: &Served) -> Vec<String> {
+pub async fn services(served: &Served) -> Vec<String> {
     let request = v1::ServerReflectionRequest {
         host: String::new(),
         message_request: Some(v1::server_reflection_request::MessageRequest::ListServices(String::new())),

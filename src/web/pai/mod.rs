@@ -17,6 +17,7 @@
 //! Where this differs, and why:
 //! - Nobody has a password here, so there is no `/token`, and `Authorization` is not looked at. Who may do what is what
 //!   gRPC says on the same socket. A write that nobody is named for is OpenPAI's 401.
+//! - Everybody may read everything, as there: a job's file with its `jobEnvs` too.
 //! - A name is free again once its job has ended. OpenPAI kept it for a month.
 //! - What a job file may hold is what [`crate::jobfile`] says: comments and unknown fields are taken, what OpenPAI
 //!   accepted and could never run is refused. Refusals speak as OpenPAI's validator did, of the first mistake alone.

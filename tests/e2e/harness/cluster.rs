@@ -100,6 +100,11 @@ impl Cluster {
         self.port.number
     }
 
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.agents.len()
+    }
+
     /// The ports that a node gives to tasks.
     pub fn ports(&self, i: usize) -> std::ops::RangeInclusive<u16> {
         self.blocks[i].first..=self.blocks[i].last
