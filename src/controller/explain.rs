@@ -24,7 +24,7 @@ use crate::scheduler::{self, Decision, Waiting};
 /// Reasons, tasks, and bytes of reasons in one answer.
 const MAX_REASONS: usize = 5000;
 const MAX_TASKS: usize = 1000;
-const MAX_BYTES: usize = 2 * 1024 * 1024;
+const MAX_BYTES: usize = 1536 * 1024;
 /// Longest text of a reason.
 const MAX_TEXT: usize = 1024;
 
@@ -68,7 +68,8 @@ fn head(state: &State, job: &Job) -> Explanation {
         explanation.summary = on_the_way(run).unwrap_or(explanation.summary);
         let tasks = view.tasks.unwrap_or_default();
         let still = tasks.iter().filter(|task| task.state != TaskState::Running.as_str());
-        explanation.tasks_left_out = u32::try_from(still.clone().count().saturating_sub(MAX_TASKS)).unwrap_or(u32::MAX);
+        explanation.tasks_left_out =
+            u32::try_from(still.clone().count().saturating_sub(MAX_TASKS)).unwrap_or(u32::MAX);
         explanation.tasks = still.take(MAX_TASKS).map(|task| task_line(state, task)).collect();
     }
     explanation
@@ -81,7 +82,9 @@ fn on_the_way(run: &Run) -> Option<String> {
     match run.phase {
         Phase::Staging => {
             let staged = run.tasks.iter().filter(|task| task.staged).count();
-            Some(format!("its images and code are being fetched: {staged} of {all} tasks have theirs; nothing is held yet"))
+            Some(format!(
+                "its images and code are being fetched: {staged} of {all} tasks have theirs; nothing is held yet"
+            ))
         }
         Phase::Preparing => {
             let ready = count(|state| state == TaskState::Ready);

@@ -2,8 +2,8 @@
 
 use super::apply::Context;
 use super::persist::spec_bytes;
-use super::state::State;
 use super::possible::Doubt;
+use super::state::State;
 use super::{possible, resolve};
 use crate::api::controller::Submit;
 use crate::domain::command::{Error, ErrorKind, Violation};
@@ -119,7 +119,8 @@ fn known_cluster(policy: &Policy, spec: &JobSpec) -> Result<(), Violation> {
     if !policy.clusters.contains_key(DEFAULT_CLUSTER) {
         names.push(DEFAULT_CLUSTER);
     }
-    let near = nearest(name, names.iter().copied()).map_or_else(String::new, |near| format!("; did you mean {near}?"));
+    let near =
+        nearest(name, names.iter().copied()).map_or_else(String::new, |near| format!("; did you mean {near}?"));
     Err(Violation {
         field: "virtualCluster".to_owned(),
         message: format!("is not a virtual cluster{near}"),
