@@ -5,6 +5,7 @@
 //! a hundred thousand jobs make anybody wait. Jobs without hope hardly take part in passes: they would only be in the
 //! way of those that can run.
 
+use super::explain::cut;
 use super::schedule;
 use super::state::{QueueKey, State};
 use crate::domain::spec::JobSpec;
@@ -71,6 +72,8 @@ fn judge(state: &mut State, policy: &Policy, request: &Request) -> Option<Doubt>
     let books = schedule::books(state, policy);
     let empty = state.placing.possible.empty.get_or_insert_with(|| EmptyCluster::of(&books.snapshot));
     let doubt = doubt_of(request, empty.judge(request, &books.quotas));
+    // It stands in lists, whatever roles, labels and nodes are called.
+    let doubt = doubt.map(|doubt| Doubt { why: cut(doubt.why), ..doubt });
     state.placing.books = Some(books);
     let verdicts = &mut state.placing.possible.verdicts;
     if verdicts.len() >= REMEMBERED {

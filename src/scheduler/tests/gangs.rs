@@ -284,7 +284,9 @@ impl World {
             Step::Wait(seconds) => {
                 self.now = self.now.plus(Duration::from_secs(seconds));
                 let now = self.now;
-                self.jobs.iter_mut().for_each(|job| drop(job.run.tick(now)));
+                for job in &mut self.jobs {
+                    job.run.tick(now);
+                }
             }
         }
         self.check();
