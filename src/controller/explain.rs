@@ -30,6 +30,8 @@ const MAX_TEXT: usize = 1024;
 
 /// Explains a job that exists.
 pub(super) async fn explain(controller: &Controller, id: JobId) -> Result<Explanation, Error> {
+    // Never closed, so this is a wait and no more.
+    let _turn = controller.explaining.acquire().await;
     let now = controller.parts.clock.now();
     let (mut explanation, question, records) = {
         let state = read(&controller.shared);

@@ -36,7 +36,7 @@ fn answer(cluster: &Cluster, job: &Value) -> Value {
 
 fn listed(cluster: &Cluster, id: &str) -> Value {
     let jobs = cluster.json(&["jobs", "--all"]);
-    let found = jobs.as_array().unwrap().iter().find(|job| job["job_id"].to_string() == id);
+    let found = jobs.as_array().unwrap().iter().find(|job| job["job_id"].as_u64() == id.parse().ok());
     found.cloned().unwrap_or_else(|| panic!("no {id} in {jobs}"))
 }
 
@@ -138,7 +138,7 @@ fn who_waits_behind_a_reservation_is_told_so() {
     let small = cluster.submit(&held(&cluster, "small", 1, 1));
     let explained = until("the small one is behind the head", || {
         let explained = cluster.json(&["job", "explain", &small]);
-        (explained["behind"].to_string() == head).then_some(explained)
+        (explained["behind"].as_u64() == head.parse().ok()).then_some(explained)
     });
     let on_nodes: Vec<&Value> =
         explained["reasons"].as_array().unwrap().iter().filter(|reason| !reason["node"].is_null()).collect();
