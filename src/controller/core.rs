@@ -21,7 +21,7 @@ use crate::telemetry::clock::Clock;
 use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,6 +35,8 @@ const GARBAGE: usize = 4;
 const SWEEP: Duration = Duration::from_secs(10);
 /// Failures in a row after which a command is given up.
 const ENOUGH: u32 = 10;
+/// Explanations at a time.
+const EXPLAINING: usize = 2;
 /// How often time itself is looked at: deadlines, back-offs, silent nodes.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -66,6 +68,8 @@ pub struct Controller {
     pub(super) changed: watch::Receiver<u64>,
     pub(super) cancel: CancellationToken,
     pub(super) tracker: TaskTracker,
+    /// For explanations, which copy the books: a few at a time.
+    pub(super) explaining: Arc<Semaphore>,
 }
 
 /// The controller's own task.
@@ -188,7 +192,8 @@ pub async fn start(
         started: tokio::time::Instant::now(),
         swept: tokio::time::Instant::now(),
     };
-    let controller = Controller { messages, shared, parts, changed, cancel, tracker: tracker.clone() };
+    let explaining = Arc::new(Semaphore::new(EXPLAINING));
+    let controller = Controller { messages, shared, parts, changed, cancel, tracker: tracker.clone(), explaining };
     Ok((controller, ControllerRunning { tracker, core: tokio::spawn(core.run()) }))
 }
 

@@ -24,12 +24,14 @@ use crate::scheduler::{self, Decision, Waiting};
 /// Reasons, tasks, and bytes of reasons in one answer.
 const MAX_REASONS: usize = 5000;
 const MAX_TASKS: usize = 1000;
-const MAX_BYTES: usize = 2 * 1024 * 1024;
+const MAX_BYTES: usize = 1536 * 1024;
 /// Longest text of a reason.
 const MAX_TEXT: usize = 1024;
 
 /// Explains a job that exists.
 pub(super) async fn explain(controller: &Controller, id: JobId) -> Result<Explanation, Error> {
+    // Never closed, so this is a wait and no more.
+    let _turn = controller.explaining.acquire().await;
     let now = controller.parts.clock.now();
     let (mut explanation, question, records) = {
         let state = read(&controller.shared);
@@ -68,7 +70,8 @@ fn head(state: &State, job: &Job) -> Explanation {
         explanation.summary = on_the_way(run).unwrap_or(explanation.summary);
         let tasks = view.tasks.unwrap_or_default();
         let still = tasks.iter().filter(|task| task.state != TaskState::Running.as_str());
-        explanation.tasks_left_out = u32::try_from(still.clone().count().saturating_sub(MAX_TASKS)).unwrap_or(u32::MAX);
+        explanation.tasks_left_out =
+            u32::try_from(still.clone().count().saturating_sub(MAX_TASKS)).unwrap_or(u32::MAX);
         explanation.tasks = still.take(MAX_TASKS).map(|task| task_line(state, task)).collect();
     }
     explanation
@@ -81,7 +84,9 @@ fn on_the_way(run: &Run) -> Option<String> {
     match run.phase {
         Phase::Staging => {
             let staged = run.tasks.iter().filter(|task| task.staged).count();
-            Some(format!("its images and code are being fetched: {staged} of {all} tasks have theirs; nothing is held yet"))
+            Some(format!(
+                "its images and code are being fetched: {staged} of {all} tasks have theirs; nothing is held yet"
+            ))
         }
         Phase::Preparing => {
             let ready = count(|state| state == TaskState::Ready);
@@ -190,7 +195,11 @@ impl Question {
             reasons.push(whole("back_off", format!("not before {}", until.to_rfc3339()), to_go));
         }
         if let Some(doubt) = &self.doubt {
-            reasons.push(whole("never_possible", "other nodes or limits".to_owned(), doubt.why.clone()));
+            let (word, need) = match doubt.never {
+                true => ("never_possible", "other nodes or limits"),
+                false => ("kept_for_gpus", "nodes whose GPUs are in use"),
+            };
+            reasons.push(whole(word, need.to_owned(), doubt.why.clone()));
         }
         let mut told = match &decision {
             Decision::OverQuota { over, behind } => {
@@ -216,7 +225,8 @@ impl Question {
                 explanation.behind = Some(head.0);
                 let head = self.named(*head);
                 let need = format!("room beside what is kept for {head}");
-                reasons.push(whole("reservation", need.clone(), "none".to_owned()));
+                let have = "what is free now is what that one is going to need".to_owned();
+                reasons.push(whole("reservation", need.clone(), have));
                 let kept = |node: crate::domain::ids::NodeName| ExplainedReason {
                     node: Some(node.0),
                     ..whole("reservation", need.clone(), "room that is going to be needed".to_owned())

@@ -8,6 +8,7 @@ mod forgetting;
 mod jobs;
 mod life;
 mod nodes;
+mod placing;
 mod reading;
 mod records;
 mod restart;

@@ -162,13 +162,7 @@ fn last_sequence(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row("SELECT coalesce(max(sequence), 0) FROM events", [], |row| row.get(0)).map(unsigned)
 }
 
-fn read_job(
-    connection: &Connection,
-    job: u64,
-    tasks: bool,
-    first: usize,
-    last: usize,
-) -> rusqlite::Result<OfJob> {
+fn read_job(connection: &Connection, job: u64, tasks: bool, first: usize, last: usize) -> rusqlite::Result<OfJob> {
     const OF_JOB: &str = "FROM events WHERE json_extract(event, '$.job') = ?1
         AND (json_extract(event, '$.kind') LIKE 'task.%') = ?2
         AND json_extract(event, '$.kind') <> 'task.started'";
@@ -193,9 +187,8 @@ fn read_job(
 
 fn event_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
     let text: String = row.get(0)?;
-    serde_json::from_str(&text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
-    })
+    serde_json::from_str(&text)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error)))
 }
 
 fn read_page(connection: &Connection, after: u64, limit: usize) -> rusqlite::Result<Page> {

@@ -10,7 +10,9 @@ use crate::domain::command::Violation;
 use crate::domain::event::Event;
 use crate::domain::task::AssignedPorts;
 use crate::domain::time::Timestamp;
-use crate::domain::view::{ExplainedDecision, ExplainedReason, ExplainedTask, Explanation, JobView, RunView, Submitted, TaskView};
+use crate::domain::view::{
+    ExplainedDecision, ExplainedReason, ExplainedTask, Explanation, JobView, RunView, Submitted, TaskView,
+};
 use crate::rpc::generated as pb;
 
 impl From<Submitted> for pb::SubmitReply {

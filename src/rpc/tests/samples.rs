@@ -15,7 +15,8 @@ use crate::domain::ids::{Generation, GpuUuid, Term};
 use crate::domain::task::{AssignedPorts, Inventory, TaskSpec, TaskState, TaskStatus};
 use crate::domain::time::Timestamp;
 use crate::domain::view::{
-    ExplainedDecision, ExplainedReason, ExplainedTask, Explanation, GpuView, JobView, NodeDetail, NodeTask, NodeView, RunView, Submitted, TaskView,
+    ExplainedDecision, ExplainedReason, ExplainedTask, Explanation, GpuView, JobView, NodeDetail, NodeTask, NodeView,
+    RunView, Submitted, TaskView,
 };
 use std::collections::BTreeMap;
 
