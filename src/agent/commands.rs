@@ -6,6 +6,7 @@ use super::journal;
 use super::message::{Action, Reply, Request};
 use super::ports::HeldPorts;
 use crate::domain::command::{CommandHeader, Error, ErrorKind, Violation};
+use crate::domain::container::Network;
 use crate::domain::ids::Generation;
 use crate::domain::lifecycle::{Effect, TaskEvent, TaskRecord, step};
 use crate::domain::principal::Role;
@@ -15,6 +16,9 @@ use std::time::Duration;
 
 /// Between two registrations that commands of a newer term ask for.
 const REGISTER_PAUSE: Duration = Duration::from_secs(2);
+
+/// The runtime that publishes ports.
+const DOCKER: &str = "docker";
 
 type Answer = Reply<Result<TaskStatus, Error>>;
 
@@ -138,10 +142,19 @@ impl Actor {
         let Some(claim) = record.claim() else { return Ok(HeldPorts::default()) };
         let ports = claim.ports.clone();
         self.ledger.hold(record.id, record.generation, claim)?;
-        HeldPorts::bind(ports).map_err(|taken| {
+        let held = HeldPorts::bind(ports).map_err(|taken| {
             self.ledger.release(record.id);
-            Error::new(ErrorKind::Exhausted, format!("prepare: task {}: {taken}", record.id))
-        })
+            let message = format!("prepare: task {}: {taken}", record.id);
+            Error { busy_ports: taken.ports, ..Error::new(ErrorKind::Exhausted, message) }
+        })?;
+        // dockerd binds what it publishes before the container is at its barrier, and keeps it from then on.
+        Ok(if self.publishes_ports(record) { HeldPorts::default() } else { held })
+    }
+
+    /// The task's ports are dockerd's to bind, not its own.
+    pub(super) fn publishes_ports(&self, record: &TaskRecord) -> bool {
+        let bridged = record.spec.as_ref().is_some_and(|spec| spec.container.network == Network::Bridge);
+        bridged && self.inventory.runtime == DOCKER
     }
 }
 

@@ -144,6 +144,9 @@ pub enum Command {
     /// Print what happened to jobs, tasks and nodes
     #[command(after_help = "Example:\n  wharf events --follow --job train-7")]
     Events(EventsArgs),
+    /// Look whether what commands need is there, or show what every end of a job leads to
+    #[command(after_help = "Examples:\n  wharf doctor\n  wharf doctor --exits --json")]
+    Doctor(DoctorArgs),
     /// Print a completion script
     #[command(after_help = "Example:\n  wharf completion bash > /etc/bash_completion.d/wharf")]
     Completion {
@@ -264,6 +267,16 @@ pub struct ExecArgs {
     /// Command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print the table of ends: whose doing each is, and what retryCount makes of it
+    #[arg(long)]
+    pub exits: bool,
+    /// The agent of this machine
+    #[arg(long, value_name = "ADDR", env = "WHARF_AGENT", default_value = "127.0.0.1:7601")]
+    pub agent: String,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,7 @@
 
 mod api;
 mod apply;
+mod busy_ports;
 mod core;
 mod dispatch;
 mod forget;

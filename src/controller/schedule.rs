@@ -5,26 +5,23 @@ use crate::domain::allocation::Claim;
 use crate::domain::ids::{Generation, RunId};
 use crate::domain::job::{Job, JobState};
 use crate::domain::promise::Promise;
+use crate::domain::retry::LONGEST_BACK_OFF;
 use crate::domain::run::{Phase, Run, Seat};
 use crate::domain::spec::JobSpec;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{ExplainedReason, Explanation};
 use crate::scheduler::{self, Decision, NodeSnapshot, NodeState, Placement, Request, Snapshot, Waiting};
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 /// Runs looked at in one pass; those behind get their turn as these are placed.
 const LOOK_AHEAD: usize = 2000;
-/// More than `domain::retry::back_off` gives.
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(600);
-
 /// Places every waiting run that fits, in the order of the queue.
 pub(super) fn place_waiting(state: &mut State, now: Timestamp, touched: &mut BTreeSet<RunId>) {
     if !std::mem::take(&mut state.schedule_due) || state.queue.is_empty() {
         return;
     }
     let queue = waiting(state, now);
-    let mut snapshot = current(state);
+    let mut snapshot = current(state, now);
     let decisions = scheduler::schedule(&mut snapshot, &queue, now);
     state.snapshot = Some(snapshot);
     for (job, decision) in decisions {
@@ -77,7 +74,7 @@ pub(super) fn notice_back_offs(state: &mut State, now: Timestamp) {
     let before = std::mem::replace(&mut state.looked_at, now);
     let ran_out = |run: &Run| run.not_before <= now && (run.not_before > before || now < before);
     let due = state.queue.iter().filter_map(|(_, _, id)| state.runs.get(id)).any(ran_out);
-    state.schedule_due |= due;
+    state.schedule_due |= due | state.busy_ports.tick(before, now);
 }
 
 fn request(spec: &JobSpec, run: &Run) -> Request {
@@ -85,15 +82,17 @@ fn request(spec: &JobSpec, run: &Run) -> Request {
 }
 
 /// The snapshot as it was left, or made anew when the nodes have changed.
-fn current(state: &mut State) -> Snapshot {
-    if let Some(snapshot) = state.snapshot.take() {
-        return snapshot;
+fn current(state: &mut State, now: Timestamp) -> Snapshot {
+    let changes = state.busy_ports.changes(now);
+    let Some(mut snapshot) = state.snapshot.take() else { return build(state, now) };
+    for (host, ports) in changes {
+        snapshot.set_busy_ports(&host, ports);
     }
-    build(state)
+    snapshot
 }
 
 /// Nodes, and what is promised on them.
-fn build(state: &State) -> Snapshot {
+fn build(state: &State, now: Timestamp) -> Snapshot {
     let nodes = state.nodes.values().map(|node| {
         let condition = if node.reachable { NodeState::Ready } else { NodeState::Unreachable };
         let name = node.registration.name.clone();
@@ -105,6 +104,9 @@ fn build(state: &State) -> Snapshot {
         snapshot
     });
     let mut snapshot = Snapshot::new(nodes.collect());
+    for (host, ports) in state.busy_ports.all(now) {
+        snapshot.set_busy_ports(host, ports);
+    }
     for run in state.unsettled.iter().filter_map(|id| state.runs.get(id)) {
         let Some(spec) = state.specs.get(&run.job) else { continue };
         for task in run.tasks.iter().filter(|task| !task.released) {
@@ -172,7 +174,7 @@ fn seat(state: &mut State, id: RunId, placements: Vec<Placement>, now: Timestamp
 
 /// A warning for a job that the nodes known now could never hold.
 pub(super) fn never_possible(state: &State, spec: &JobSpec) -> Vec<String> {
-    let snapshot = build(state);
+    let snapshot = build(state, state.looked_at);
     match scheduler::ever_possible(&snapshot, &Request::of(spec)) {
         Ok(()) => Vec::new(),
         Err(reasons) => {
@@ -208,7 +210,7 @@ pub(super) fn explain(state: &State, job: &Job, now: Timestamp) -> Explanation {
             have: format!("{} s to go", run.not_before.since(now).as_secs() + 1),
         });
     }
-    let (snapshot, request) = (build(state), request(spec, run));
+    let (snapshot, request) = (build(state, now), request(spec, run));
     let lacking = scheduler::explain(&snapshot, &request);
     explanation.summary = match (&run.rolled_back, lacking.is_empty(), run.not_before > now) {
         (Some(why), _, true) => {

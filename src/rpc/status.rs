@@ -24,6 +24,10 @@ const BUDGET_HEADER: &str = "wharf-status-bytes";
 
 const DOMAIN: &str = "wharf";
 const PARTS: &str = "parts";
+/// Numbers with commas between.
+const BUSY_PORTS: &str = "busy_ports";
+/// More are not told: the next try finds them.
+const MAX_BUSY_PORTS: usize = 64;
 const MAX_MESSAGE_BYTES: usize = 1024;
 /// Texts of a violation are cut to this many bytes when they do not fit whole.
 const SHORT_BYTES: usize = 200;
@@ -76,11 +80,16 @@ const fn kind_of(code: Code) -> ErrorKind {
 
 /// The status that carries an error to a caller with this budget.
 pub(super) fn to_status(error: Error, budget: usize) -> Status {
-    let Error { kind, message, violations, retry_after_ms } = error;
-    let (message, violations) = fit(message, violations, budget);
+    let Error { kind, message, violations, retry_after_ms, busy_ports } = error;
+    let busy_ports: Vec<String> = busy_ports.iter().take(MAX_BUSY_PORTS).map(ToString::to_string).collect();
+    let busy_ports = busy_ports.join(",");
+    let (message, violations) = fit(message, violations, budget.saturating_sub(busy_ports.len() * 4 / 3));
     let mut details = ErrorDetails::new();
     let parts = violations.iter().map(|v| format!("{}:{}", v.message.len(), v.found.len())).collect::<Vec<_>>();
-    let parts = HashMap::from([(PARTS.to_owned(), parts.join(","))]);
+    let mut parts = HashMap::from([(PARTS.to_owned(), parts.join(","))]);
+    if !busy_ports.is_empty() {
+        parts.insert(BUSY_PORTS.to_owned(), busy_ports);
+    }
     details.set_error_info(kind.as_str().to_uppercase(), DOMAIN, parts);
     if !violations.is_empty() {
         let fields = violations.into_iter().map(|v| FieldViolation::new(v.field.clone(), describe(&v)));
@@ -188,7 +197,9 @@ pub(super) fn from_status(status: &Status, peer: &str, method: &str) -> Error {
         Some(info) => (kind_of_reason(&info.reason, status.code()), status.message().to_owned()),
         None => foreign(status, peer, method),
     };
-    Error { kind, message, violations, retry_after_ms }
+    let ports = info.and_then(|info| info.metadata.get(BUSY_PORTS)).map_or("", String::as_str);
+    let busy_ports = ports.split(',').take(MAX_BUSY_PORTS).filter_map(|port| port.parse().ok()).collect();
+    Error { kind, message, violations, retry_after_ms, busy_ports }
 }
 
 fn kind_of_reason(reason: &str, code: Code) -> ErrorKind {
@@ -325,12 +336,13 @@ mod tests {
             message in ".{0,60}",
             violations in proptest::collection::vec((".{0,9}", ".{0,30}", ".{0,9}", ".{0,9}"), 0..4),
             retry_after_ms in proptest::option::of(0..MAX_RETRY_MS),
+            busy_ports in proptest::collection::vec(any::<u16>(), 0..MAX_BUSY_PORTS),
         ) {
             let violations = violations
                 .into_iter()
                 .map(|(field, message, found, allowed)| Violation { field, message, found, allowed })
                 .collect();
-            let error = Error { kind: KINDS[kind], message, violations, retry_after_ms };
+            let error = Error { kind: KINDS[kind], message, violations, retry_after_ms, busy_ports };
             prop_assert_eq!(from_status(&to_status(error.clone(), OWN_BUDGET_BYTES), "p", "m"), error);
         }
 

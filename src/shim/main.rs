@@ -10,6 +10,7 @@ mod conversation;
 mod descendants;
 mod ending;
 mod forked;
+mod hold;
 mod output;
 mod queue;
 mod socket;

@@ -216,7 +216,7 @@ impl Inner {
                 Effect::Prepare if self.script.stuck_prepare => {}
                 Effect::Prepare if self.script.user_error => {
                     let error = "the image has no such user".to_owned();
-                    self.fact(id, TaskEvent::PrepareFailed { generation, error, user_error: true });
+                    self.fact(id, TaskEvent::PrepareFailed { generation, error, user_error: true, busy_ports: Vec::new() });
                 }
                 Effect::Prepare => self.fact(id, TaskEvent::PrepareDone { generation, notices: Vec::new() }),
                 Effect::Launch => {

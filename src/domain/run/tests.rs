@@ -49,6 +49,7 @@ fn status(run: &Run, index: u32, state: TaskState, exit: Option<Exit>) -> TaskSt
         holding: true,
         notices: vec![],
         progress: None,
+            held_until: None,
     }
 }
 
@@ -174,8 +175,8 @@ fn a_gang_that_is_late_is_given_back() {
     let mut run = placed();
     stage_all(&mut run);
     report(&mut run, 0, TaskState::Ready);
-    assert!(!run.tick(NOW));
-    assert!(run.tick(NOW.plus(PREPARE_DEADLINE)));
+    assert!(!run.tick(NOW, 0.0));
+    assert!(run.tick(NOW.plus(PREPARE_DEADLINE), 0.0));
     assert_eq!((run.phase, run.avoid.clone()), (Phase::Waiting, BTreeSet::from([NodeName::from("b")])));
 }
 
@@ -268,7 +269,7 @@ fn apply(run: &mut Run, happening: Happening) {
         Happening::Lost(index) => run.lost(0, index, "lost", &roles, NOW),
         Happening::Stop(grace) => run.stop(grace, "stop", NOW),
         Happening::Tick(late) => {
-            run.tick(if late { NOW.plus(PREPARE_DEADLINE) } else { NOW });
+            run.tick(if late { NOW.plus(PREPARE_DEADLINE) } else { NOW }, 0.5);
         }
         Happening::Released(index) => {
             run.released(0, index, run.generation);

@@ -10,7 +10,7 @@ use crate::domain::command::Violation;
 use crate::domain::event::Event;
 use crate::domain::task::AssignedPorts;
 use crate::domain::time::Timestamp;
-use crate::domain::view::{ExplainedReason, Explanation, JobView, RunView, Submitted, TaskView};
+use crate::domain::view::{ExplainedReason, Explanation, JobView, RetriesView, RunView, Submitted, TaskView};
 use crate::rpc::generated as pb;
 
 impl From<Submitted> for pb::SubmitReply {
@@ -58,8 +58,22 @@ impl TryFrom<pb::Run> for RunView {
 
 impl From<TaskView> for pb::Task {
     fn from(view: TaskView) -> Self {
-        let TaskView { id, role, index, state, node, ip, ports, gpus, started_at, ended_at, exit, notices, progress } =
-            view;
+        let TaskView {
+            id,
+            role,
+            index,
+            state,
+            node,
+            ip,
+            ports,
+            gpus,
+            started_at,
+            ended_at,
+            exit,
+            notices,
+            progress,
+            held_until,
+        } = view;
         Self {
             id,
             role,
@@ -74,6 +88,7 @@ impl From<TaskView> for pb::Task {
             exit: exit.map(Into::into),
             notices,
             progress,
+            held_until: nanos(held_until),
         }
     }
 }
@@ -97,6 +112,7 @@ impl TryFrom<pb::Task> for TaskView {
             exit: optional(wire.exit, "exit")?,
             notices: texts(wire.notices, "notices", MAX_SENTENCE_BYTES)?,
             progress: optional_text(wire.progress, "progress", MAX_SENTENCE_BYTES)?,
+            held_until: time(wire.held_until),
         })
     }
 }
@@ -119,6 +135,8 @@ impl From<JobView> for pb::Job {
             tasks_running,
             tasks_total,
             gpus_total,
+            retries,
+            next_run_at,
         } = view;
         Self {
             job_id,
@@ -137,7 +155,21 @@ impl From<JobView> for pb::Job {
             tasks_running,
             tasks_total,
             gpus_total,
+            retries: Some(retries.into()),
+            next_run_at: nanos(next_run_at),
         }
+    }
+}
+
+impl From<RetriesView> for pb::Retries {
+    fn from(RetriesView { user, platform, hardware, asked }: RetriesView) -> Self {
+        Self { user, platform, hardware, asked }
+    }
+}
+
+impl From<pb::Retries> for RetriesView {
+    fn from(pb::Retries { user, platform, hardware, asked }: pb::Retries) -> Self {
+        Self { user, platform, hardware, asked }
     }
 }
 
@@ -162,6 +194,8 @@ impl TryFrom<pb::Job> for JobView {
             tasks_running: wire.tasks_running,
             tasks_total: wire.tasks_total,
             gpus_total: wire.gpus_total,
+            retries: wire.retries.map_or_else(RetriesView::default, Into::into),
+            next_run_at: time(wire.next_run_at),
         })
     }
 }

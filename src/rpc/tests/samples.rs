@@ -15,7 +15,7 @@ use crate::domain::ids::{Generation, GpuUuid, Term};
 use crate::domain::task::{AssignedPorts, Inventory, TaskSpec, TaskState, TaskStatus};
 use crate::domain::time::Timestamp;
 use crate::domain::view::{
-    ExplainedReason, Explanation, GpuView, JobView, NodeDetail, NodeTask, NodeView, RunView, Submitted, TaskView,
+    ExplainedReason, Explanation, GpuView, JobView, NodeDetail, NodeTask, NodeView, RetriesView, RunView, Submitted, TaskView,
 };
 use std::collections::BTreeMap;
 
@@ -27,6 +27,7 @@ pub(super) fn exit() -> Exit {
         class: ExitClass::Hardware,
         reason: "GPU 3 fell off the bus".into(),
         faults: vec![4, 5],
+        busy_ports: vec![15_000, 65_535],
     }
 }
 
@@ -61,6 +62,7 @@ pub(super) fn spec() -> TaskSpec {
         gpus: vec!["GPU-1".into(), "MIG-2".into()],
         ports: vec![AssignedPorts { label: "http".into(), ports: vec![15000, 65535] }],
         lease_s: Some(1800),
+        debug_hold_s: Some(60),
         files: JobFiles {
             auth_file: "file:///etc/wharf/auth".into(),
             code_dir: "/code".into(),
@@ -92,6 +94,7 @@ pub(super) fn status(index: u64) -> TaskStatus {
         holding: true,
         notices: vec!["memory is not limited".into()],
         progress: Some("3 of 7 layers".into()),
+        held_until: Some(Timestamp(9)),
     }
 }
 
@@ -211,6 +214,7 @@ pub(super) fn task_view() -> TaskView {
         exit: None,
         notices: vec!["n".into()],
         progress: Some("p".into()),
+        held_until: Some(Timestamp(11)),
     }
 }
 
@@ -240,6 +244,8 @@ pub(super) fn job_view(tasks: Option<Vec<TaskView>>) -> JobView {
         tasks_running: 1,
         tasks_total: 2,
         gpus_total: 3,
+        retries: RetriesView { user: 1, platform: 2, hardware: 3, asked: 4 },
+        next_run_at: Some(Timestamp(13)),
     }
 }
 
