@@ -109,14 +109,23 @@ impl PortClaim {
                 tokio::time::sleep(PAUSE).await;
             }
         }
+        let mut unclaimable = None;
         for range in before.into_iter().chain(slices()) {
-            if let Attempt::Had(listener) = attempt(&range) {
-                let file = data_dir.join(FILE);
-                if let Err(error) = fs::write(&file, text(&range)) {
-                    tracing::warn!(file = %file.display(), %error, "its ports may be others after a restart");
+            match attempt(&range) {
+                Attempt::Had(listener) => {
+                    let file = data_dir.join(FILE);
+                    if let Err(error) = fs::write(&file, text(&range)) {
+                        tracing::warn!(file = %file.display(), %error, "its ports may be others after a restart");
+                    }
+                    return Self::held(range, listener);
                 }
-                return Self::held(range, listener);
+                Attempt::Unclaimable(why) => unclaimable = unclaimable.or(Some((range, why))),
+                Attempt::Taken(_) => {}
             }
+        }
+        if let Some((range, why)) = unclaimable {
+            tracing::warn!(ports = text(&range), why, "other agents of this machine do not see its ports");
+            return Ok(Self { range, asked: None });
         }
         let message = format!(
             "ports: every slice of {} belongs to another agent of this machine already; give this one ports of its own",
@@ -127,7 +136,8 @@ impl PortClaim {
 
     fn held(range: Ports, listener: StdListener) -> Result<Self, Error> {
         let listening = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
-        let listener = listening.map_err(|error| Error::internal(format!("claiming ports {}: {error}", text(&range))))?;
+        let listener =
+            listening.map_err(|error| Error::internal(format!("claiming ports {}: {error}", text(&range))))?;
         let asked = tokio::spawn(async move {
             loop {
                 if listener.accept().await.is_err() {
@@ -214,7 +224,8 @@ fn claims(names: &str) -> Vec<Ports> {
 /// The process that has a name, if it is root's or our own user's. One that listens and does not answer at once counts
 /// too: only its pid is not known.
 fn holder(name: &str) -> Option<i32> {
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None).ok()?;
+    let fd =
+        socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None).ok()?;
     let address = UnixAddr::new_abstract(name.as_bytes()).ok()?;
     match connect(fd.as_raw_fd(), &address) {
         Ok(()) => {

@@ -67,6 +67,12 @@ pub fn taken_by_others(ports: impl IntoIterator<Item = u16>) -> Vec<u16> {
     taken.ports.into_iter().filter(|port| sockets.somebody_has(*port)).collect()
 }
 
+/// Which of these ports cannot be bound right now, whoever has them. They are bound and let go one by one: none of them
+/// may be one that a task of ours is about to use.
+pub fn busy_among(ports: impl IntoIterator<Item = u16>) -> Vec<u16> {
+    ports.into_iter().filter(|port| bind_port(*port, false).is_err()).collect()
+}
+
 fn bind_port(port: u16, beside_lingering: bool) -> Result<Vec<OwnedFd>, Errno> {
     let mut sockets = vec![bind_ipv4(port, beside_lingering)?];
     sockets.extend(bind_ipv6(port, beside_lingering)?);
@@ -156,15 +162,21 @@ mod tests {
         }
     }
 
+    /// As of now.
+    fn free_port() -> u16 {
+        TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
+    }
+
     #[test]
     fn every_port_in_use_is_told_and_none_is_kept() {
         let others: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let free = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+        let free = free_port();
         let mut ports: Vec<u16> = others.iter().map(|other| other.local_addr().unwrap().port()).collect();
         ports.insert(1, free);
         let error = HeldPorts::bind(ports.clone()).unwrap_err();
         ports.remove(1);
         assert_eq!(error.ports, ports);
+        assert_eq!(busy_among(ports.iter().copied().chain([free])), ports);
         assert!(TcpListener::bind(("0.0.0.0", free)).is_ok(), "what could be had is not kept");
         assert_eq!(named(&[1]), "port 1");
         assert_eq!(named(&(1..=10).collect::<Vec<_>>()), "ports 1, 2, 3, 4, 5, 6, 7, 8 and 2 more");
@@ -174,7 +186,8 @@ mod tests {
     fn whoever_has_a_port_after_its_task_is_found_out() {
         use std::io::Read;
         let listening = TcpListener::bind("127.0.0.1:0").unwrap();
-        let bound = HeldPorts::bind([TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()]).unwrap();
+        // Somebody else may be quicker.
+        let bound = (0..50).find_map(|_| HeldPorts::bind([free_port()]).ok()).unwrap();
         let bound_port = nix::sys::socket::getsockname::<SockaddrIn>(bound.sockets[0].as_raw_fd()).unwrap().port();
         let port = listening.local_addr().unwrap().port();
         assert_eq!(taken_by_others([port, bound_port]), [port, bound_port], "listening, and only bound");

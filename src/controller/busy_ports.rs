@@ -1,5 +1,14 @@
 //! Ports that agents found in use by somebody who is none of ours, so that the next placement takes others.
 //!
+//! 1. At Prepare an agent binds every promised port. Those that it cannot, and what else is taken nearby, are in its veto
+//!    as numbers, beside the sentence for people.
+//! 2. The run gives its gang back (`domain::run`, `Setback::Ports`): durable like every roll-back, but nothing waits, no
+//!    node is left out, and it is no attempt. A port that the job asks for by number is the node's lack instead.
+//! 3. The numbers come here, by host: nodes of one host share their ports. The scheduler does not give them out freely.
+//! 4. From "go" on the ports are the task's own to bind. If it fails soon after and somebody else has one, its agent says
+//!    so in the exit: the run is the platform's failure, run again at once, and the numbers come here as well.
+//! 5. A restart of the agent before "go" binds again; what it cannot ends the task with the numbers, as in 2.
+//!
 //! Of the moment and not stored: after a restart they are found again. A port is left alone for 5 s, twice as long
 //! each time it is found in use again, up to 10 minutes, and forgotten once it has not been for as long again. When
 //! nothing else is left, jobs wait, with `ports` as their reason, and the ports of the shortest rest come back first.

@@ -4,9 +4,9 @@ use super::state::{Node, State};
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::{GpuUuid, TaskId};
 use crate::domain::job::Job;
+use crate::domain::retry::Retries;
 use crate::domain::run::{Phase, Run, RunTask};
 use crate::domain::spec::JobSpec;
-use crate::domain::retry::Retries;
 use crate::domain::task::TaskState;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{GpuHolder, GpuView, JobView, NodeView, RetriesView, RunView, TaskView};
@@ -55,7 +55,8 @@ fn again(state: &State, job: &Job, run: &Run) -> Option<String> {
     let why = before.and_then(|run| run.outcome.as_ref()).map_or("", |outcome| outcome.exit.reason.as_str());
     let count = |times: u64, whose: &str| (times > 0).then(|| format!("{times} {whose}"));
     let Retries { counted, platform, hardware, asked } = job.retries;
-    let counts = [count(counted, "user"), count(platform, "platform"), count(hardware, "hardware"), count(asked, "asked")];
+    let counts =
+        [count(counted, "user"), count(platform, "platform"), count(hardware, "hardware"), count(asked, "asked")];
     let counts: Vec<String> = counts.into_iter().flatten().collect();
     if counts.is_empty() {
         return None;
@@ -170,7 +171,7 @@ fn seatless(run: &Run, spec: &JobSpec, role: u32, index: u32) -> TaskView {
         exit: None,
         notices: Vec::new(),
         progress: None,
-            held_until: None,
+        held_until: None,
     }
 }
 

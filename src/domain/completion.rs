@@ -143,7 +143,11 @@ mod tests {
     #[test]
     fn rules_are_of_one_role_and_the_deciding_task_is_named() {
         let roles = [role(2, Some(2), None), role(3, Some(1), Some(2))];
-        assert_eq!(verdict(&roles, &[(0, false), (1, true)]), Verdict::Continue, "failures of roles are not added up");
+        assert_eq!(
+            verdict(&roles, &[(0, false), (1, true)]),
+            Verdict::Continue,
+            "failures of roles are not added up"
+        );
         let Verdict::Succeed { reason } = verdict(&roles, &[(0, false), (1, true), (1, true)]) else {
             panic!("two of role 1 succeeded")
         };
@@ -151,7 +155,11 @@ mod tests {
         assert_eq!(verdict(&roles, &[(1, true), (1, false)]), Verdict::Fail { role: 1, index: 1 });
         let stopped = Exit::without_status(ExitClass::Stopped, "by somebody");
         let ends = [TaskEnd { role: 1, index: 0, exit: &stopped }];
-        assert_eq!(judge(&roles, &ends, 5), Verdict::Fail { role: 1, index: 0 }, "a task that was stopped did not succeed");
+        assert_eq!(
+            judge(&roles, &ends, 5),
+            Verdict::Fail { role: 1, index: 0 },
+            "a task that was stopped did not succeed"
+        );
     }
 
     #[test]

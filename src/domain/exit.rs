@@ -80,7 +80,15 @@ pub struct Exit {
 impl Exit {
     /// An end without an exit status.
     pub fn without_status(class: ExitClass, reason: impl Into<String>) -> Self {
-        Self { code: None, signal: None, oom: false, class, reason: reason.into(), faults: Vec::new(), busy_ports: Vec::new() }
+        Self {
+            code: None,
+            signal: None,
+            oom: false,
+            class,
+            reason: reason.into(),
+            faults: Vec::new(),
+            busy_ports: Vec::new(),
+        }
     }
 
     pub fn success() -> Self {

@@ -243,8 +243,11 @@ mod tests {
     fn a_record_without_the_newest_field_is_read() {
         let mut fields = Encoder::default();
         records()[0].encode_fields(&mut fields);
-        let older = &fields.0[..fields.0.len() - 9];
-        assert_eq!(ExitRecord::decode_fields(&mut Decoder(older)).map(|record| record.limit_hits), Ok(None));
+        let read = |missing: usize| ExitRecord::decode_fields(&mut Decoder(&fields.0[..fields.0.len() - missing]));
+        let newest = |record: ExitRecord| (record.limit_hits, record.held_since_realtime_ns);
+        assert_eq!(read(0).map(newest), Ok((Some(6), None)));
+        assert_eq!(read(1).map(newest), Ok((Some(6), None)), "before holds");
+        assert_eq!(read(10).map(newest), Ok((None, None)), "before limits");
     }
 
     #[test]

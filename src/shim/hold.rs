@@ -51,7 +51,7 @@ impl Supervisor {
         if let Some(run) = &mut self.run {
             run.hold = Some(hold);
         }
-        self.repeat(now);
+        self.held_frame().iter().for_each(|held| self.channel.send(held, now));
         true
     }
 

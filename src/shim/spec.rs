@@ -192,7 +192,8 @@ mod tests {
         let held = ShimSpec { debug_hold_s: Some(604_800), ..spec };
         let longer = held.encode();
         assert_eq!((ShimSpec::decode(&longer), &longer[..bytes.len()]), (Ok(held), bytes.as_slice()));
-        (bytes.len() + 1..longer.len()).for_each(|cut| assert!(ShimSpec::decode(&longer[..cut]).is_err(), "at {cut}"));
+        (bytes.len() + 1..longer.len())
+            .for_each(|cut| assert!(ShimSpec::decode(&longer[..cut]).is_err(), "at {cut}"));
         let command = Command {
             alternatives: vec![vec![b"/bin/bash".to_vec(), b"-c".to_vec()], vec![b"sh".to_vec()]],
             env: vec![(b"A".to_vec(), b"\xff=".to_vec())],

@@ -4,7 +4,9 @@
 //! pass, share nothing, and say what they could not try (`harness::skip`).
 
 mod bad_input;
+mod completion;
 mod containers;
+mod debug_hold;
 mod demo;
 mod exec;
 mod harness;
@@ -14,6 +16,7 @@ mod logs;
 mod main_job;
 mod nonsense;
 mod pipes;
+mod ports;
 mod random_jobs;
 mod sharing;
 mod stopping;

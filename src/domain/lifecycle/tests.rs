@@ -350,7 +350,12 @@ fn a_failed_prepare_gives_back_at_once_and_blames_the_right_one() {
     for (user_error, class) in [(false, ExitClass::Platform), (true, ExitClass::User)] {
         let mut events = until_ready();
         events.truncate(3);
-        events.push(TaskEvent::PrepareFailed { generation: G1, error: "no".to_owned(), user_error, busy_ports: vec![] });
+        events.push(TaskEvent::PrepareFailed {
+            generation: G1,
+            error: "no".to_owned(),
+            user_error,
+            busy_ports: vec![],
+        });
         let (record, effects) = run(events);
         assert_eq!((record.state, record.holding), (TaskState::Failed, false));
         assert_eq!(record.exit.map(|exit| exit.class), Some(class));

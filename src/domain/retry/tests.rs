@@ -117,7 +117,8 @@ fn the_table_of_retry_count_holds_for_every_end() {
             "user" | "abort" | "killed" => [true, true, false, true, false],
             _ => [true; 5],
         };
-        let columns = [(-2, used(3, 9, 0)), (-1, used(99, 9, 0)), (0, used(0, 0, 4)), (3, used(2, 9, 0)), (3, used(3, 0, 0))];
+        let columns =
+            [(-2, used(3, 9, 0)), (-1, used(99, 9, 0)), (0, used(0, 0, 4)), (3, used(2, 9, 0)), (3, used(3, 0, 0))];
         for ((retry_count, retries), expected) in columns.into_iter().zip(expected) {
             let retried = after(retry_count, &exit, retries).is_some();
             assert_eq!(retried, expected, "{id}: {exit:?} with retryCount {retry_count} and {retries:?}");

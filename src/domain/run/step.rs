@@ -333,14 +333,7 @@ impl Run {
     }
 
     /// Gives the whole gang back and queues again, without `nodes` next time.
-    fn roll_back(
-        &mut self,
-        setback: Setback,
-        nodes: BTreeSet<NodeName>,
-        why: &str,
-        now: Timestamp,
-        chance: f64,
-    ) {
+    fn roll_back(&mut self, setback: Setback, nodes: BTreeSet<NodeName>, why: &str, now: Timestamp, chance: f64) {
         let generation = self.generation;
         let tasks = std::mem::take(&mut self.tasks);
         self.leftovers.extend(tasks.into_iter().map(|task| Leftover {

@@ -25,8 +25,12 @@ impl TryFrom<pb::Exit> for Exit {
         let class = ExitClass::parse(&wire.class)
             .ok_or_else(|| wrong("class", "is not an exit class", &wire.class, words(ExitClass::ALL)))?;
         let reason = text(wire.reason, "reason", MAX_SENTENCE_BYTES)?;
-        let busy_ports: Parsed<Vec<u16>> =
-            wire.busy_ports.into_iter().enumerate().map(|(i, value)| port(value, &format!("busy_ports[{i}]"))).collect();
+        let busy_ports: Parsed<Vec<u16>> = wire
+            .busy_ports
+            .into_iter()
+            .enumerate()
+            .map(|(i, value)| port(value, &format!("busy_ports[{i}]")))
+            .collect();
         let (busy_ports, faults) = (busy_ports?, wire.faults);
         Ok(Self { code: wire.code, signal: wire.signal, oom: wire.oom, class, reason, faults, busy_ports })
     }
@@ -134,18 +138,8 @@ impl TryFrom<pb::TaskSpec> for TaskSpec {
 
 impl From<TaskStatus> for pb::TaskStatus {
     fn from(status: TaskStatus) -> Self {
-        let TaskStatus {
-            id,
-            generation,
-            state,
-            started_at,
-            ended_at,
-            exit,
-            holding,
-            notices,
-            progress,
-            held_until,
-        } = status;
+        let TaskStatus { id, generation, state, started_at, ended_at, exit, holding, notices, progress, held_until } =
+            status;
         Self {
             id: id.to_string(),
             generation: generation.0,

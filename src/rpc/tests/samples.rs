@@ -15,7 +15,8 @@ use crate::domain::ids::{Generation, GpuUuid, Term};
 use crate::domain::task::{AssignedPorts, Inventory, TaskSpec, TaskState, TaskStatus};
 use crate::domain::time::Timestamp;
 use crate::domain::view::{
-    ExplainedReason, Explanation, GpuView, JobView, NodeDetail, NodeTask, NodeView, RetriesView, RunView, Submitted, TaskView,
+    ExplainedReason, Explanation, GpuView, JobView, NodeDetail, NodeTask, NodeView, RetriesView, RunView, Submitted,
+    TaskView,
 };
 use std::collections::BTreeMap;
 
