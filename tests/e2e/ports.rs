@@ -29,7 +29,8 @@ srand($seed);
 my @held;
 while (getppid() != 1) {
     my $port = $first + int(rand($last - $first + 1));
-    if (socket(my $socket, PF_INET, SOCK_STREAM, 0) && bind($socket, sockaddr_in($port, INADDR_ANY))) {
+    my $socket;
+    if (socket($socket, PF_INET, SOCK_STREAM, 0) && bind($socket, sockaddr_in($port, INADDR_ANY))) {
         listen($socket, 1) if rand() < 0.5;
         push @held, $socket;
     }

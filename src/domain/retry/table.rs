@@ -222,7 +222,7 @@ pub const TABLE: [Row; 22] = [
         When::Ran(ExitClass::Platform),
         PLATFORM,
         "class platform, with a status",
-        "a signal that wharf did not send: of the container runtime, the service manager or a person",
+        "a lease that ran out, or a signal that wharf did not send: of the container runtime, the service manager, a person",
     ),
     row(
         "platform",

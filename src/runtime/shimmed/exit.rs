@@ -77,7 +77,13 @@ fn class_of(record: &ExitRecord, promised: Promised) -> (ExitClass, String) {
         }
         Why::LeaseExpired => {
             let lease = promised.lease_s.map(|lease| format!(" of {lease} s")).unwrap_or_default();
-            (ExitClass::TimeLimit, format!("its lease{lease} ran out: no renewal came from the controller"))
+            let why = format!("its lease{lease} ran out: no renewal came from the controller");
+            match record.held_since_realtime_ns {
+                // Its command had failed before that.
+                Some(_) => (own_end(record, promised).0, format!("{}; {why}", status(record))),
+                // Whoever lost the connection, it was not the job: it is to be run elsewhere.
+                None => (ExitClass::Platform, why),
+            }
         }
         Why::ExecFailed { step, message, .. } => {
             (exec_class(step, promised), format!("the command did not run: {message}"))
@@ -190,7 +196,7 @@ mod tests {
         assert!(outside.1.contains("process 77"), "{}", outside.1);
         assert_eq!(mapped(&record(Why::StoppedByAgent)).0, ExitClass::Stopped);
         let lease = mapped(&record(Why::LeaseExpired));
-        assert_eq!(lease.0, ExitClass::TimeLimit);
+        assert_eq!(lease.0, ExitClass::Platform);
         assert!(lease.1.contains("1800 s"), "{}", lease.1);
         assert_eq!(mapped(&record(Why::AbandonedBeforeGo)).0, ExitClass::Platform);
     }
@@ -218,7 +224,8 @@ mod tests {
         assert!(class == ExitClass::User && reason.contains("status 3") && reason.contains("for 60 s"), "{reason}");
         let (class, reason) = mapped(&failed(Why::StoppedByAgent));
         assert!(class == ExitClass::Stopped && reason.contains("status 3"), "{reason}");
-        assert_eq!(mapped(&failed(Why::LeaseExpired)).0, ExitClass::TimeLimit);
+        let (class, reason) = mapped(&failed(Why::LeaseExpired));
+        assert!(class == ExitClass::User && reason.contains("status 3") && reason.contains("lease"), "{reason}");
     }
 
     #[test]
