@@ -89,7 +89,8 @@ fn every_promised_port_can_be_had_while_others_grab_them() {
             "portList": [{ "label": "rpc", "beginAt": 0, "portNumber": 2 }, { "label": "data", "beginAt": 0, "portNumber": 1 }]
         }),
     );
-    let jobs: Vec<String> = (0..6).map(|n| cluster.submit(&job(&format!("gang{n}"), &[worker.clone()]))).collect();
+    let jobs: Vec<String> =
+        (0..6).map(|n| cluster.submit(&job(&format!("gang{n}"), std::slice::from_ref(&worker)))).collect();
     for id in &jobs {
         let shown = cluster.wait_end(id);
         let events = || cluster.cli(&["--json", "events", "--job", id]).text();

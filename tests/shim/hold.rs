@@ -12,15 +12,20 @@ fn debugged(hold_s: u32) -> ShimSpec {
     ShimSpec { debug_hold_s: Some(hold_s), ..spec() }
 }
 
-/// A task that has failed and is held: its status, and until when by both clocks.
-fn held(command: &Command) -> (Agent, (Option<i32>, Option<i32>), (u64, u64)) {
+/// Exit status and signal of the command.
+type Status = (Option<i32>, Option<i32>);
+/// By both clocks.
+type Until = (u64, u64);
+
+/// A task that has failed and is held.
+fn held(command: &Command) -> (Agent, Status, Until) {
     let mut agent = Agent::launch(&debugged(LONG_S), command);
     agent.expect_start();
     let (status, until) = expect_hold(&mut agent);
     (agent, status, until)
 }
 
-fn expect_hold(agent: &mut Agent) -> ((Option<i32>, Option<i32>), (u64, u64)) {
+fn expect_hold(agent: &mut Agent) -> (Status, Until) {
     match agent.next() {
         ShimFrame::Held { code, signal, until_realtime_ns, until_boottime_ns } => {
             ((code, signal), (until_realtime_ns, until_boottime_ns))
