@@ -11,14 +11,16 @@ use super::executor::{Executor, Outcome, Target, Work, WorkResult};
 use super::gpus::{GpuBook, Promised};
 use super::journal::Identity;
 use super::message::{Inside, ReportHint, Request};
-use super::ports::HeldPorts;
+use super::ports::{HeldPorts, named, taken_by_others};
 use super::watch::Watchers;
 use crate::domain::allocation::Ledger;
 use crate::domain::command::{Error, ErrorKind};
+use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::gpu::{Gpu, GpuSample};
 use crate::domain::ids::{GpuUuid, NodeName, TaskId, Term};
 use crate::domain::lifecycle::{Effect, TaskEvent, TaskRecord, step};
 use crate::domain::task::{Inventory, TaskSpec, TaskState};
+use crate::domain::time::Timestamp;
 use crate::runtime::{Decision, Launch, Notices, RuntimeError, RuntimeEvent, RuntimeEventKind};
 use crate::telemetry::clock::Clock;
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,6 +90,8 @@ pub struct Inbox {
     pub cancel: CancellationToken,
 }
 
+/// A command that lives longer has its ports, or does without them.
+const FIRST_USE_OF_PORTS: Duration = Duration::from_secs(60);
 /// Longer lines of progress are cut.
 const MAX_PROGRESS_BYTES: usize = 512;
 
@@ -149,8 +153,10 @@ impl Actor {
         }
         let event = match kind {
             RuntimeEventKind::Started { at } => TaskEvent::Started { at },
+            RuntimeEventKind::Held { until, why } => TaskEvent::Held { until, why },
             RuntimeEventKind::Exited { at, exit } => {
                 entry.drop_stops();
+                let exit = self.blame(id, at, exit);
                 TaskEvent::Exited { at, exit }
             }
             RuntimeEventKind::Staging { mut note } => {
@@ -161,6 +167,24 @@ impl Actor {
             }
         };
         self.observe(id, event);
+    }
+
+    /// Between "go" and the command's own use of its ports nobody holds them. A command that failed soon after its
+    /// start, and whose port is somebody else's now that nothing is left of it, failed because of that.
+    fn blame(&self, id: TaskId, at: Timestamp, exit: Exit) -> Exit {
+        let Some(record) = self.entries.get(&id).map(|entry| &entry.record) else { return exit };
+        let failed = exit.class == ExitClass::User && !exit.oom && (exit.code.is_some() || exit.signal.is_some());
+        let soon = record.started_at.is_none_or(|started| at.since(started) < FIRST_USE_OF_PORTS);
+        let asked = record.exit.is_some() || record.stop.is_some();
+        if !failed || !soon || asked || self.publishes_ports(record) {
+            return exit;
+        }
+        let busy_ports = taken_by_others(record.claim().map_or_else(Vec::new, |claim| claim.ports));
+        if busy_ports.is_empty() {
+            return exit;
+        }
+        let reason = format!("another process took {} before the task could; {}", named(&busy_ports), exit.reason);
+        Exit { class: ExitClass::Platform, reason, busy_ports, ..exit }
     }
 
     /// A call to the runtime came back.
@@ -182,7 +206,10 @@ impl Actor {
                 self.observe(id, TaskEvent::PrepareDone { generation, notices });
             }
             WorkResult::Prepared(Err(RuntimeError { message: error, user_error, .. })) => {
-                self.observe(id, TaskEvent::PrepareFailed { generation, error, user_error });
+                let ports = entry.record.claim().map_or_else(Vec::new, |claim| claim.ports);
+                let published = self.publishes_ports(&self.entries[&id].record);
+                let busy_ports = if published { taken_by_others(ports) } else { Vec::new() };
+                self.observe(id, TaskEvent::PrepareFailed { generation, error, user_error, busy_ports });
             }
             WorkResult::Launched(Ok(())) => {
                 let status = entry.record.status();

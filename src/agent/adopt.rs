@@ -93,15 +93,26 @@ impl Actor {
         }
     }
 
-    /// The sockets went with the earlier process. If somebody was quicker, the task will say so itself.
+    /// The sockets went with the earlier process. If somebody was quicker, the gang gets other ports.
     fn hold_ports_again(&mut self, id: TaskId) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let Some(entry) = self.entries.get(&id) else { return };
         let before_go =
             matches!(entry.record.state, TaskState::Preparing | TaskState::Ready) && !entry.record.launched;
         let Some(claim) = entry.record.claim().filter(|_| before_go) else { return };
-        match HeldPorts::bind(claim.ports) {
-            Ok(ports) => entry.ports = ports,
-            Err(taken) => warn!(task = %id, %taken, "a promised port was taken while the agent was away"),
+        let published = self.publishes_ports(&entry.record);
+        match HeldPorts::bind(claim.ports).map_err(|taken| (taken, published)) {
+            Ok(ports) => {
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    entry.ports = ports;
+                }
+            }
+            // dockerd has them, as it should.
+            Err((_, true)) => {}
+            Err((taken, false)) => {
+                warn!(task = %id, %taken, "a promised port was taken while the agent was away");
+                let error = format!("{taken}; it was taken while the agent was away");
+                self.observe(id, TaskEvent::PortsLost { error, busy_ports: taken.ports });
+            }
         }
     }
 

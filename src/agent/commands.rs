@@ -4,17 +4,24 @@ use super::actor::Actor;
 use super::entry::{Entry, MAX_WAITERS, Waiter, Wants};
 use super::journal;
 use super::message::{Action, Reply, Request};
-use super::ports::HeldPorts;
+use super::ports::{HeldPorts, busy_among};
 use crate::domain::command::{CommandHeader, Error, ErrorKind, Violation};
+use crate::domain::container::Network;
 use crate::domain::ids::Generation;
 use crate::domain::lifecycle::{Effect, TaskEvent, TaskRecord, step};
 use crate::domain::principal::Role;
 use crate::domain::task::{TaskSpec, TaskStatus};
 use crate::runtime::Launch;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Between two registrations that commands of a newer term ask for.
 const REGISTER_PAUSE: Duration = Duration::from_secs(2);
+
+/// Ports that are looked at after a conflict. Two sockets each, which take some microseconds.
+const LOOK_AROUND: usize = 512;
+/// The runtime that publishes ports.
+const DOCKER: &str = "docker";
 
 type Answer = Reply<Result<TaskStatus, Error>>;
 
@@ -138,10 +145,32 @@ impl Actor {
         let Some(claim) = record.claim() else { return Ok(HeldPorts::default()) };
         let ports = claim.ports.clone();
         self.ledger.hold(record.id, record.generation, claim)?;
-        HeldPorts::bind(ports).map_err(|taken| {
+        let held = HeldPorts::bind(ports).map_err(|taken| {
             self.ledger.release(record.id);
-            Error::new(ErrorKind::Exhausted, format!("prepare: task {}: {taken}", record.id))
-        })
+            let message = format!("prepare: task {}: {taken}", record.id);
+            let busy_ports = self.busy_around(taken.ports);
+            Error { busy_ports, ..Error::new(ErrorKind::Exhausted, message) }
+        })?;
+        // dockerd binds what it publishes before the container is at its barrier, and keeps it from then on.
+        Ok(if self.publishes_ports(record) { HeldPorts::default() } else { held })
+    }
+
+    /// These ports, and which of those behind them in the node's range are somebody else's too: with the few of one task
+    /// at a time, a gang would never find its way past somebody who has hundreds.
+    fn busy_around(&self, mut taken: Vec<u16>) -> Vec<u16> {
+        let (first, last) = self.inventory.ports;
+        let Some(start) = taken.iter().copied().find(|port| (first..=last).contains(port)) else { return taken };
+        let ours: BTreeSet<u16> = self.ledger.held().flat_map(|(_, held)| held.claim.ports.iter().copied()).collect();
+        let behind = (start..=last).chain(first..start).take(LOOK_AROUND);
+        let more = busy_among(behind.filter(|port| !ours.contains(port) && !taken.contains(port)));
+        taken.extend(more);
+        taken
+    }
+
+    /// The task's ports are dockerd's to bind, not its own.
+    pub(super) fn publishes_ports(&self, record: &TaskRecord) -> bool {
+        let bridged = record.spec.as_ref().is_some_and(|spec| spec.container.network == Network::Bridge);
+        bridged && self.inventory.runtime == DOCKER
     }
 }
 

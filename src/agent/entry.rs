@@ -247,5 +247,6 @@ fn ended_early(record: &TaskRecord, wants: Wants) -> Error {
         ExitClass::Stopped => ErrorKind::Refused,
         _ => ErrorKind::Unavailable,
     };
-    Error::new(kind, format!("{verb} task {}: {reason}", record.id))
+    let busy_ports = record.exit.as_ref().map_or_else(Vec::new, |exit| exit.busy_ports.clone());
+    Error { busy_ports, ..Error::new(kind, format!("{verb} task {}: {reason}", record.id)) }
 }

@@ -19,18 +19,27 @@ pub struct HeldPorts {
     sockets: Vec<OwnedFd>,
 }
 
-/// A promised port that cannot be had.
+/// Promised ports that cannot be had, all of them, and why the first cannot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("port {port} cannot be bound: {reason}")]
-pub struct PortTaken {
-    pub port: u16,
+#[error("{} cannot be bound: {reason}", named(ports))]
+pub struct PortsTaken {
+    pub ports: Vec<u16>,
     pub reason: String,
+}
+
+/// Ports in words; of many, the first few.
+pub fn named(ports: &[u16]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = ports.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = if ports.len() > SHOWN { format!(" and {} more", ports.len() - SHOWN) } else { String::new() };
+    format!("{} {}{more}", if ports.len() == 1 { "port" } else { "ports" }, shown.join(", "))
 }
 
 impl HeldPorts {
     /// Binds all of `ports`, TCP over IPv4 and IPv6; none stay bound on error. Does not wait for anything.
-    pub fn bind(ports: impl IntoIterator<Item = u16>) -> Result<Self, PortTaken> {
+    pub fn bind(ports: impl IntoIterator<Item = u16>) -> Result<Self, PortsTaken> {
         let mut held = Self::default();
+        let mut taken: Option<PortsTaken> = None;
         // Looked up once, for all ports.
         let mut lingering: Option<Lingering> = None;
         for port in ports {
@@ -38,11 +47,30 @@ impl HeldPorts {
                 let lingers = errno == Errno::EADDRINUSE && lingering.get_or_insert_with(Lingering::read).only(port);
                 if lingers { bind_port(port, true) } else { Err(errno) }
             });
-            let taken = |errno: Errno| PortTaken { port, reason: errno.desc().to_lowercase() };
-            held.sockets.extend(sockets.map_err(taken)?);
+            match sockets {
+                Ok(sockets) => held.sockets.extend(sockets),
+                Err(errno) => {
+                    let first = || PortsTaken { ports: Vec::new(), reason: errno.desc().to_lowercase() };
+                    taken.get_or_insert_with(first).ports.push(port);
+                }
+            }
         }
-        Ok(held)
+        taken.map_or(Ok(held), Err)
     }
+}
+
+/// Of the ports of a task of which nothing is left: those that somebody has all the same, for certain. What only the
+/// kernel still keeps, for connections that are not closed to the end, is nobody's.
+pub fn taken_by_others(ports: impl IntoIterator<Item = u16>) -> Vec<u16> {
+    let Err(taken) = HeldPorts::bind(ports) else { return Vec::new() };
+    let sockets = Lingering::read();
+    taken.ports.into_iter().filter(|port| sockets.somebody_has(*port)).collect()
+}
+
+/// Which of these ports cannot be bound right now, whoever has them. They are bound and let go one by one: none of them
+/// may be one that a task of ours is about to use.
+pub fn busy_among(ports: impl IntoIterator<Item = u16>) -> Vec<u16> {
+    ports.into_iter().filter(|port| bind_port(*port, false).is_err()).collect()
 }
 
 fn bind_port(port: u16, beside_lingering: bool) -> Result<Vec<OwnedFd>, Errno> {
@@ -89,7 +117,7 @@ mod tests {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = other.local_addr().unwrap().port();
         let error = HeldPorts::bind([port]).unwrap_err();
-        assert_eq!(error.port, port);
+        assert_eq!(error.ports, [port]);
         assert!(error.to_string().contains("already in use"), "{error}");
     }
 
@@ -132,6 +160,44 @@ mod tests {
             assert!(HeldPorts::bind([port]).is_err(), "somebody listens beside the closed connections");
             drop(server);
         }
+    }
+
+    /// As of now.
+    fn free_port() -> u16 {
+        TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
+    }
+
+    #[test]
+    fn every_port_in_use_is_told_and_none_is_kept() {
+        let others: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let free = free_port();
+        let mut ports: Vec<u16> = others.iter().map(|other| other.local_addr().unwrap().port()).collect();
+        ports.insert(1, free);
+        let error = HeldPorts::bind(ports.clone()).unwrap_err();
+        ports.remove(1);
+        assert_eq!(error.ports, ports);
+        assert_eq!(busy_among(ports.iter().copied().chain([free])), ports);
+        assert!(TcpListener::bind(("0.0.0.0", free)).is_ok(), "what could be had is not kept");
+        assert_eq!(named(&[1]), "port 1");
+        assert_eq!(named(&(1..=10).collect::<Vec<_>>()), "ports 1, 2, 3, 4, 5, 6, 7, 8 and 2 more");
+    }
+
+    #[test]
+    fn whoever_has_a_port_after_its_task_is_found_out() {
+        use std::io::Read;
+        let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Somebody else may be quicker.
+        let bound = (0..50).find_map(|_| HeldPorts::bind([free_port()]).ok()).unwrap();
+        let bound_port = nix::sys::socket::getsockname::<SockaddrIn>(bound.sockets[0].as_raw_fd()).unwrap().port();
+        let port = listening.local_addr().unwrap().port();
+        assert_eq!(taken_by_others([port, bound_port]), [port, bound_port], "listening, and only bound");
+        // A connection that its other end does not close: nobody's port, and yet it cannot be bound.
+        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        drop(listening.accept().unwrap());
+        drop(listening);
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        assert_eq!(taken_by_others([port]), [0; 0]);
+        drop(client);
     }
 
     #[test]

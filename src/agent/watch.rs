@@ -155,6 +155,7 @@ mod tests {
             holding: true,
             notices: Vec::new(),
             progress: None,
+            held_until: None,
         };
         SequencedStatus { sequence, status }
     }

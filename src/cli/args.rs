@@ -147,6 +147,9 @@ pub enum Command {
     /// Print what happened to jobs, tasks and nodes
     #[command(after_help = "Example:\n  wharf events --follow --job train-7")]
     Events(EventsArgs),
+    /// Look whether what commands need is there, or show what every end of a job leads to
+    #[command(after_help = "Examples:\n  wharf doctor\n  wharf doctor --exits --json")]
+    Doctor(DoctorArgs),
     /// Print a completion script
     #[command(after_help = "Example:\n  wharf completion bash > /etc/bash_completion.d/wharf")]
     Completion {
@@ -283,6 +286,16 @@ fn variable(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("NAME=VALUE is expected".to_owned()),
     }
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print the table of ends: whose doing each is, and what retryCount makes of it
+    #[arg(long)]
+    pub exits: bool,
+    /// The agent of this machine
+    #[arg(long, value_name = "ADDR", env = "WHARF_AGENT", default_value = "127.0.0.1:7601")]
+    pub agent: String,
 }
 
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use super::jobs::{how, signal_name, tasks_table};
 use super::table;
 use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::time::Timestamp;
-use crate::domain::view::{ExplainedReason, Explanation, JobView, RunView, TaskView};
+use crate::domain::view::{ExplainedReason, Explanation, JobView, RetriesView, RunView, TaskView};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
@@ -46,6 +46,9 @@ fn job_text(job: &JobView, now: Timestamp) -> String {
     line("Tasks", &format!("{} of {} running, {} GPUs in all", job.tasks_running, job.tasks_total, job.gpus_total));
     line("Submitted", &format!("{} ({} ago)", job.submitted_at.to_rfc3339(), span_to(job.submitted_at, now)));
     line("Run", &run_text(job));
+    if let Some(retries) = retries_text(job) {
+        line("Retries", &retries);
+    }
     line("Chain", &job.chain_id);
     if job.runs.len() > 1 {
         let _ = write!(text, "\n{}", runs_table(&job.runs));
@@ -62,6 +65,17 @@ fn job_text(job: &JobView, now: Timestamp) -> String {
     }
     let _ = write!(text, "\nNext: {}\n", next_step(job, tasks));
     text
+}
+
+/// How often it was run again, by whose doing, and when the next run may begin.
+fn retries_text(job: &JobView) -> Option<String> {
+    let RetriesView { user, platform, hardware, asked } = job.retries;
+    let counts = [("user", user), ("platform", platform), ("hardware", hardware), ("asked for", asked)];
+    let counts: Vec<String> =
+        counts.iter().filter(|(_, count)| *count > 0).map(|(kind, count)| format!("{count} {kind}")).collect();
+    let next = job.next_run_at.map(|at| format!("the next run not before {}", at.to_rfc3339()));
+    let parts: Vec<String> = counts.into_iter().chain(next).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 fn span_to(from: Timestamp, to: Timestamp) -> String {

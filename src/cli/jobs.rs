@@ -68,8 +68,9 @@ pub fn tasks_table(tasks: &[TaskView]) -> String {
     table::right(&mut rows, &[1, 4, 6]);
     for task in tasks {
         let ports: Vec<String> = task.ports.values().flatten().map(ToString::to_string).collect();
-        // Without an end, what stands between it and its start.
-        let progress = task.progress.as_deref().unwrap_or_default();
+        // Without an end, what stands between it and its start, or its end.
+        let held = task.held_until.map(|until| format!("held until {}", until.to_rfc3339()));
+        let progress = held.as_deref().or(task.progress.as_deref()).unwrap_or_default();
         let (exit, reason) =
             task.exit.as_ref().map_or_else(|| ("-".to_owned(), progress), |exit| (how(exit), exit.reason.as_str()));
         table::row(

@@ -3,6 +3,7 @@
 mod args;
 mod context;
 mod demo;
+mod doctor;
 mod events;
 mod exec;
 mod fail;
@@ -92,6 +93,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Top => top::top(&context).await,
         Command::Gpus { node, agent } => nodes::gpus(&context, node, agent).await,
         Command::Events(args) => events::events(&context, args).await,
+        Command::Doctor(args) => doctor::doctor(&context, args).await,
         Command::Demo(args) => demo::demo(&context, args).await,
         Command::Dev(args) => serve::dev(&context, args).await,
         Command::Controller { config, insecure } => serve::controller(&context, &config, insecure).await,

@@ -31,6 +31,8 @@ pub fn job(id: u64) -> JobView {
         tasks_running: 0,
         tasks_total: 1,
         gpus_total: 0,
+        retries: RetriesView::default(),
+        next_run_at: None,
     }
 }
 
@@ -49,6 +51,7 @@ pub fn task(job: u64, run: u64, index: u32) -> TaskView {
         exit: None,
         notices: Vec::new(),
         progress: None,
+        held_until: None,
     }
 }
 

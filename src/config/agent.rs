@@ -45,6 +45,8 @@ pub struct AgentConfig {
     pub gpu_injection: GpuInjection,
     /// Most processes and threads of one task; 0 is no limit.
     pub pids_limit: u32,
+    /// How long a failed task of a job with `isDebug` is kept at most, in seconds; 0 keeps none.
+    pub debug_hold_s: u32,
     /// Folders of the node that jobs in containers may name, with everything in them.
     pub job_dirs: Vec<PathBuf>,
     /// Capabilities that jobs may ask for beside the usual ones, by names without `CAP_`.
@@ -60,8 +62,10 @@ pub struct AgentConfig {
     pub nvml_library: Option<PathBuf>,
     /// Programs that may be on a GPU beside a task, by `/proc/PID/comm`; `*` at the end stands for anything.
     pub ignore_processes: Vec<String>,
-    /// For tasks; below the kernel's ephemeral range.
-    pub ports: PortRange,
+    /// For tasks; below the kernel's ephemeral range. Default: a slice of 15000-29999 that no other agent of this
+    /// machine has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports: Option<PortRange>,
     /// What jobs select nodes by; `gpu_type` names the type of the GPUs.
     pub labels: BTreeMap<String, String>,
     /// Whom processes run as: `submitter` for the job's user, or the name of one user for all; default: the agent's.
@@ -91,13 +95,14 @@ impl Default for AgentConfig {
             docker_socket: PathBuf::from("/var/run/docker.sock"),
             gpu_injection: GpuInjection::default(),
             pids_limit: 32_768,
+            debug_hold_s: 604_800,
             job_dirs: Vec::new(),
             allow_capabilities: Vec::new(),
             cpus: None,
             memory_mb: None,
             nvml_library: None,
             ignore_processes: IGNORED_BY_DEFAULT.map(str::to_owned).into(),
-            ports: PortRange::default(),
+            ports: None,
             labels: BTreeMap::new(),
             run_as: None,
             log_segments: 8,
@@ -206,6 +211,7 @@ impl Settings for AgentConfig {
         "docker_socket",
         "gpu_injection",
         "pids_limit",
+        "debug_hold_s",
         "job_dirs",
         "allow_capabilities",
         "cpus",
@@ -252,6 +258,8 @@ impl Settings for AgentConfig {
         // The kernel's own limit on pids.
         let (pids, allowed) = (self.pids_limit, "0 to 4194304; 0 is no limit");
         checks.expect(pids <= 4_194_304, "pids_limit", "is out of range", pids, allowed);
+        let (hold, allowed) = (self.debug_hold_s, "0 to 2592000: thirty days; 0 keeps none");
+        checks.expect(hold <= 2_592_000, "debug_hold_s", "is out of range", hold, allowed);
         let (segments, megabytes) = (self.log_segments, self.log_segment_mb);
         // One segment is written while another can still be read; one message brings all of them to a task's shim.
         checks.expect((2..=64).contains(&segments), "log_segments", "is out of range", segments, "2 to 64");
@@ -290,7 +298,7 @@ mod tests {
         let text = "data_dir = '/d'\nrun_dir = '/r'\nname = 'node-3'\ncontroller = ['c1:7600', 'c2:7600']\n\
             listen = ['0.0.0.0:7601', 'unix:/r/agent.sock']\nadvertise_address = '10.0.0.3:7601'\n\
             task_ip = '192.168.1.3'\ngpus = 'sim:8xA100'\nruntime = 'process'\n\
-            docker_socket = '/r/docker.sock'\ngpu_injection = 'device-nodes'\npids_limit = 99\n\
+            docker_socket = '/r/docker.sock'\ngpu_injection = 'device-nodes'\npids_limit = 99\ndebug_hold_s = 60\n\
             job_dirs = ['/srv/jobs', '/mnt/nfs']\nallow_capabilities = ['SYS_ADMIN']\ncpus = 4\nmemory_mb = 8000\n\
             nvml_library = '/l.so'\nignore_processes = ['Xorg']\n\
             ports = '20000-20999'\nrun_as = 'nobody'\nlog_segments = 3\nlog_segment_mb = 5\nkeep_ended_hours = 7\n\
@@ -299,6 +307,7 @@ mod tests {
         assert_eq!(config.warnings().len(), 3);
         assert_eq!(config.gpus, GpuChoice::Sim { count: 8, model: "A100".into() });
         assert_eq!((config.gpu_injection, config.pids_limit), (GpuInjection::DeviceNodes, 99));
+        assert_eq!((config.ports.clone(), config.debug_hold_s), (Some(PortRange(20_000..=20_999)), 60));
         assert_eq!(config.job_dirs, [PathBuf::from("/srv/jobs"), PathBuf::from("/mnt/nfs")]);
         assert_eq!(config.allow_capabilities, ["SYS_ADMIN"]);
         assert_eq!(
@@ -330,6 +339,8 @@ mod tests {
         assert_eq!(fields("nvml_library = ''\nignore_processes = ['*']"), ["nvml_library", "ignore_processes"]);
         assert_eq!(fields("log_segments = 65\nlog_segment_mb = 0"), ["log_segments", "log_segment_mb"]);
         assert_eq!(fields("docker_socket = 'd'\npids_limit = 5000000"), ["docker_socket", "pids_limit"]);
+        assert_eq!(fields("ports = '80-90'\ndebug_hold_s = 2592001"), ["ports"]);
+        assert_eq!(fields("debug_hold_s = 2592001"), ["debug_hold_s"]);
         assert_eq!(fields("job_dirs = ['/', 'a', '/a/../b', '/fine']"), ["job_dirs"; 3]);
         assert_eq!(fields("allow_capabilities = ['CAP_KILL', 'ALL', 'x', 'SYS_TIME']"), ["allow_capabilities"; 3]);
         assert_eq!(fields("gpu_injection = 'by-magic'"), ["gpu_injection"]);

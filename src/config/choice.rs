@@ -1,6 +1,5 @@
 //! Settings that are a word: which GPUs, which runtime, which ports. The same texts in files and on the command line.
 
-use crate::domain::quantity::DEFAULT_PORTS;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -111,12 +110,6 @@ impl FromStr for RuntimeChoice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortRange(pub RangeInclusive<u16>);
 
-impl Default for PortRange {
-    fn default() -> Self {
-        Self(DEFAULT_PORTS)
-    }
-}
-
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.0.start(), self.0.end())
@@ -168,7 +161,7 @@ mod tests {
         for text in ["auto", "docker", "process"] {
             assert_eq!(text.parse::<RuntimeChoice>().unwrap().to_string(), text);
         }
-        assert_eq!("15000-29999".parse(), Ok(PortRange::default()));
+        assert_eq!("15000-29999".parse(), Ok(PortRange(15_000..=29_999)));
         assert_eq!("2000-2000".parse(), Ok(PortRange(2000..=2000)));
     }
 

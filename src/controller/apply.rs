@@ -20,6 +20,8 @@ use tokio::time::Instant;
 /// Notices of a task that are kept, and the longest sentence of an agent.
 const MAX_NOTICES: usize = 32;
 const MAX_SENTENCE: usize = 4096;
+/// Of one task's end.
+const MAX_BUSY_PORTS: usize = 64;
 
 /// What goes with a batch.
 pub(super) struct Context<'a> {
@@ -93,8 +95,17 @@ pub(super) fn tick(state: &mut State, context: &mut Context<'_>) {
     let unready =
         |id: &RunId| state.runs.get(id).is_some_and(|run| matches!(run.phase, Phase::Staging | Phase::Preparing));
     for id in state.unsettled.iter().copied().filter(unready).collect::<Vec<_>>() {
-        change_run(state, id, context.now, |run, _| run.tick(context.now) || run.silent(&silent, context.now));
+        let by_chance = chance();
+        change_run(state, id, context.now, |run, _| {
+            run.tick(context.now, by_chance) || run.silent(&silent, context.now)
+        });
     }
+}
+
+/// In 0 to 1: what back-offs leave to it.
+fn chance() -> f64 {
+    let bits = u32::try_from(uuid::Uuid::new_v4().as_u128() & u128::from(u32::MAX)).unwrap_or(0);
+    f64::from(bits) / f64::from(u32::MAX)
 }
 
 /// Looks at every unfinished run again, after the state was read from the store.
@@ -134,14 +145,31 @@ fn reported(state: &mut State, node: &NodeName, status: &TaskStatus, now: Timest
     if let Some(node) = state.nodes.get_mut(node) {
         node.progress.remove(&id);
     }
+    if let Some(exit) = &status.exit {
+        busy_ports(state, node, id, &exit.busy_ports, now);
+    }
+    let held = held_until(state, id);
     let told = state.dirty.events.len();
     if change_run(state, id.run, now, |run, spec| run.reported(status, &spec.roles, now)) {
         state.dirty.tasks.insert(id);
         // What the task did comes before what followed from it.
         let consequences = state.dirty.events.split_off(told);
-        note_task(state, node, status, now);
+        note_task(state, node, status, held, now);
         state.dirty.events.extend(consequences);
     }
+}
+
+fn held_until(state: &State, id: TaskId) -> Option<Timestamp> {
+    let run = state.runs.get(&id.run)?;
+    run.tasks[run.find(id.role, id.index)?].held_until
+}
+
+/// Ports that were chosen for a task were somebody else's; those that the job insists on are no choice.
+fn busy_ports(state: &mut State, node: &NodeName, id: TaskId, ports: &[u16], now: Timestamp) {
+    let role = state.specs.get(&id.job).and_then(|spec| spec.roles.get(id.role as usize));
+    let (Some(role), Some(host)) = (role, state.nodes.get(node).map(|node| node.host().to_owned())) else { return };
+    let chosen: Vec<u16> = ports.iter().copied().filter(|port| !role.insists_on(*port)).collect();
+    state.busy_ports.found(&host, &chosen, now);
 }
 
 /// What agents say goes into the store, whose values have a limit.
@@ -153,6 +181,7 @@ fn bounded(status: &TaskStatus) -> TaskStatus {
     if let Some(exit) = &mut status.exit {
         cut(&mut exit.reason);
         exit.faults.truncate(MAX_NOTICES);
+        exit.busy_ports.truncate(MAX_BUSY_PORTS);
     }
     status
 }
@@ -162,9 +191,21 @@ fn cut(text: &mut String) {
     text.truncate(end);
 }
 
-fn note_task(state: &mut State, node: &NodeName, status: &TaskStatus, now: Timestamp) {
+fn note_task(
+    state: &mut State,
+    node: &NodeName,
+    status: &TaskStatus,
+    held_before: Option<Timestamp>,
+    now: Timestamp,
+) {
     let id = status.id;
     match (status.state, &status.exit) {
+        (TaskState::Running, _) if status.held_until.is_some() => {
+            if let Some(until) = status.held_until.filter(|until| held_before != Some(*until)) {
+                let message = format!("held for debugging until {}", until.to_rfc3339());
+                state.note(now, "task.held", Some(id.job), Some(id), Some(node), message);
+            }
+        }
         (TaskState::Running, _) => {
             state.note(now, "task.started", Some(id.job), Some(id), Some(node), "the command runs")
         }
@@ -195,6 +236,9 @@ fn answered(state: &mut State, action: &Action, result: Result<TaskStatus, Error
         (verb, Err(error)) => {
             if let Some(failure) = failure_of(verb, &error, &action.node) {
                 tracing::warn!(task = %id, ?verb, node = %action.node, %error, "a command failed");
+                if let CommandFailure::Ports { ports, .. } = &failure {
+                    busy_ports(state, &action.node, id, ports, now);
+                }
                 let placed = state.runs.get(&id.run).map(|run| run.generation);
                 change_run(state, id.run, now, |run, spec| {
                     run.failed(action, &failure, &spec.roles, now);
@@ -202,9 +246,7 @@ fn answered(state: &mut State, action: &Action, result: Result<TaskStatus, Error
                 });
                 if placed == Some(action.generation) {
                     state.dirty.tasks.insert(id);
-                    let (CommandFailure::Job(why) | CommandFailure::Node(why) | CommandFailure::Unknown(why)) =
-                        failure;
-                    state.note(now, "task.refused", Some(id.job), Some(id), Some(&action.node), why);
+                    state.note(now, "task.refused", Some(id.job), Some(id), Some(&action.node), failure.why());
                 }
             }
         }
@@ -237,6 +279,9 @@ fn failure_of(verb: Verb, error: &Error, node: &NodeName) -> Option<CommandFailu
     match (verb, error.kind) {
         (Verb::Release, _) => None,
         (Verb::Stage | Verb::Prepare, ErrorKind::Invalid) => Some(CommandFailure::Job(why)),
+        (Verb::Prepare, _) if !error.busy_ports.is_empty() => {
+            Some(CommandFailure::Ports { why, ports: error.busy_ports.clone() })
+        }
         (Verb::Stage | Verb::Prepare, _) => Some(CommandFailure::Node(why)),
         (
             Verb::Launch | Verb::Stop,
@@ -375,7 +420,7 @@ fn run_ended(state: &mut State, run: &Run, spec: &Arc<JobSpec>, now: Timestamp) 
     let (id, retries) = (job.id, job.retries);
     let decision = match job.stop_asked {
         true => Decision::End,
-        false => retry::decide(spec.retry_count, &outcome.exit, retries),
+        false => retry::decide(spec.retry_count, &outcome.exit, retries, chance()),
     };
     match decision {
         Decision::End => end_job(state, id, JobState::of_run(run), outcome.exit, now),

@@ -167,7 +167,7 @@ impl Question {
         let name = |waiting: &Waiting| Some((waiting.job, state.jobs.get(&waiting.job)?.name.clone()));
         let position = state.queue.iter().position(|(_, _, id)| *id == run.id).unwrap_or(0);
         Some(Self {
-            books: state.placing.books.clone().unwrap_or_else(|| schedule::build(state, policy)),
+            books: state.placing.books.clone().unwrap_or_else(|| schedule::build(state, policy, state.looked_at)),
             now,
             position: u32::try_from(position + 1).unwrap_or(u32::MAX),
             length: u32::try_from(state.queue.len()).unwrap_or(u32::MAX),

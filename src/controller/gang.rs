@@ -12,6 +12,9 @@ use crate::jobfile::env::{EnvContext, SeatError, SharedEnvironment, TaskSeat};
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
+/// How long `isDebug` keeps a failed task where neither job nor node says less: a week, as in OpenPAI.
+const DEBUG_HOLD_S: u32 = 7 * 24 * 60 * 60;
+
 pub(super) fn task_spec(state: &State, run: &Run, spec: &JobSpec, action: &Action) -> TaskSpec {
     let role = &spec.roles[action.task.role as usize];
     let seat = run.find(action.task.role, action.task.index).map(|at| run.tasks[at].seat.clone());
@@ -33,6 +36,7 @@ pub(super) fn task_spec(state: &State, run: &Run, spec: &JobSpec, action: &Actio
             OnNodeLost::Wait => None,
             OnNodeLost::Restart { lease_s } => Some(lease_s),
         },
+        debug_hold_s: spec.debug.then_some(spec.debug_hold_s.unwrap_or(DEBUG_HOLD_S)),
         files: JobFiles {
             auth_file: spec.auth_file.clone(),
             code_dir: spec.code_dir.clone(),

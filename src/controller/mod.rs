@@ -21,6 +21,7 @@
 
 mod api;
 mod apply;
+mod busy_ports;
 mod core;
 mod decisions;
 mod dispatch;

@@ -69,7 +69,8 @@ fn judge(state: &mut State, policy: &Policy, request: &Request) -> Option<Doubt>
     if let Some(known) = state.placing.possible.verdicts.get(request) {
         return known.clone();
     }
-    let books = schedule::books(state, policy);
+    let now = state.looked_at;
+    let books = schedule::books(state, policy, now);
     let empty = state.placing.possible.empty.get_or_insert_with(|| EmptyCluster::of(&books.snapshot));
     let doubt = doubt_of(request, empty.judge(request, &books.quotas));
     // It stands in lists, whatever roles, labels and nodes are called.

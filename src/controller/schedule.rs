@@ -6,6 +6,7 @@ use crate::domain::allocation::Claim;
 use crate::domain::ids::{Generation, RunId};
 use crate::domain::job::Job;
 use crate::domain::promise::Promise;
+use crate::domain::retry::LONGEST_BACK_OFF;
 use crate::domain::run::{Run, Seat};
 use crate::domain::spec::JobSpec;
 use crate::domain::time::Timestamp;
@@ -14,7 +15,6 @@ use crate::scheduler::{
     self, Decision, NodeSnapshot, NodeState, Placement, Policy, Quotas, Request, Snapshot, Waiting,
 };
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 /// Runs looked at in one pass, of all virtual clusters together; those behind get their turn as these are placed.
 const LOOK_AHEAD: usize = 2000;
@@ -24,8 +24,6 @@ const LOOK_AHEAD_EACH: usize = 20;
 const HOPELESS: usize = 64;
 /// Nodes that an event names.
 const NODES_NAMED: usize = 64;
-/// More than `domain::retry::back_off` gives.
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(600);
 
 /// Places every waiting run that fits, in the order of the queue.
 pub(super) fn place_waiting(state: &mut State, policy: &Policy, now: Timestamp, touched: &mut BTreeSet<RunId>) {
@@ -33,7 +31,7 @@ pub(super) fn place_waiting(state: &mut State, policy: &Policy, now: Timestamp, 
         return;
     }
     let queue = waiting(state, policy, now);
-    let mut books = books(state, policy);
+    let mut books = books(state, policy, now);
     let decisions = scheduler::schedule_within(&mut books.snapshot, &mut books.quotas, &queue, now);
     state.placing.books = Some(books);
     let (mut gpus_taken, mut kept_off) = (false, false);
@@ -114,7 +112,7 @@ pub(super) fn notice_back_offs(state: &mut State, now: Timestamp) {
     let before = std::mem::replace(&mut state.looked_at, now);
     let ran_out = |run: &Run| run.not_before <= now && (run.not_before > before || now < before);
     let due = state.queue.iter().filter_map(|(_, _, id)| state.runs.get(id)).any(ran_out);
-    state.schedule_due |= due;
+    state.schedule_due |= due | state.busy_ports.tick(before, now);
 }
 
 pub(super) fn request(policy: &Policy, spec: &JobSpec, run: &Run) -> Request {
@@ -122,12 +120,17 @@ pub(super) fn request(policy: &Policy, spec: &JobSpec, run: &Run) -> Request {
 }
 
 /// The books as they were left, or made anew when the nodes have changed. To be put back.
-pub(super) fn books(state: &mut State, policy: &Policy) -> Books {
-    state.placing.books.take().unwrap_or_else(|| build(state, policy))
+pub(super) fn books(state: &mut State, policy: &Policy, now: Timestamp) -> Books {
+    let changes = state.busy_ports.changes(now);
+    let Some(mut books) = state.placing.books.take() else { return build(state, policy, now) };
+    for (host, ports) in changes {
+        books.snapshot.set_busy_ports(&host, ports);
+    }
+    books
 }
 
 /// Nodes, and what is promised on them.
-pub(super) fn build(state: &State, policy: &Policy) -> Books {
+pub(super) fn build(state: &State, policy: &Policy, now: Timestamp) -> Books {
     let nodes = state.nodes.values().map(|node| {
         let condition = if node.reachable { NodeState::Ready } else { NodeState::Unreachable };
         let name = node.registration.name.clone();
@@ -140,6 +143,9 @@ pub(super) fn build(state: &State, policy: &Policy) -> Books {
     });
     let (snapshot, quotas) = (Snapshot::new(nodes.collect()), Quotas::new(&policy.clusters));
     let mut books = Books { snapshot, quotas };
+    for (host, ports) in state.busy_ports.all(now) {
+        books.snapshot.set_busy_ports(host, ports);
+    }
     for run in state.unsettled.iter().filter_map(|id| state.runs.get(id)) {
         let Some(spec) = state.specs.get(&run.job) else { continue };
         let tasks = run.tasks.iter().filter(|task| !task.released);

@@ -1,6 +1,7 @@
 //! Everything the controller knows, in memory. A copy of what the store holds, plus what agents keep telling.
 
 use super::placing::Placing;
+use super::busy_ports::BusyPorts;
 use crate::domain::command::Registration;
 use crate::domain::event::Event;
 use crate::domain::gpu::GpuSample;
@@ -40,6 +41,8 @@ pub(super) struct State {
     pub(super) garbage: Vec<String>,
     /// What the scheduler needs and found out. Derived: lost with the state, and made anew.
     pub(super) placing: Placing,
+    /// Not stored.
+    pub(super) busy_ports: BusyPorts,
     /// Something was freed, or waits anew: worth a pass of the scheduler.
     pub(super) schedule_due: bool,
     /// When back-offs were last looked at.

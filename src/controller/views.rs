@@ -5,10 +5,12 @@ use super::state::{Node, State};
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::{GpuUuid, TaskId};
 use crate::domain::job::Job;
+use crate::domain::retry::Retries;
 use crate::domain::run::{Phase, Run, RunTask};
 use crate::domain::spec::JobSpec;
 use crate::domain::task::TaskState;
-use crate::domain::view::{GpuHolder, GpuView, JobView, NodeView, RunView, TaskView};
+use crate::domain::time::Timestamp;
+use crate::domain::view::{GpuHolder, GpuView, JobView, NodeView, RetriesView, RunView, TaskView};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A job; with the tasks of `tasks_of`, where given.
@@ -32,7 +34,45 @@ pub(super) fn job(state: &State, job: &Job, tasks_of: Option<&Run>) -> JobView {
         tasks_running: u32::try_from(running).unwrap_or(u32::MAX),
         tasks_total: spec.map_or(0, |spec| spec.task_count()),
         gpus_total: spec.map_or(0, |spec| spec.roles.iter().map(|role| role.gpus.saturating_mul(role.count)).sum()),
+        retries: RetriesView {
+            user: job.retries.counted,
+            platform: job.retries.platform,
+            hardware: job.retries.hardware,
+            asked: job.retries.asked,
+        },
+        next_run_at: newest.and_then(next_run_at).filter(|_| !job.state.is_terminal()),
     }
+}
+
+/// The run waits, and was told until when. In the past once it only waits for a place.
+fn next_run_at(run: &Run) -> Option<Timestamp> {
+    let told = run.phase == Phase::Waiting && run.not_before > run.queued_at;
+    told.then_some(run.not_before)
+}
+
+/// Why a run that is not the first waits: what the one before it ended of, and how often that has been.
+fn again(state: &State, job: &Job, run: &Run) -> Option<String> {
+    let before = job.runs.iter().rev().nth(1).and_then(|id| state.runs.get(id));
+    let why = before.and_then(|run| run.outcome.as_ref()).map_or("", |outcome| outcome.exit.reason.as_str());
+    let count = |times: u64, whose: &str| (times > 0).then(|| format!("{times} {whose}"));
+    let Retries { counted, platform, hardware, asked } = job.retries;
+    let counts =
+        [count(counted, "user"), count(platform, "platform"), count(hardware, "hardware"), count(asked, "asked")];
+    let counts: Vec<String> = counts.into_iter().flatten().collect();
+    if counts.is_empty() {
+        return None;
+    }
+    let at = next_run_at(run).map_or_else(String::new, |at| format!(" not before {}", at.to_rfc3339()));
+    Some(format!("run again (attempt {}{at}; retries: {}) after: {why}", run.attempt, counts.join(", ")))
+}
+
+/// The first of the tasks that are kept for somebody to look at.
+fn held(run: &Run, spec: &JobSpec) -> Option<String> {
+    let held = run.tasks.iter().filter_map(|task| Some((task, task.held_until?)));
+    let (task, until) = held.min_by_key(|(task, until)| (*until, task.role, task.index))?;
+    let role = spec.roles.get(task.role as usize).map_or("?", |role| role.name.as_str());
+    let why = task.notices.last().map_or_else(String::new, |notice| format!(": {notice}"));
+    Some(format!("held until {}: task {role}[{}]{why}", until.to_rfc3339(), task.index))
 }
 
 /// One sentence on where the job stands.
@@ -42,7 +82,10 @@ fn reason(state: &State, job: &Job, run: Option<&Run>) -> Option<String> {
     }
     let run = run?;
     match run.phase {
-        Phase::Waiting => Some(schedule::why_waiting(state, run)),
+        Phase::Waiting => {
+            let again = if run.rolled_back.is_none() { again(state, job, run) } else { None };
+            Some(again.unwrap_or_else(|| schedule::why_waiting(state, run)))
+        }
         Phase::Stopping => {
             let unreachable: BTreeSet<&str> = run
                 .tasks
@@ -56,7 +99,8 @@ fn reason(state: &State, job: &Job, run: Option<&Run>) -> Option<String> {
         }
         Phase::Staging => Some("its images and code are being fetched".to_owned()),
         Phase::Preparing | Phase::Launching => Some("its tasks are being prepared".to_owned()),
-        Phase::Running | Phase::Ended => None,
+        Phase::Running => held(run, state.specs.get(&job.id)?),
+        Phase::Ended => None,
     }
 }
 
@@ -93,6 +137,7 @@ fn seated(state: &State, run: &Run, spec: &JobSpec, task: &RunTask) -> TaskView 
         gpus: task.seat.gpus.iter().map(|gpu| gpu.0.clone()).collect(),
         state: shown.as_str().to_owned(),
         progress: progress.cloned(),
+        held_until: task.held_until,
         started_at: task.started_at,
         ended_at: task.ended_at,
         exit: task.exit.clone(),
@@ -127,6 +172,7 @@ fn seatless(run: &Run, spec: &JobSpec, role: u32, index: u32) -> TaskView {
         exit: None,
         notices: Vec::new(),
         progress: None,
+        held_until: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::notify::{ServiceManager, keep_informed};
 use super::{host, make_state_dir, pulse, runtime};
-use crate::agent::{self, AgentHandle, AgentParts, AgentRunning, Tuning, load_identity};
+use crate::agent::{self, AgentHandle, AgentParts, AgentRunning, PortClaim, Tuning, load_identity};
 use crate::api::ControllerApi;
 use crate::config::{AgentConfig, GpuChoice};
 use crate::domain::command::{Error, ErrorKind};
@@ -31,6 +31,8 @@ pub struct AgentService {
     pub addresses: Vec<String>,
     agent: AgentHandle,
     running: AgentRunning,
+    /// No other agent of this machine gives these ports to tasks until this one has ended.
+    _ports: PortClaim,
     serving: JoinHandle<Result<(), Error>>,
     cancel: CancellationToken,
 }
@@ -47,6 +49,7 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
     let addresses: Vec<String> = listeners.iter().map(|listener| listener.address().to_owned()).collect();
     let store = open_journal(config).await?;
     let identity = load_identity(&store).await?;
+    let ports = PortClaim::take(config.ports.as_ref().map(|ports| ports.0.clone()), &config.data_dir).await?;
     let (events, runtime_events) = mpsc::channel(RUNTIME_EVENTS);
     let parts = AgentParts {
         name: NodeName(config.name.clone()),
@@ -56,7 +59,7 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
         labels: config.labels.clone(),
         cpus: config.cpus.unwrap_or_else(host::cpus),
         memory_mb: config.memory_mb.map_or_else(host::memory_mb, Ok)?,
-        ports: (*config.ports.0.start(), *config.ports.0.end()),
+        ports: (*ports.range().start(), *ports.range().end()),
         runtime: runtime::of(config, &identity.node_uid, open_files, events).await?,
         runtime_events,
         gpus: gpus(config, &identity.node_uid)?,
@@ -73,7 +76,7 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
     let routes = rpc::agent_routes(Arc::new(api.clone())).await?;
     tracing::info!(node = config.name, addresses = addresses.join(", "), "agent listens");
     let serving = tokio::spawn(rpc::serve(listeners, routes, cancel.clone()));
-    Ok(AgentService { addresses, agent: api, running, serving, cancel })
+    Ok(AgentService { addresses, agent: api, running, _ports: ports, serving, cancel })
 }
 
 impl AgentService {

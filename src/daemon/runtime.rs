@@ -112,6 +112,7 @@ fn docker(config: &AgentConfig, node_uid: &NodeUid) -> DockerConfig {
     DockerConfig {
         log: log(config),
         pids_limit: config.pids_limit,
+        debug_hold_s: config.debug_hold_s,
         gpu_injection: config.gpu_injection,
         simulated_gpus: matches!(config.gpus, GpuChoice::Sim { .. }),
         job_dirs: config.job_dirs.clone(),
@@ -137,6 +138,7 @@ fn process(config: &AgentConfig, node_uid: &NodeUid, open_files: Option<OpenFile
         log_segments: segments,
         segment_bytes,
         pids_limit: config.pids_limit,
+        debug_hold_s: config.debug_hold_s,
         open_files,
         ..ProcessConfig::new(&config.data_dir, &config.run_dir, host::task_groups(node_uid))
     }

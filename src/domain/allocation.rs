@@ -71,12 +71,13 @@ pub enum Veto {
 
 impl From<Veto> for Error {
     fn from(veto: Veto) -> Self {
+        let busy_ports = if let Veto::Port { port, .. } = veto { vec![port] } else { Vec::new() };
         let kind = match veto {
             Veto::OtherClaim { .. } => ErrorKind::AlreadyExists,
             Veto::OtherGeneration { .. } => ErrorKind::Refused,
             _ => ErrorKind::Exhausted,
         };
-        Self::new(kind, format!("prepare: {veto}"))
+        Self { busy_ports, ..Self::new(kind, format!("prepare: {veto}")) }
     }
 }
 

@@ -138,11 +138,13 @@ pub struct Error {
     pub violations: Vec<Violation>,
     /// Worth asking again after this long.
     pub retry_after_ms: Option<u64>,
+    /// Of a veto: the promised ports that somebody else has.
+    pub busy_ports: Vec<u16>,
 }
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), violations: Vec::new(), retry_after_ms: None }
+        Self { kind, message: message.into(), violations: Vec::new(), retry_after_ms: None, busy_ports: Vec::new() }
     }
 
     pub fn not_found(message: impl Into<String>) -> Self {

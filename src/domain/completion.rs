@@ -39,7 +39,13 @@ pub fn judge(roles: &[RoleSpec], ends: &[TaskEnd<'_>], total: usize) -> Verdict 
         if end.exit.is_success() {
             succeeded[slot] += 1;
             if role.min_succeeded.is_some_and(|least| succeeded[slot] >= least) {
-                let reason = format!("{} of {} tasks of role {} succeeded", succeeded[slot], role.count, role.name);
+                let reason = format!(
+                    "task {name}[{}] was the last that was needed: {} of {} tasks of role {name} succeeded",
+                    end.index,
+                    succeeded[slot],
+                    role.count,
+                    name = role.name
+                );
                 return Verdict::Succeed { reason };
             }
         } else {
@@ -121,6 +127,47 @@ mod tests {
         let roles = [role(2, Some(1), Some(1))];
         assert!(succeeds(&verdict(&roles, &[(0, true), (0, false)])));
         assert_eq!(verdict(&roles, &[(0, false), (0, true)]), Verdict::Fail { role: 0, index: 0 });
+    }
+
+    #[test]
+    fn with_both_rules_on_each_counts_only_its_own_kind() {
+        let roles = [role(4, Some(2), Some(2))];
+        assert_eq!(verdict(&roles, &[(0, true), (0, false)]), Verdict::Continue);
+        assert_eq!(verdict(&roles, &[(0, true), (0, false), (0, false)]), Verdict::Fail { role: 0, index: 2 });
+        assert!(succeeds(&verdict(&roles, &[(0, false), (0, true), (0, true), (0, false)])));
+        // Neither is ever reached.
+        let roles = [role(2, Some(2), Some(2))];
+        assert!(succeeds(&verdict(&roles, &[(0, false), (0, true)])), "as OpenPAI: no rule was hit");
+    }
+
+    #[test]
+    fn rules_are_of_one_role_and_the_deciding_task_is_named() {
+        let roles = [role(2, Some(2), None), role(3, Some(1), Some(2))];
+        assert_eq!(
+            verdict(&roles, &[(0, false), (1, true)]),
+            Verdict::Continue,
+            "failures of roles are not added up"
+        );
+        let Verdict::Succeed { reason } = verdict(&roles, &[(0, false), (1, true), (1, true)]) else {
+            panic!("two of role 1 succeeded")
+        };
+        assert!(reason.contains("worker[2]") && reason.contains("2 of 3"), "{reason}");
+        assert_eq!(verdict(&roles, &[(1, true), (1, false)]), Verdict::Fail { role: 1, index: 1 });
+        let stopped = Exit::without_status(ExitClass::Stopped, "by somebody");
+        let ends = [TaskEnd { role: 1, index: 0, exit: &stopped }];
+        assert_eq!(
+            judge(&roles, &ends, 5),
+            Verdict::Fail { role: 1, index: 0 },
+            "a task that was stopped did not succeed"
+        );
+    }
+
+    #[test]
+    fn nothing_is_decided_by_ends_of_roles_that_are_not_there() {
+        let roles = [role(1, Some(1), None)];
+        assert_eq!(verdict(&roles, &[]), Verdict::Continue);
+        assert_eq!(verdict(&roles, &[(7, false)]), Verdict::Succeed { reason: "every task succeeded".into() });
+        assert_eq!(verdict(&[], &[]), Verdict::Succeed { reason: "every task succeeded".into() });
     }
 
     #[test]

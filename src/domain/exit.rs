@@ -72,12 +72,23 @@ pub struct Exit {
     /// Ids of the hardware faults behind it.
     #[serde(default)]
     pub faults: Vec<u64>,
+    /// Promised ports that somebody else had: the end is theirs, and the next placement takes others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub busy_ports: Vec<u16>,
 }
 
 impl Exit {
     /// An end without an exit status.
     pub fn without_status(class: ExitClass, reason: impl Into<String>) -> Self {
-        Self { code: None, signal: None, oom: false, class, reason: reason.into(), faults: Vec::new() }
+        Self {
+            code: None,
+            signal: None,
+            oom: false,
+            class,
+            reason: reason.into(),
+            faults: Vec::new(),
+            busy_ports: Vec::new(),
+        }
     }
 
     pub fn success() -> Self {

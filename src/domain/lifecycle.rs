@@ -43,6 +43,9 @@ pub struct TaskRecord {
     /// Present in terminal states, and only there.
     pub exit: Option<Exit>,
     pub notices: Vec<String>,
+    /// The command has failed, and the task is kept as it is until then. Only in RUNNING.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_until: Option<Timestamp>,
     /// The ledger holds the task's claim.
     pub holding: bool,
     /// A prepare was begun and no removal has been confirmed: the runtime may have something of it.
@@ -94,6 +97,13 @@ pub enum TaskEvent {
         generation: Generation,
         error: String,
         user_error: bool,
+        /// Promised ports that somebody else has.
+        busy_ports: Vec<u16>,
+    },
+    /// Promised ports were lost to somebody else before "go": of no use any more.
+    PortsLost {
+        error: String,
+        busy_ports: Vec<u16>,
     },
     /// The environment travels beside the event: it is not needed to decide.
     LaunchAsked {
@@ -107,6 +117,11 @@ pub enum TaskEvent {
     /// The user's command runs.
     Started {
         at: Timestamp,
+    },
+    /// The command has failed, and its shim keeps the task as it is.
+    Held {
+        until: Timestamp,
+        why: String,
     },
     Exited {
         at: Timestamp,
@@ -212,6 +227,7 @@ impl TaskRecord {
             ended_at: None,
             exit: None,
             notices: Vec::new(),
+            held_until: None,
             holding: false,
             residue: false,
             launched: false,
@@ -249,6 +265,7 @@ impl TaskRecord {
             holding: self.holding,
             notices: self.notices.clone(),
             progress: None,
+            held_until: self.held_until,
         }
     }
 }

@@ -24,6 +24,9 @@ pub struct JobSpec {
     pub env: Vec<(String, String)>,
     /// `jobEnvs.isDebug` is the JSON value true.
     pub debug: bool,
+    /// With `debug`: for how long, where the job says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debug_hold_s: Option<u32>,
     /// `extras` as JSON text, kept and not interpreted.
     pub extras_json: String,
     pub roles: Vec<RoleSpec>,
@@ -95,6 +98,12 @@ impl JobSpec {
 }
 
 impl RoleSpec {
+    /// The port is one that the role asks for by its number.
+    pub fn insists_on(&self, port: u16) -> bool {
+        let within = |range: &PortSpec| port >= range.begin_at && port - range.begin_at < range.count;
+        self.ports.iter().any(|range| range.begin_at > 0 && within(range))
+    }
+
     /// The role's ports in OpenPAI's order: labels with a fixed start first, then the others in the file's
     /// order, then `http` and `ssh` with one port each where the file does not define them.
     pub fn all_ports(&self) -> Vec<PortSpec> {

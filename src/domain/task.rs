@@ -28,6 +28,9 @@ pub struct TaskSpec {
     pub ports: Vec<AssignedPorts>,
     /// The shim ends the task when no renewal came for this long; none for `on_node_lost = wait`.
     pub lease_s: Option<u32>,
+    /// `isDebug`: how long the task is kept as it is after its command has failed; the node may allow less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debug_hold_s: Option<u32>,
     #[serde(default)]
     pub files: JobFiles,
     #[serde(default)]
@@ -124,6 +127,10 @@ pub struct TaskStatus {
     /// How far the state's work is, in a line for people, such as a pull's megabytes. Of the moment: never journalled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<String>,
+    /// The command has failed, and the task is kept as it is until then for somebody to look at: it still runs for
+    /// everybody who counts. Only in RUNNING.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_until: Option<Timestamp>,
 }
 
 /// What an agent has, as told at registration and when it changes.

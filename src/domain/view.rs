@@ -40,6 +40,23 @@ pub struct JobView {
     pub tasks_running: u32,
     pub tasks_total: u32,
     pub gpus_total: u32,
+    #[serde(default)]
+    pub retries: RetriesView,
+    /// The newest run waits, and is not placed before this.
+    #[serde(default)]
+    pub next_run_at: Option<Timestamp>,
+}
+
+/// How often a job was run again, by reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RetriesView {
+    /// After failures of its own: held against `retryCount`.
+    pub user: u64,
+    pub platform: u64,
+    pub hardware: u64,
+    /// It asked for it by its exit status.
+    pub asked: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +93,9 @@ pub struct TaskView {
     /// How far the state's work is, in a line for people; absent where nobody says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<String>,
+    /// `isDebug`: its command has failed, and all of it is kept until then for somebody to look at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_until: Option<Timestamp>,
 }
 
 /// `wharf job explain`.

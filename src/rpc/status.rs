@@ -24,6 +24,10 @@ const BUDGET_HEADER: &str = "wharf-status-bytes";
 
 const DOMAIN: &str = "wharf";
 const PARTS: &str = "parts";
+/// `FIRST-LAST`, or one number, with commas between.
+const BUSY_PORTS: &str = "busy_ports";
+/// Longer lists are cut: the next try finds the rest.
+const MAX_BUSY_PORTS_BYTES: usize = 2048;
 const MAX_MESSAGE_BYTES: usize = 1024;
 /// Texts of a violation are cut to this many bytes when they do not fit whole.
 const SHORT_BYTES: usize = 200;
@@ -76,11 +80,15 @@ const fn kind_of(code: Code) -> ErrorKind {
 
 /// The status that carries an error to a caller with this budget.
 pub(super) fn to_status(error: Error, budget: usize) -> Status {
-    let Error { kind, message, violations, retry_after_ms } = error;
-    let (message, violations) = fit(message, violations, budget);
+    let Error { kind, message, violations, retry_after_ms, busy_ports } = error;
+    let busy_ports = ranges(busy_ports);
+    let (message, violations) = fit(message, violations, budget.saturating_sub(busy_ports.len() * 4 / 3));
     let mut details = ErrorDetails::new();
     let parts = violations.iter().map(|v| format!("{}:{}", v.message.len(), v.found.len())).collect::<Vec<_>>();
-    let parts = HashMap::from([(PARTS.to_owned(), parts.join(","))]);
+    let mut parts = HashMap::from([(PARTS.to_owned(), parts.join(","))]);
+    if !busy_ports.is_empty() {
+        parts.insert(BUSY_PORTS.to_owned(), busy_ports);
+    }
     details.set_error_info(kind.as_str().to_uppercase(), DOMAIN, parts);
     if !violations.is_empty() {
         let fields = violations.into_iter().map(|v| FieldViolation::new(v.field.clone(), describe(&v)));
@@ -188,7 +196,40 @@ pub(super) fn from_status(status: &Status, peer: &str, method: &str) -> Error {
         Some(info) => (kind_of_reason(&info.reason, status.code()), status.message().to_owned()),
         None => foreign(status, peer, method),
     };
-    Error { kind, message, violations, retry_after_ms }
+    let ports = info.and_then(|info| info.metadata.get(BUSY_PORTS)).map_or("", String::as_str);
+    let busy_ports = of_ranges(ports);
+    Error { kind, message, violations, retry_after_ms, busy_ports }
+}
+
+/// Ports in order, each once.
+fn ranges(mut ports: Vec<u16>) -> String {
+    ports.sort_unstable();
+    ports.dedup();
+    let mut text = String::new();
+    for range in ports.chunk_by(|a, b| b - a == 1) {
+        let (first, last) = (range[0], range[range.len() - 1]);
+        let one = if first == last { first.to_string() } else { format!("{first}-{last}") };
+        if text.len() + one.len() >= MAX_BUSY_PORTS_BYTES {
+            break;
+        }
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(&one);
+    }
+    text
+}
+
+/// The reverse. What is no port or range is passed over.
+fn of_ranges(text: &str) -> Vec<u16> {
+    let range = |part: &str| -> Option<std::ops::RangeInclusive<u16>> {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    let mut ports: Vec<u16> = text.split(',').filter_map(range).flatten().take(usize::from(u16::MAX)).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
 }
 
 fn kind_of_reason(reason: &str, code: Code) -> ErrorKind {
@@ -318,6 +359,16 @@ mod tests {
         assert_eq!(from_status(&odd, "agent at x", "Stage").kind, ErrorKind::NotFound);
     }
 
+    #[test]
+    fn busy_ports_travel_as_ranges_and_never_without_end() {
+        assert_eq!(ranges(vec![7, 5, 6, 9, 5, 65_535]), "5-7,9,65535");
+        assert_eq!(of_ranges("5-7,9,65535,x,9-,70000,8-6,"), [5, 6, 7, 9, 65_535]);
+        assert_eq!(of_ranges(""), [0; 0]);
+        let scattered = ranges((0..30_000).map(|n| n * 2).collect());
+        assert!(scattered.len() < MAX_BUSY_PORTS_BYTES && of_ranges(&scattered).len() > 300, "{scattered}");
+        assert_eq!(of_ranges(&vec!["0-65535"; 1000].join(",")).len(), usize::from(u16::MAX));
+    }
+
     proptest! {
         #[test]
         fn errors_survive(
@@ -325,12 +376,13 @@ mod tests {
             message in ".{0,60}",
             violations in proptest::collection::vec((".{0,9}", ".{0,30}", ".{0,9}", ".{0,9}"), 0..4),
             retry_after_ms in proptest::option::of(0..MAX_RETRY_MS),
+            busy_ports in proptest::collection::btree_set(any::<u16>(), 0..100),
         ) {
             let violations = violations
                 .into_iter()
                 .map(|(field, message, found, allowed)| Violation { field, message, found, allowed })
                 .collect();
-            let error = Error { kind: KINDS[kind], message, violations, retry_after_ms };
+            let error = Error { kind: KINDS[kind], message, violations, retry_after_ms, busy_ports: busy_ports.into_iter().collect() };
             prop_assert_eq!(from_status(&to_status(error.clone(), OWN_BUDGET_BYTES), "p", "m"), error);
         }
 

@@ -36,8 +36,11 @@ pub enum RuntimeEventKind {
     Staging { note: String },
     /// The user's command runs.
     Started { at: Timestamp },
+    /// It has failed, and its shim keeps the task as it is until then; `why` says so in a sentence. May come again.
+    Held { until: Timestamp, why: String },
     /// The command ended, its output is drained to disk and nothing of the task runs any more.
-    /// `exit.class` is success, user, platform, stopped (the stop was ours) or time_limit (a lease that ran out).
+    /// `exit.class` is success, user, platform, or stopped (the stop was ours). A lease that ran out
+    /// is the platform's: the job is to be run elsewhere.
     Exited { at: Timestamp, exit: Exit },
 }
 

@@ -1,7 +1,8 @@
 //! Which ports a task gets on a host.
 //!
 //! Ports asked for by number are exactly those, so two tasks that ask for the same never share a host. All others
-//! of one task form one block if there is one, behind the ports given out last; else the next free ones.
+//! of one task form one block if there is one, behind the ports given out last; else the next free ones. Ports that
+//! somebody else was found to use are not given out freely for a while; who asks for one by number asks the agent.
 
 use super::snapshot::HostPorts;
 use crate::domain::spec::PortSpec;
@@ -68,7 +69,7 @@ fn choose(
     if let Some(block) = block {
         return Ok(block);
     }
-    let is_free = |port: &u16| !host.used.contains(port) && !fixed.contains(port);
+    let is_free = |port: &u16| !host.used.contains(port) && !host.busy.contains(port) && !fixed.contains(port);
     let ports: Vec<u16> = (start..=last).chain(first..start).filter_map(|port| u16::try_from(port).ok()).collect();
     let free: Vec<u16> = ports.into_iter().filter(is_free).collect();
     if free.len() < count {
@@ -85,7 +86,7 @@ fn block_from(from: u32, last: u32, count: usize, host: &HostPorts, fixed: &BTre
         let end = begin.checked_add(count - 1).filter(|end| *end <= last)?;
         let (low, high) = (u16::try_from(begin).ok()?, u16::try_from(end).ok()?);
         let last_taken = |set: &BTreeSet<u16>| set.range(low..=high).next_back().copied();
-        match last_taken(&host.used).max(last_taken(fixed)) {
+        match last_taken(&host.used).max(last_taken(&host.busy)).max(last_taken(fixed)) {
             Some(taken) => begin = u32::from(taken) + 1,
             None => return Some((low..=high).collect()),
         }
@@ -102,7 +103,7 @@ mod tests {
     }
 
     fn host(used: &[u16], last: Option<u16>) -> HostPorts {
-        HostPorts { used: used.iter().copied().collect(), last }
+        HostPorts { used: used.iter().copied().collect(), last, busy: BTreeSet::new() }
     }
 
     fn numbers(assigned: Vec<AssignedPorts>) -> Vec<Vec<u16>> {
@@ -141,6 +142,19 @@ mod tests {
     }
 
     #[test]
+    fn ports_of_somebody_else_are_left_alone_unless_asked_for_by_number() {
+        let busy = HostPorts { busy: [101, 104].into(), ..host(&[], None) };
+        let got = assign(&[need("a", 0, 2)], &(100..=105), &busy, &BTreeSet::new()).unwrap();
+        assert_eq!(numbers(got), [vec![102, 103]]);
+        let got = assign(&[need("a", 0, 4)], &(100..=105), &busy, &BTreeSet::new()).unwrap();
+        assert_eq!(numbers(got), [vec![100, 102, 103, 105]]);
+        let short = assign(&[need("a", 0, 5)], &(100..=105), &busy, &BTreeSet::new());
+        assert_eq!(short, Err(PortShortage::Free { need: 5, have: 4 }));
+        let got = assign(&[need("a", 101, 1)], &(100..=105), &busy, &BTreeSet::from([101])).unwrap();
+        assert_eq!(numbers(got), [vec![101]]);
+    }
+
+    #[test]
     fn the_last_port_of_all_can_be_had() {
         let got = assign(&[need("a", 0, 1)], &(65534..=65535), &host(&[65534], Some(65535)), &BTreeSet::new());
         assert_eq!(numbers(got.unwrap()), [vec![65535]]);
@@ -150,20 +164,22 @@ mod tests {
         #[test]
         fn assigned_ports_are_free_and_distinct(
             used in proptest::collection::btree_set(100u16..130, 0..20),
+            busy in proptest::collection::btree_set(100u16..130, 0..5),
             last in proptest::option::of(90u16..140),
             counts in proptest::collection::vec(1u16..5, 0..4),
         ) {
             let needs: Vec<PortSpec> = counts.iter().map(|count| need("l", 0, *count)).collect();
             let wanted: usize = counts.iter().map(|count| usize::from(*count)).sum();
-            let host = HostPorts { used, last };
+            let host = HostPorts { used, last, busy };
+            let gone: BTreeSet<u16> = host.used.union(&host.busy).copied().collect();
             match assign(&needs, &(100..=129), &host, &BTreeSet::new()) {
                 Ok(assigned) => {
                     let all: Vec<u16> = numbers(assigned).concat();
                     prop_assert_eq!(all.len(), wanted);
                     prop_assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), wanted);
-                    prop_assert!(all.iter().all(|port| !host.used.contains(port) && (100..=129).contains(port)));
+                    prop_assert!(all.iter().all(|port| !gone.contains(port) && (100..=129).contains(port)));
                 }
-                Err(_) => prop_assert!(30 - host.used.len() < wanted),
+                Err(_) => prop_assert!(30 - gone.len() < wanted),
             }
         }
     }

@@ -140,6 +140,8 @@ pub struct HostPorts {
     pub used: BTreeSet<u16>,
     /// Given out last; the search goes on behind it, so that ports rest after use.
     pub last: Option<u16>,
+    /// In use by somebody else, as far as agents found: left alone for a while. Never among `used` for that.
+    pub busy: BTreeSet<u16>,
 }
 
 /// What one task takes from a node; positions and numbers, so that it can be given back exactly.
@@ -325,6 +327,12 @@ impl Snapshot {
             }
         }
         Self::new(nodes)
+    }
+
+    /// Replaces the ports of a host that somebody else uses.
+    pub fn set_busy_ports(&mut self, host: &str, ports: BTreeSet<u16>) {
+        let host = self.host_index(host);
+        self.hosts[host].busy = ports;
     }
 
     fn change(&mut self, at: usize, change: impl FnOnce(&mut NodeSnapshot, &mut HostPorts)) {

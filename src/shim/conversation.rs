@@ -59,6 +59,9 @@ impl Supervisor {
             },
         };
         self.channel.send(&frame, now);
+        if let Some(held) = self.held_frame() {
+            self.channel.send(&held, now);
+        }
     }
 
     pub(super) fn obey(&mut self, delivery: Delivery, now: Instant) {
@@ -136,7 +139,7 @@ impl Supervisor {
         match child::launch(&command, &task.spec, &task.files) {
             Ok((launch, [stdout, stderr])) => {
                 let streams = [Stream::new(Kind::Stdout, stdout), Stream::new(Kind::Stderr, stderr)];
-                self.run = Some(Run { pid: launch.pid, launch: Some(launch), streams, started: None, end: None, settled: None });
+                self.run = Some(Run { pid: launch.pid, launch: Some(launch), streams, started: None, end: None, settled: None, hold: None });
                 self.stage = Stage::Running;
                 self.look_at_start(now);
             }

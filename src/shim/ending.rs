@@ -59,11 +59,11 @@ pub struct Recording {
 }
 
 /// The exit status in a wait status.
-fn code_of(status: i32) -> Option<i32> {
+pub(super) fn code_of(status: i32) -> Option<i32> {
     if status & 0x7f == 0 { Some((status >> 8) & 0xff) } else { None }
 }
 
-fn signal_of(status: i32) -> Option<i32> {
+pub(super) fn signal_of(status: i32) -> Option<i32> {
     Some(status & 0x7f).filter(|signal| *signal != 0)
 }
 
@@ -178,6 +178,8 @@ impl Supervisor {
         let why = self.why(end.map(|end| end.status), end.map_or(now, |end| end.at));
         let ran = !matches!(why, Why::ExecFailed { .. });
         let status = end.map(|end| end.status).filter(|_| ran);
+        let held = self.run.as_ref().and_then(|run| run.hold.as_ref());
+        let ended_realtime_ns = end.filter(|_| held.is_none()).map_or_else(sys::realtime_ns, |end| end.realtime_ns);
         let memory = self.task.as_ref().map(|task| (task.memory_before, task.files.memory_counts()));
         let (before, after) = memory.unwrap_or_default();
         let limit_hits = after.limit_hits.map(|hits| hits.saturating_sub(before.limit_hits.unwrap_or(0)));
@@ -190,12 +192,13 @@ impl Supervisor {
             output: self.task.as_ref().map_or_else(OutputTotals::default, |task| task.queue.totals()),
             leftover_pids: self.remains.0.clone(),
             killed_at_end: self.remains.1,
-            ..ExitRecord::without_status(why, end.map_or_else(sys::realtime_ns, |end| end.realtime_ns))
+            held_since_realtime_ns: held.and(end).map(|end| end.realtime_ns),
+            ..ExitRecord::without_status(why, ended_realtime_ns)
         }
     }
 
     /// Whose doing it was.
-    fn why(&self, status: Option<i32>, ended_at: Instant) -> Why {
+    pub(super) fn why(&self, status: Option<i32>, ended_at: Instant) -> Why {
         if let Some(stop) = &self.stop {
             return stop.why.clone();
         }

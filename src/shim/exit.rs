@@ -66,6 +66,9 @@ pub struct ExitRecord {
     /// How often the task's cgroup met its own memory limit while it ran. 0 with `oom_kills` means that the machine
     /// as a whole had no memory left. `None` where the kernel does not tell the two apart (cgroup v1).
     pub limit_hits: Option<u64>,
+    /// CLOCK_REALTIME in nanoseconds when the command itself ended, if the task was kept after that for debugging:
+    /// `ended_realtime_ns` is when that was over.
+    pub held_since_realtime_ns: Option<u64>,
 }
 
 impl ExitRecord {
@@ -83,6 +86,7 @@ impl ExitRecord {
             killed_at_end: 0,
             durable: true,
             limit_hits: None,
+            held_since_realtime_ns: None,
         }
     }
 
@@ -132,6 +136,7 @@ impl ExitRecord {
         to.u32(self.killed_at_end);
         to.u8(self.durable.into());
         to.optional(self.limit_hits, Encoder::u64);
+        to.optional(self.held_since_realtime_ns, Encoder::u64);
     }
 
     pub(super) fn decode_fields(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
@@ -151,8 +156,9 @@ impl ExitRecord {
             leftover_pids: from.list("leftover pids", MAX_LEFTOVERS, Decoder::u32)?,
             killed_at_end: from.u32()?,
             durable: from.bool("durable")?,
-            // Shims before this field end here.
+            // Shims before either of these fields end here.
             limit_hits: if from.0.is_empty() { None } else { from.optional(Decoder::u64)? },
+            held_since_realtime_ns: if from.0.is_empty() { None } else { from.optional(Decoder::u64)? },
         })
     }
 }
@@ -237,8 +243,11 @@ mod tests {
     fn a_record_without_the_newest_field_is_read() {
         let mut fields = Encoder::default();
         records()[0].encode_fields(&mut fields);
-        let older = &fields.0[..fields.0.len() - 9];
-        assert_eq!(ExitRecord::decode_fields(&mut Decoder(older)).map(|record| record.limit_hits), Ok(None));
+        let read = |missing: usize| ExitRecord::decode_fields(&mut Decoder(&fields.0[..fields.0.len() - missing]));
+        let newest = |record: ExitRecord| (record.limit_hits, record.held_since_realtime_ns);
+        assert_eq!(read(0).map(newest), Ok((Some(6), None)));
+        assert_eq!(read(1).map(newest), Ok((Some(6), None)), "before holds");
+        assert_eq!(read(10).map(newest), Ok((None, None)), "before limits");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod conversation;
 mod descendants;
 mod ending;
 mod forked;
+mod hold;
 mod output;
 mod queue;
 mod socket;

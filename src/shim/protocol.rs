@@ -5,7 +5,8 @@
 //! them in a queue and a frame takes [`AgentFrame::descriptor_count`] of them from its head.
 //!
 //! The conversation: the shim connects and says [`ShimFrame::Hello`], then repeats the one frame that belongs to its
-//! phase (`Ready` at the barrier, `Started` when running, `Ended` at the end), after every reconnect. The agent answers
+//! phase (`Ready` at the barrier, `Started` when running, `Started` and `Held` when its failure is being looked at, `Ended`
+//! at the end), after every reconnect. The agent answers
 //! `NeedSpec` with `Spec`, a `Ready` that it accepts with `Go`, `Ended` with `Bye`. A repeated `Spec` or `Go` is
 //! answered with `Ready` or `Started` again. Fields are only ever added at the end of a frame and missing ones
 //! have a default; trailing bytes and unknown kinds are ignored, so that shims and agents of different versions work.
@@ -69,6 +70,15 @@ pub enum ShimFrame {
     },
     /// Answers `Stop` and `Kill`.
     StopAck,
+    /// The command has failed by itself, and everything is kept as it is. Follows `Started`, which is repeated too.
+    Held {
+        code: Option<i32>,
+        signal: Option<i32>,
+        /// CLOCK_REALTIME when it is over, as far as that clock was right when it began.
+        until_realtime_ns: u64,
+        /// CLOCK_BOOTTIME when it is over.
+        until_boottime_ns: u64,
+    },
 }
 
 /// What one descriptor of a `Spec` frame is.
@@ -192,6 +202,13 @@ impl Frame for ShimFrame {
                 exit.encode_fields(to);
             }
             Self::StopAck => to.u8(5),
+            Self::Held { code, signal, until_realtime_ns, until_boottime_ns } => {
+                to.u8(6);
+                to.optional(*code, Encoder::i32);
+                to.optional(*signal, Encoder::i32);
+                to.u64(*until_realtime_ns);
+                to.u64(*until_boottime_ns);
+            }
         }
     }
 
@@ -222,6 +239,12 @@ impl Frame for ShimFrame {
             },
             4 => Self::Ended { exit: ExitRecord::decode_fields(&mut from)? },
             5 => Self::StopAck,
+            6 => Self::Held {
+                code: from.optional(Decoder::i32)?,
+                signal: from.optional(Decoder::i32)?,
+                until_realtime_ns: from.u64()?,
+                until_boottime_ns: from.u64()?,
+            },
             _ => return Ok(None),
         }))
     }
@@ -324,6 +347,7 @@ mod tests {
             },
             ShimFrame::Ended { exit: ExitRecord::without_status(Why::LeaseExpired, 5) },
             ShimFrame::StopAck,
+            ShimFrame::Held { code: Some(3), signal: None, until_realtime_ns: 7, until_boottime_ns: 8 },
         ]
     }
 

@@ -44,6 +44,9 @@ pub struct ShimSpec {
     pub checks: Vec<(CheckKind, String)>,
     /// Written to the shim's own standard output once, at `Go`: for people who look at `docker logs`.
     pub banner: Option<String>,
+    /// Keep everything as it is for this long after the command has failed by itself: its processes, its places, the
+    /// shim. Then end with the command's own status.
+    pub debug_hold_s: Option<u32>,
 }
 
 impl ShimSpec {
@@ -72,6 +75,10 @@ impl ShimSpec {
             to.text(path);
         }
         to.optional(self.banner.as_deref(), Encoder::text);
+        // Nothing at all for none, so that such a file is what it always was.
+        if self.debug_hold_s.is_some() {
+            to.optional(self.debug_hold_s, Encoder::u32);
+        }
         to.0
     }
 
@@ -93,6 +100,8 @@ impl ShimSpec {
                 Ok((CheckKind::of_code(from.u8()?)?, from.text()?))
             })?,
             banner: from.optional(Decoder::text)?,
+            // Agents before this field end here.
+            debug_hold_s: if from.0.is_empty() { None } else { from.optional(Decoder::u32)? },
         })
     }
 }
@@ -175,10 +184,16 @@ mod tests {
             segment_bytes: 1 << 20,
             checks: vec![(CheckKind::DeviceNode, "/dev/nvidia0".into()), (CheckKind::Library, "/lib/x.so".into())],
             banner: Some("see elsewhere".into()),
+            debug_hold_s: None,
         };
         let bytes = spec.encode();
-        assert_eq!(ShimSpec::decode(&bytes), Ok(spec));
+        assert_eq!(ShimSpec::decode(&bytes), Ok(spec.clone()));
         (0..bytes.len()).for_each(|cut| assert!(ShimSpec::decode(&bytes[..cut]).is_err(), "cut at {cut}"));
+        let held = ShimSpec { debug_hold_s: Some(604_800), ..spec };
+        let longer = held.encode();
+        assert_eq!((ShimSpec::decode(&longer), &longer[..bytes.len()]), (Ok(held), bytes.as_slice()));
+        (bytes.len() + 1..longer.len())
+            .for_each(|cut| assert!(ShimSpec::decode(&longer[..cut]).is_err(), "at {cut}"));
         let command = Command {
             alternatives: vec![vec![b"/bin/bash".to_vec(), b"-c".to_vec()], vec![b"sh".to_vec()]],
             env: vec![(b"A".to_vec(), b"\xff=".to_vec())],

@@ -5,6 +5,7 @@ use super::bell::Bell;
 use super::channel::Channel;
 use super::child::{Launch, Outcome};
 use super::descendants;
+use super::hold::Hold;
 use super::ending::{Ending, Recording};
 use super::exit::{ExitRecord, Why};
 use super::output::Stream;
@@ -78,6 +79,8 @@ pub struct Run {
     pub end: Option<End>,
     /// The command has ended, and nobody is left who was promised time. From here on the output is only held.
     pub settled: Option<Instant>,
+    /// It has failed, and is kept for somebody to look at.
+    pub hold: Option<Hold>,
 }
 
 #[derive(Clone)]
@@ -194,7 +197,8 @@ impl Supervisor {
                 now + ABANDONED_AFTER.saturating_sub(self.channel.unreachable_for(now))
             }
             Stage::Running => {
-                let held = run.and_then(|run| run.settled).map(|settled| settled + HOLD_OUTPUT);
+                let held = run.filter(|run| run.hold.is_none()).and_then(|run| run.settled);
+                let held = held.map(|settled| settled + HOLD_OUTPUT);
                 let look = run.is_some_and(|run| run.end.is_some() && run.settled.is_none()).then(|| now + GROUP_LOOK);
                 let killed = self.stop.as_ref().map(|stop| stop.kill_at);
                 [held, look, killed].into_iter().flatten().min().unwrap_or(now + LONGEST_WAIT)
@@ -205,13 +209,14 @@ impl Supervisor {
             _ => now + LONGEST_WAIT,
         };
         let lease = self.task.as_ref().and_then(|task| task.lease_until_boottime_ns);
-        let lease = lease
-            .filter(|_| matches!(self.stage, Stage::Barrier | Stage::Running))
-            .map(|until| now + Duration::from_nanos(until.saturating_sub(sys::boottime_ns())).min(LEASE_LOOK));
+        let lease = lease.filter(|_| matches!(self.stage, Stage::Barrier | Stage::Running));
+        let on_boottime =
+            |until: u64| now + Duration::from_nanos(until.saturating_sub(sys::boottime_ns())).min(LEASE_LOOK);
+        let (lease, hold) = (lease.map(on_boottime), self.hold().map(|hold| on_boottime(hold.until_boottime_ns)));
         let unfinished = run.is_some_and(|run| run.streams.iter().any(Stream::is_unfinished)).then_some(now);
         let held_off = run.is_some_and(|run| run.streams.iter().any(Stream::is_held_off));
         let held_off = held_off.then_some(now + Duration::from_millis(1));
-        [Some(own), self.channel.next_attempt(), lease, unfinished, held_off]
+        [Some(own), self.channel.next_attempt(), lease, hold, unfinished, held_off]
             .into_iter()
             .flatten()
             .min()
@@ -237,6 +242,9 @@ impl Supervisor {
         if ends && self.command_may_end() && !self.is_from_task(pid, uid) {
             let why = Why::OutsideSignal { signal, pid, uid };
             self.outside = Some(Outside { signal, why, at: Instant::now() });
+        } else if ends && self.hold().is_some() && !self.is_from_task(pid, uid) {
+            // Whoever ends the container or the service waits for no one; the command's own end stays what it was.
+            self.end_hold(Instant::now());
         }
         self.forward(signal);
     }
@@ -304,6 +312,9 @@ impl Supervisor {
             if !grace.is_zero() {
                 self.forward(SIGTERM);
             }
+        } else if self.hold().is_some() {
+            self.stop = Some(Stop { why, kill_at });
+            self.end_hold(now);
         } else if matches!(self.stage, Stage::Running) {
             // Only grandchildren are left, and nobody wants to wait for them.
             self.stage = Stage::Killing(Ending::new(now));
@@ -344,7 +355,10 @@ impl Supervisor {
                 let run = self.run.as_ref();
                 let closed = run.is_some_and(|run| run.launch.is_none() && !run.streams.iter().any(Stream::is_open));
                 let ended = run.and_then(|run| run.settled).is_some_and(|at| closed || now >= at + HOLD_OUTPUT);
-                if ended || self.stop.as_ref().is_some_and(|stop| now >= stop.kill_at) {
+                let killed = self.stop.as_ref().is_some_and(|stop| now >= stop.kill_at);
+                if self.hold().is_some() {
+                    self.look_at_hold(now);
+                } else if killed || (ended && !self.begin_hold(now)) {
                     self.stage = Stage::Killing(Ending::new(now));
                     self.advance_ending(now);
                 }
@@ -369,7 +383,8 @@ impl Supervisor {
 
     /// Goes on while a stop with a long grace is under way: nothing of the task may outlive its lease.
     fn watch_lease(&mut self, now: Instant) {
-        let lives = self.command_may_end() || (self.stop.is_some() && matches!(self.stage, Stage::Running));
+        let kept = self.hold().is_some();
+        let lives = self.command_may_end() || kept || (self.stop.is_some() && matches!(self.stage, Stage::Running));
         let Some(task) = self.task.as_mut().filter(|_| lives) else { return };
         if task.lease_until_boottime_ns.is_some_and(|until| sys::boottime_ns() >= until) {
             // Acted upon: a late renewal takes nothing back, and nobody waits for that moment again.

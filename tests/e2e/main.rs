@@ -4,7 +4,9 @@
 //! pass, share nothing, and say what they could not try (`harness::skip`).
 
 mod bad_input;
+mod completion;
 mod containers;
+mod debug_hold;
 mod demo;
 mod exec;
 mod harness;
@@ -15,6 +17,7 @@ mod main_job;
 mod nonsense;
 mod pipes;
 mod placement;
+mod ports;
 mod random_jobs;
 mod rest;
 mod sharing;

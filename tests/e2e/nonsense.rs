@@ -33,6 +33,7 @@ fn lie(header: &CommandHeader, id: TaskId) -> TaskStatus {
         holding: true,
         notices: vec!["\u{0}\u{1b}[2J".repeat(500)],
         progress: Some("\u{0}\u{1b}[2J".repeat(500)),
+        held_until: Some(Timestamp(i64::MIN)),
     }
 }
 
@@ -234,6 +235,7 @@ fn reports_that_make_no_sense_change_nothing() {
                 holding: false,
                 notices: Vec::new(),
                 progress: None,
+                held_until: None,
             };
             let statuses = vec![wharf::domain::command::SequencedStatus { sequence: u64::MAX, status }];
             let journal = JournalId("journal-liar".into());

@@ -1,6 +1,7 @@
 //! The static program against an agent that this test plays: real processes, real files, real signals.
 
 mod harness;
+mod hold;
 
 use harness::{Agent, is_alive, is_exec_failure, run, send_signal, shell, spec, until};
 use nix::sys::signal::Signal;

@@ -70,11 +70,41 @@ async fn a_port_in_use_is_vetoed_and_a_held_one_is_free_at_launch() {
     let error = node.agent.prepare(header(1), wanted.clone()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Exhausted);
     assert!(error.message.contains(&format!("port {port}")), "{}", error.message);
+    assert!(error.busy_ports.contains(&port), "as data too: {error:?}");
     drop(other);
     node.agent.prepare(header(1), wanted).await.unwrap();
     assert!(TcpListener::bind(("0.0.0.0", port)).is_err());
     node.agent.launch(header(1), task(0), Vec::new()).await.unwrap();
     assert!(TcpListener::bind(("0.0.0.0", port)).is_ok());
+    node.end().await;
+}
+
+/// Two neighbours of the node's range, the first of them in use by somebody else.
+fn neighbours() -> (u16, Vec<TcpListener>) {
+    let both = |first: u16| Some((first, vec![bind(first)?, bind(first + 1)?]));
+    let bind_from = 20_000 + (std::process::id() % 4000) as u16;
+    (bind_from..29_000).step_by(2).find_map(both).expect("two ports are free")
+}
+
+fn bind(port: u16) -> Option<TcpListener> {
+    TcpListener::bind(("0.0.0.0", port)).ok()
+}
+
+#[tokio::test]
+async fn a_veto_tells_what_else_is_taken_nearby_but_no_ports_of_our_own_tasks() {
+    let mut node = Node::new().await;
+    let (first, mut others) = neighbours();
+    // The second is another task's, which is about to use it.
+    drop(others.pop());
+    node.agent.prepare(header(1), with_port(spec(task(1), &[]), first + 1)).await.unwrap();
+    let error = node.agent.prepare(header(1), with_port(spec(task(0), &[]), first)).await.unwrap_err();
+    assert!(error.busy_ports.contains(&first) && !error.busy_ports.contains(&(first + 1)), "{error:?}");
+    let held = node.agent.prepare(header(1), with_port(spec(task(2), &[]), first + 1)).await.unwrap_err();
+    assert_eq!(held.busy_ports, [first + 1], "{held:?}");
+    drop(others);
+    let (first, _others) = neighbours();
+    let error = node.agent.prepare(header(1), with_port(spec(task(0), &[]), first)).await.unwrap_err();
+    assert!(error.busy_ports.starts_with(&[first, first + 1]), "{error:?}");
     node.end().await;
 }
 

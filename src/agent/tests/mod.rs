@@ -201,6 +201,7 @@ fn spec(id: TaskId, gpus: &[&str]) -> TaskSpec {
         gpus: gpus.iter().map(|gpu| GpuUuid::from(*gpu)).collect(),
         ports: Vec::new(),
         lease_s: None,
+        debug_hold_s: None,
         files: Default::default(),
         container: Default::default(),
     }

@@ -38,6 +38,23 @@ async fn at_the_barrier_it_is_still_held_and_can_be_launched() {
 }
 
 #[tokio::test]
+async fn a_port_that_was_taken_before_go_gives_the_task_back() {
+    let mut node = Node::new().await;
+    let port = std::net::TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    node.agent.prepare(header(1), super::with_port(spec(task(0), &["GPU-0"]), port)).await.unwrap();
+    node.end().await;
+    let thief = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap();
+    node.begin().await;
+    let exit = node.until(task(0), TaskState::Failed).await.exit.unwrap();
+    assert_eq!((exit.class, exit.busy_ports), (ExitClass::Platform, vec![port]), "{}", exit.reason);
+    let refused = node.agent.launch(header(1), task(0), Vec::new()).await.unwrap_err();
+    assert_eq!(refused.busy_ports, [port], "{refused:?}");
+    node.agent.release(header(1), task(0)).await.unwrap();
+    drop(thief);
+    node.end().await;
+}
+
+#[tokio::test]
 async fn running_tasks_go_on_and_ends_are_found() {
     let mut node = Node::new().await;
     running(&node, 0, "GPU-0").await;

@@ -30,6 +30,8 @@ pub(super) struct StoredTask {
     pub(super) ended_at: Option<Timestamp>,
     pub(super) exit: Option<Exit>,
     pub(super) notices: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) held_until: Option<Timestamp>,
 }
 
 pub(super) fn loaded_task(role: u32, index: u32, seat: Seat, record: Option<StoredTask>, settled: bool) -> RunTask {
@@ -46,6 +48,7 @@ pub(super) fn loaded_task(role: u32, index: u32, seat: Seat, record: Option<Stor
         ended_at: record.ended_at,
         exit: record.exit,
         notices: record.notices,
+        held_until: record.held_until,
     }
 }
 
@@ -60,6 +63,7 @@ impl StoredTask {
             ended_at: None,
             exit: None,
             notices: Vec::new(),
+            held_until: None,
         }
     }
 }
@@ -73,6 +77,7 @@ pub(super) fn stored_task(task: &RunTask) -> StoredTask {
         ended_at: task.ended_at,
         exit: task.exit.clone(),
         notices: task.notices.clone(),
+        held_until: task.held_until,
     }
 }
 

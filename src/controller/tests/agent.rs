@@ -27,6 +27,8 @@ pub struct Script {
     pub loses_answers_of: BTreeSet<Verb>,
     /// Prepares to veto: something promised is not free.
     pub vetoes: u32,
+    /// Ports that are somebody else's: prepares of tasks that were promised any of them are vetoed.
+    pub busy_ports: BTreeSet<u16>,
     /// Prepares hold everything and then never come to an end.
     pub stuck_prepare: bool,
     /// Prepares fail by the job's own fault.
@@ -216,7 +218,10 @@ impl Inner {
                 Effect::Prepare if self.script.stuck_prepare => {}
                 Effect::Prepare if self.script.user_error => {
                     let error = "the image has no such user".to_owned();
-                    self.fact(id, TaskEvent::PrepareFailed { generation, error, user_error: true });
+                    self.fact(
+                        id,
+                        TaskEvent::PrepareFailed { generation, error, user_error: true, busy_ports: Vec::new() },
+                    );
                 }
                 Effect::Prepare => self.fact(id, TaskEvent::PrepareDone { generation, notices: Vec::new() }),
                 Effect::Launch => {
@@ -295,6 +300,12 @@ impl AgentApi for Agent {
             if inner.script.vetoes > 0 {
                 inner.script.vetoes -= 1;
                 return Err(Error::new(ErrorKind::Exhausted, "a GPU is in use by somebody else"));
+            }
+            let promised = task.ports.iter().flat_map(|label| label.ports.iter().copied());
+            let busy_ports: Vec<u16> = promised.filter(|port| inner.script.busy_ports.contains(port)).collect();
+            if let Some(port) = busy_ports.first() {
+                let message = format!("port {port} cannot be bound: address already in use");
+                return Err(Error { busy_ports, ..Error::new(ErrorKind::Exhausted, message) });
             }
             inner.apply(id, TaskEvent::PrepareAsked { generation, spec: task })
         });

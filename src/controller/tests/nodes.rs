@@ -142,6 +142,7 @@ async fn what_no_job_has_on_a_node_is_stopped_and_released() {
         gpus: vec!["GPU-n1-0".into()],
         ports: Vec::new(),
         lease_s: None,
+        debug_hold_s: None,
         files: Default::default(),
         container: Default::default(),
     };

@@ -89,6 +89,39 @@ async fn a_prepare_that_never_answers_is_given_back_at_its_deadline() {
 }
 
 #[tokio::test]
+async fn ports_of_somebody_else_cost_a_gang_nothing_but_the_ports() {
+    let cluster = Cluster::new(&[("n1", 1), ("n2", 1)]).await;
+    // Those that a first placement gets, and the next.
+    cluster.agent("n2").script(|script| script.busy_ports = (15_000..15_010).collect());
+    let id = cluster.submit(&job("gang", &[role("worker", 2, 1)])).await;
+    // Nothing waits: the clock stands still.
+    cluster.until_phase(id, Phase::Running).await;
+    let run = cluster.run(id);
+    assert_eq!((run.rollbacks, run.attempt), (0, 1));
+    assert!(run.port_conflicts > 0, "{run:?}");
+    let on_n2 = run.tasks.iter().find(|task| task.seat.node.0 == "n2").expect("the node stays in");
+    assert!(on_n2.seat.ports.iter().flat_map(|label| &label.ports).all(|port| *port >= 15_010), "{on_n2:?}");
+    cluster.end_tasks(id, &Exit::success());
+    assert_eq!(cluster.until_ended(id).await.state, "SUCCEEDED");
+    cluster.check_all_free().await;
+}
+
+#[tokio::test]
+async fn a_fixed_port_of_somebody_else_leaves_the_node_out_and_backs_off() {
+    let cluster = Cluster::new(&[("n1", 1)]).await;
+    cluster.agent("n1").script(|script| script.busy_ports = [9_000].into());
+    let mut web = role("web", 1, 1);
+    web["portList"] = serde_json::json!([{ "label": "web", "beginAt": 9000, "portNumber": 1 }]);
+    let id = cluster.submit(&job("fixed", &[web])).await;
+    cluster.until("it was given back", |c| c.run(id).rollbacks == 1).await;
+    assert_eq!(cluster.run(id).port_conflicts, 0);
+    let reason = cluster.job(id).await.reason.unwrap();
+    assert!(reason.contains("port 9000"), "{reason}");
+    cluster.agent("n1").script(|script| script.busy_ports.clear());
+    cluster.until_as_time_passes("it runs", |c| c.phase(id) == Phase::Running).await;
+}
+
+#[tokio::test]
 async fn a_mistake_of_the_jobs_own_found_by_prepare_fails_it() {
     let cluster = Cluster::new(&[("n1", 1), ("n2", 1)]).await;
     cluster.agent("n2").script(|script| script.user_error = true);

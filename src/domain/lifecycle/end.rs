@@ -39,6 +39,7 @@ pub(super) fn end(task: &mut TaskRecord, at: Timestamp, mut exit: Exit) -> Vec<E
     bound(&mut exit.reason);
     task.state = TaskState::of_exit(&exit);
     task.ended_at = Some(at);
+    task.held_until = None;
     task.exit = Some(exit);
     if task.release_asked && task.residue { vec![Effect::Remove] } else { Vec::new() }
 }

@@ -164,6 +164,7 @@ fn begin_stop(task: &mut TaskRecord, grace_ms: u64, now: Timestamp) -> Vec<Effec
         _ => {
             let again = task.state == TaskState::Stopping && earlier.is_some_and(|stop| stop.grace_ms <= grace_ms);
             task.state = TaskState::Stopping;
+            task.held_until = None;
             if again { Vec::new() } else { vec![Effect::Stop { grace_ms }] }
         }
     }
@@ -219,14 +220,22 @@ fn observe(task: &mut TaskRecord, fact: TaskEvent, now: Timestamp) -> Vec<Effect
             note(task, notices);
             Vec::new()
         }
-        (TaskEvent::PrepareFailed { generation, error, user_error }, TaskState::Preparing)
+        (TaskEvent::PrepareFailed { generation, error, user_error, busy_ports }, TaskState::Preparing)
             if generation == current =>
         {
             // Nothing was left behind, so others may have the GPUs before the controller has even heard of it.
             task.holding = false;
             let mut effects = vec![Effect::Unhold];
-            effects.extend(end(task, now, failed(user_error, error)));
+            effects.extend(end(task, now, Exit { busy_ports, ..failed(user_error, error) }));
             effects
+        }
+        (TaskEvent::PortsLost { error, busy_ports }, TaskState::Ready) if !task.launched => {
+            end_and_kill(task, now, Exit { busy_ports, ..failed(false, error) })
+        }
+        (TaskEvent::Held { until, why }, TaskState::Running) => {
+            task.held_until = Some(until);
+            note(task, vec![why]);
+            Vec::new()
         }
         (TaskEvent::LaunchFailed { generation, error, user_error }, state) if generation == current => match state {
             TaskState::Ready if task.launched => end_and_kill(task, now, failed(user_error, error)),

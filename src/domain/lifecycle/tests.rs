@@ -27,6 +27,7 @@ fn spec(command: &str) -> TaskSpec {
         gpus: vec!["GPU-0".into()],
         ports: Vec::new(),
         lease_s: None,
+        debug_hold_s: None,
         files: Default::default(),
         container: Default::default(),
     }
@@ -39,7 +40,8 @@ fn exit(class: ExitClass) -> Exit {
 fn events() -> Vec<TaskEvent> {
     use TaskEvent as E;
     let (at, error) = (Timestamp(2_000), || "broken".to_owned());
-    let mut events = vec![E::Started { at }];
+    let mut events = vec![E::Started { at }, E::Held { until: Timestamp(9_000), why: "status 3".to_owned() }];
+    events.push(E::PortsLost { error: error(), busy_ports: vec![15_000] });
     for generation in [G1, G2] {
         for command in ["a", "b"] {
             events.push(E::StageAsked { generation, spec: spec(command) });
@@ -49,7 +51,7 @@ fn events() -> Vec<TaskEvent> {
             E::StageDone { generation, notices: vec!["staged".to_owned()] },
             E::StageFailed { generation, error: error(), user_error: true },
             E::PrepareDone { generation, notices: Vec::new() },
-            E::PrepareFailed { generation, error: error(), user_error: false },
+            E::PrepareFailed { generation, error: error(), user_error: false, busy_ports: vec![] },
             E::LaunchAsked { generation },
             E::LaunchFailed { generation, error: error(), user_error: false },
             E::StopAsked { generation, grace_ms: 10 },
@@ -86,6 +88,7 @@ fn check(record: &TaskRecord) {
         assert!(record.launched, "{record:?}");
     }
     assert!(!record.holding || record.spec.is_some(), "{record:?}");
+    assert!(record.held_until.is_none() || record.state == TaskState::Running, "{record:?}");
     assert!(!record.released || (terminal && !record.holding && record.tombstone_until.is_some()), "{record:?}");
     assert!(record.fence >= record.generation, "{record:?}");
 }
@@ -241,6 +244,38 @@ fn until_running() -> Vec<TaskEvent> {
 }
 
 #[test]
+fn a_held_task_runs_until_it_ends_or_is_stopped() {
+    let (until, why) = (Timestamp(9_000), "the command ended with status 3".to_owned());
+    let mut events = until_running();
+    events.push(TaskEvent::Held { until, why: why.clone() });
+    let (held, effects) = run(events.clone());
+    assert_eq!((held.state, held.held_until, held.holding), (TaskState::Running, Some(until), true));
+    assert_eq!((effects, &held.status().notices), (vec![Effect::Report], &vec![why.clone()]));
+    // Said again after a reconnect, and after the agent's restart.
+    assert_eq!(step(&held, TaskEvent::Held { until, why }, NOW).unwrap(), (held.clone(), vec![]));
+    let found = Found::Running { started_at: NOW };
+    assert_eq!(step(&held, TaskEvent::AgentRestarted { found }, NOW).unwrap().0.held_until, Some(until));
+    let (stopping, effects) = step(&held, TaskEvent::StopAsked { generation: G1, grace_ms: 7 }, NOW).unwrap();
+    assert_eq!((stopping.state, stopping.held_until), (TaskState::Stopping, None));
+    assert_eq!(effects, [Effect::Stop { grace_ms: 7 }, Effect::Report]);
+    let failed = Exit { code: Some(3), ..exit(ExitClass::User) };
+    let (ended, _) = step(&held, TaskEvent::Exited { at: NOW, exit: failed.clone() }, NOW).unwrap();
+    assert_eq!((ended.state, ended.held_until, ended.exit), (TaskState::Failed, None, Some(failed)));
+}
+
+#[test]
+fn ports_that_were_lost_before_go_end_the_task_for_the_platform() {
+    let lost = TaskEvent::PortsLost { error: "port 15000 is gone".to_owned(), busy_ports: vec![15_000] };
+    let (ready, _) = run(until_ready());
+    let (ended, effects) = step(&ready, lost.clone(), NOW).unwrap();
+    let exit = ended.exit.unwrap();
+    assert_eq!((exit.class, exit.busy_ports, ended.state), (ExitClass::Platform, vec![15_000], TaskState::Failed));
+    assert_eq!(effects, [Effect::Stop { grace_ms: 0 }, Effect::Report]);
+    let (running, _) = run(until_running());
+    assert_eq!(step(&running, lost, NOW).unwrap(), (running, vec![]), "the task has them itself");
+}
+
+#[test]
 fn a_whole_life() {
     let (record, effects) = run(until_ready());
     assert_eq!((record.state, record.holding), (TaskState::Ready, true));
@@ -315,7 +350,12 @@ fn a_failed_prepare_gives_back_at_once_and_blames_the_right_one() {
     for (user_error, class) in [(false, ExitClass::Platform), (true, ExitClass::User)] {
         let mut events = until_ready();
         events.truncate(3);
-        events.push(TaskEvent::PrepareFailed { generation: G1, error: "no".to_owned(), user_error });
+        events.push(TaskEvent::PrepareFailed {
+            generation: G1,
+            error: "no".to_owned(),
+            user_error,
+            busy_ports: vec![],
+        });
         let (record, effects) = run(events);
         assert_eq!((record.state, record.holding), (TaskState::Failed, false));
         assert_eq!(record.exit.map(|exit| exit.class), Some(class));

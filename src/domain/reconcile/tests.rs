@@ -25,6 +25,7 @@ fn status(index: u32, generation: u64, state: TaskState) -> TaskStatus {
         holding: false,
         notices: Vec::new(),
         progress: None,
+        held_until: None,
     }
 }
 

@@ -68,6 +68,9 @@ pub struct RunTask {
     pub exit: Option<Exit>,
     #[serde(default)]
     pub notices: Vec<String>,
+    /// Its command has failed, and all of it is kept until then for somebody to look at.
+    #[serde(default)]
+    pub held_until: Option<Timestamp>,
 }
 
 /// Tasks of a generation that was rolled back, to be released before their resources are free again.
@@ -108,6 +111,12 @@ pub struct Run {
     /// Nodes left out of the next placement: they vetoed the last one.
     pub avoid: BTreeSet<NodeName>,
     pub rollbacks: u32,
+    /// How often ports that were chosen for it were somebody else's. Not among `rollbacks`.
+    #[serde(default)]
+    pub port_conflicts: u32,
+    /// How often not all of its tasks were ready in time; among `rollbacks`.
+    #[serde(default)]
+    pub late: u32,
     /// Why the last placement was rolled back.
     pub rolled_back: Option<String>,
     #[serde(skip)]
@@ -147,8 +156,17 @@ pub enum CommandFailure {
     Job(String),
     /// This node cannot do it now.
     Node(String),
+    /// These promised ports are somebody else's there.
+    Ports { why: String, ports: Vec<u16> },
     /// The agent does not know the task (any more).
     Unknown(String),
+}
+
+impl CommandFailure {
+    pub fn why(&self) -> &str {
+        let (Self::Job(why) | Self::Node(why) | Self::Ports { why, .. } | Self::Unknown(why)) = self;
+        why
+    }
 }
 
 impl Run {
@@ -168,6 +186,8 @@ impl Run {
             not_before,
             avoid: BTreeSet::new(),
             rollbacks: 0,
+            port_conflicts: 0,
+            late: 0,
             rolled_back: None,
             tasks: Vec::new(),
             leftovers: Vec::new(),

@@ -5,12 +5,14 @@ use crate::domain::completion::{self, TaskEnd, Verdict};
 use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::ids::{Generation, NodeName};
 use crate::domain::quantity::DEFAULT_GRACE_MS;
-use crate::domain::retry::back_off;
+use crate::domain::retry::{Setback, row_before, wait};
 use crate::domain::spec::RoleSpec;
 use crate::domain::task::{TaskState, TaskStatus};
 use crate::domain::time::Timestamp;
 use std::collections::BTreeSet;
-use std::time::Duration;
+
+/// Of what decided a run, in the reason of each task that was stopped for it.
+const MAX_DECIDED_BYTES: usize = 512;
 
 impl Run {
     /// The scheduler found seats for the whole gang.
@@ -33,6 +35,7 @@ impl Run {
                 ended_at: None,
                 exit: None,
                 notices: Vec::new(),
+                held_until: None,
             })
             .collect();
     }
@@ -66,10 +69,16 @@ impl Run {
         task.state = status.state;
         task.started_at = status.started_at.or(task.started_at);
         task.notices.clone_from(&status.notices);
+        task.held_until = status.held_until.filter(|_| status.state == TaskState::Running);
         if status.state.is_terminal() {
             task.ended_at = status.ended_at.or(Some(now));
             let missing = || Exit::without_status(ExitClass::Platform, "the agent reported an end without an exit");
-            task.exit = Some(status.exit.clone().unwrap_or_else(missing));
+            let exit = status.exit.clone().unwrap_or_else(missing);
+            let outcome = self.outcome.as_ref().filter(|_| self.phase == Phase::Stopping);
+            task.exit = Some(match outcome {
+                Some(outcome) if exit.class == ExitClass::Stopped => stopped_for(outcome, exit),
+                _ => exit,
+            });
         }
         if *task == before {
             return false;
@@ -108,15 +117,21 @@ impl Run {
             (Phase::Staging | Phase::Preparing, CommandFailure::Job(why)) => {
                 self.decide(TaskState::Failed, Exit::without_status(ExitClass::User, why.clone()), now);
             }
-            (Phase::Staging | Phase::Preparing, CommandFailure::Node(why) | CommandFailure::Unknown(why)) => {
-                self.roll_back(BTreeSet::from([action.node.clone()]), why, now);
+            // The node is as good as before; only a port that the job insists on would be taken there again.
+            (Phase::Staging | Phase::Preparing, CommandFailure::Ports { why, ports })
+                if !insists_on_any(roles, action.task.role, ports) =>
+            {
+                self.roll_back(Setback::Ports, BTreeSet::new(), why, now, 0.0);
+            }
+            (Phase::Staging | Phase::Preparing, failure) => {
+                let nodes = BTreeSet::from([action.node.clone()]);
+                self.roll_back(Setback::Refused, nodes, failure.why(), now, 0.0);
             }
             // A Stage or Prepare whose answer was lost: the agent has reported meanwhile how the task really is.
             (Phase::Launching | Phase::Running | Phase::Stopping, _)
                 if matches!(action.verb, Verb::Stage | Verb::Prepare) => {}
             (Phase::Launching | Phase::Running | Phase::Stopping, _) => {
-                let (CommandFailure::Job(why) | CommandFailure::Node(why) | CommandFailure::Unknown(why)) = failure;
-                self.lost(action.task.role, action.task.index, why, roles, now);
+                self.lost(action.task.role, action.task.index, failure.why(), roles, now);
             }
             (Phase::Waiting | Phase::Ended, _) => {}
         }
@@ -128,7 +143,7 @@ impl Run {
             && let Some(at) = self.find(role, index)
         {
             let node = self.tasks[at].seat.node.clone();
-            return self.roll_back(BTreeSet::from([node]), why, now);
+            return self.roll_back(Setback::Refused, BTreeSet::from([node]), why, now, 0.0);
         }
         let class = if self.phase == Phase::Stopping { ExitClass::Stopped } else { ExitClass::Platform };
         let exit = Exit::without_status(class, why);
@@ -142,6 +157,7 @@ impl Run {
             holding: false,
             notices: Vec::new(),
             progress: None,
+            held_until: None,
         };
         self.reported(&status, roles, now);
     }
@@ -177,12 +193,13 @@ impl Run {
             return false;
         }
         let why = format!("{} cannot be reached", names(&late));
-        self.roll_back(late, &why, now);
+        self.roll_back(Setback::Silent, late, &why, now, 0.0);
         true
     }
 
-    /// Time passes: a gang that is not ready in time is rolled back. Returns whether anything changed.
-    pub fn tick(&mut self, now: Timestamp) -> bool {
+    /// Time passes: a gang that is not ready in time is rolled back. Returns whether anything changed. `chance` is in
+    /// 0 to 1: gangs that were late together should not be tried again together.
+    pub fn tick(&mut self, now: Timestamp, chance: f64) -> bool {
         let Some(by) = self.prepare_by.filter(|_| self.phase == Phase::Preparing) else { return false };
         if by.since(now) > 2 * PREPARE_DEADLINE {
             // The clock was set back: a gang that hangs would hang for as long.
@@ -199,7 +216,7 @@ impl Run {
             .map(|task| task.seat.node.clone())
             .collect();
         let why = format!("not ready within {} s on {}", PREPARE_DEADLINE.as_secs(), names(&late));
-        self.roll_back(late, &why, now);
+        self.roll_back(Setback::Late, late, &why, now, chance);
         true
     }
 
@@ -228,7 +245,9 @@ impl Run {
     /// Looks at the whole after the task at `at` changed.
     fn advance(&mut self, at: usize, roles: &[RoleSpec], now: Timestamp) {
         match self.phase {
-            Phase::Staging | Phase::Preparing if self.tasks[at].state.is_terminal() => self.ended_early(at, now),
+            Phase::Staging | Phase::Preparing if self.tasks[at].state.is_terminal() => {
+                self.ended_early(at, roles, now);
+            }
             Phase::Preparing if self.tasks.iter().all(|task| task.state == TaskState::Ready) => {
                 self.phase = Phase::Launching;
                 self.prepare_by = None;
@@ -250,14 +269,20 @@ impl Run {
     }
 
     /// A task ended before the gang was launched.
-    fn ended_early(&mut self, at: usize, now: Timestamp) {
+    fn ended_early(&mut self, at: usize, roles: &[RoleSpec], now: Timestamp) {
         let task = &self.tasks[at];
-        let (node, exit) = (task.seat.node.clone(), task.exit.clone());
-        match exit {
-            Some(exit) if exit.class == ExitClass::User => self.decide(TaskState::Failed, exit, now),
-            Some(exit) => self.roll_back(BTreeSet::from([node]), &exit.reason, now),
-            None => self.roll_back(BTreeSet::from([node]), "a task ended before its launch", now),
+        let (node, role, exit) = (task.seat.node.clone(), task.role, task.exit.clone());
+        let Some(exit) = exit else {
+            let why = "a task ended before its launch";
+            return self.roll_back(Setback::Refused, BTreeSet::from([node]), why, now, 0.0);
+        };
+        if exit.class == ExitClass::User {
+            return self.decide(TaskState::Failed, exit, now);
         }
+        if !exit.busy_ports.is_empty() && !insists_on_any(roles, role, &exit.busy_ports) {
+            return self.roll_back(Setback::Ports, BTreeSet::new(), &exit.reason, now, 0.0);
+        }
+        self.roll_back(Setback::Refused, BTreeSet::from([node]), &exit.reason, now, 0.0);
     }
 
     fn judge(&mut self, roles: &[RoleSpec], now: Timestamp) {
@@ -308,7 +333,7 @@ impl Run {
     }
 
     /// Gives the whole gang back and queues again, without `nodes` next time.
-    fn roll_back(&mut self, nodes: BTreeSet<NodeName>, why: &str, now: Timestamp) {
+    fn roll_back(&mut self, setback: Setback, nodes: BTreeSet<NodeName>, why: &str, now: Timestamp, chance: f64) {
         let generation = self.generation;
         let tasks = std::mem::take(&mut self.tasks);
         self.leftovers.extend(tasks.into_iter().map(|task| Leftover {
@@ -318,14 +343,40 @@ impl Run {
             seat: task.seat,
         }));
         self.unsettled.insert(generation);
-        self.rollbacks = self.rollbacks.saturating_add(1);
+        if setback == Setback::Ports {
+            self.port_conflicts = self.port_conflicts.saturating_add(1);
+        } else {
+            self.rollbacks = self.rollbacks.saturating_add(1);
+            self.late = self.late.saturating_add(u32::from(setback == Setback::Late));
+        }
+        let nth = match setback {
+            Setback::Ports => self.port_conflicts,
+            Setback::Late => self.late,
+            Setback::Refused | Setback::Silent => self.rollbacks,
+        };
         self.rolled_back = Some(why.to_owned());
-        self.not_before = now.plus(back_off(u64::from(self.rollbacks)).min(Duration::from_secs(60)));
+        self.not_before = now.plus(wait(row_before(setback).back_off, nth.into(), chance));
         self.avoid = nodes;
         self.phase = Phase::Waiting;
         self.placed_at = None;
         self.prepare_by = None;
     }
+}
+
+/// One of these ports is one that the role asks for by its number.
+fn insists_on_any(roles: &[RoleSpec], role: u32, ports: &[u16]) -> bool {
+    roles.get(role as usize).is_some_and(|role| ports.iter().any(|port| role.insists_on(*port)))
+}
+
+/// The end of a task that was stopped because its run was over: what decided that comes first.
+fn stopped_for(outcome: &Outcome, exit: Exit) -> Exit {
+    let decided = &outcome.exit.reason;
+    let decided = &decided[..decided.floor_char_boundary(MAX_DECIDED_BYTES)];
+    let reason = match outcome.exit.class {
+        ExitClass::Stopped => format!("{decided} ({})", exit.reason),
+        _ => format!("stopped, since the run was decided: {decided} ({})", exit.reason),
+    };
+    Exit { reason, ..exit }
 }
 
 fn names(nodes: &BTreeSet<NodeName>) -> String {

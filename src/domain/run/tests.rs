@@ -49,6 +49,7 @@ fn status(run: &Run, index: u32, state: TaskState, exit: Option<Exit>) -> TaskSt
         holding: true,
         notices: vec![],
         progress: None,
+        held_until: None,
     }
 }
 
@@ -82,6 +83,84 @@ fn running() -> Run {
 
 fn verbs(run: &Run) -> Vec<(Verb, u32)> {
     run.actions().into_iter().map(|action| (action.verb, action.task.index)).collect()
+}
+
+fn ports_busy(run: &mut Run, index: u32, ports: &[u16], roles: &[RoleSpec]) {
+    let action = run.action_of(run.find(0, index).unwrap()).unwrap();
+    let failure = CommandFailure::Ports { why: "a port is taken".into(), ports: ports.to_vec() };
+    run.failed(&action, &failure, roles, NOW);
+}
+
+#[test]
+fn ports_of_others_send_the_gang_back_at_once_and_leave_nobody_out() {
+    let mut run = placed();
+    stage_all(&mut run);
+    for conflicts in 1..=16 {
+        ports_busy(&mut run, 1, &[15_000], &roles(&[2], Some(1)));
+        assert_eq!(
+            (run.phase, run.not_before, run.port_conflicts, run.rollbacks),
+            (Phase::Waiting, NOW, conflicts, 0)
+        );
+        assert!(run.avoid.is_empty());
+        run.leftovers.clear();
+        run.place(vec![(0, 0, seat("a")), (0, 1, seat("b"))], NOW);
+        stage_all(&mut run);
+    }
+    ports_busy(&mut run, 1, &[15_000], &roles(&[2], Some(1)));
+    assert!(run.not_before > NOW, "somebody takes every port that is chosen");
+}
+
+#[test]
+fn a_port_that_the_job_insists_on_is_the_nodes_lack() {
+    let mut run = placed();
+    stage_all(&mut run);
+    let mut roles = roles(&[2], Some(1));
+    roles[0].ports = vec![crate::domain::spec::PortSpec { label: "web".into(), begin_at: 8000, count: 10 }];
+    ports_busy(&mut run, 1, &[15_000, 8009], &roles);
+    assert_eq!((run.port_conflicts, run.rollbacks), (0, 1));
+    assert!(run.not_before > NOW && run.avoid.contains(&"b".into()));
+    assert!(roles[0].insists_on(8000) && !roles[0].insists_on(8010) && !roles[0].insists_on(7999));
+}
+
+#[test]
+fn who_is_late_again_and_again_makes_room() {
+    let mut run = placed();
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        stage_all(&mut run);
+        assert!(run.tick(NOW.plus(PREPARE_DEADLINE), 1.0));
+        waits.push(run.not_before.since(NOW.plus(PREPARE_DEADLINE)).as_secs());
+        run.leftovers.clear();
+        run.place(vec![(0, 0, seat("a")), (0, 1, seat("b"))], NOW);
+    }
+    assert_eq!(waits, [1, 2, 1100, 1600]);
+    assert_eq!((run.late, run.rollbacks), (4, 4));
+}
+
+#[test]
+fn tasks_that_were_stopped_for_the_run_name_what_decided_it() {
+    let mut run = running();
+    report(&mut run, 0, TaskState::Failed);
+    report(&mut run, 1, TaskState::Stopped);
+    let reason = &run.tasks[1].exit.as_ref().unwrap().reason;
+    assert!(reason.contains("role0[0]") && reason.contains("status 3") && reason.contains("stopped"), "{reason}");
+    let mut run = running();
+    run.stop(5, "stopped by ann", NOW);
+    report(&mut run, 0, TaskState::Stopped);
+    report(&mut run, 1, TaskState::Failed);
+    let reason = |at: usize| run.tasks[at].exit.as_ref().unwrap().reason.clone();
+    assert_eq!((reason(0).as_str(), reason(1).as_str()), ("stopped by ann (stopped)", "status 3"));
+}
+
+#[test]
+fn a_held_task_is_no_end() {
+    let mut run = running();
+    let held = TaskStatus { held_until: Some(NOW), ..status(&run, 0, TaskState::Running, None) };
+    assert!(run.reported(&held, &roles(&[2], Some(1)), NOW));
+    assert_eq!((run.phase, run.tasks[0].held_until), (Phase::Running, Some(NOW)));
+    assert!(!run.reported(&held, &roles(&[2], Some(1)), NOW), "said again");
+    report(&mut run, 0, TaskState::Failed);
+    assert_eq!((run.tasks[0].held_until, run.phase), (None, Phase::Stopping));
 }
 
 #[test]
@@ -174,8 +253,8 @@ fn a_gang_that_is_late_is_given_back() {
     let mut run = placed();
     stage_all(&mut run);
     report(&mut run, 0, TaskState::Ready);
-    assert!(!run.tick(NOW));
-    assert!(run.tick(NOW.plus(PREPARE_DEADLINE)));
+    assert!(!run.tick(NOW, 0.0));
+    assert!(run.tick(NOW.plus(PREPARE_DEADLINE), 0.0));
     assert_eq!((run.phase, run.avoid.clone()), (Phase::Waiting, BTreeSet::from([NodeName::from("b")])));
 }
 
@@ -268,7 +347,7 @@ fn apply(run: &mut Run, happening: Happening) {
         Happening::Lost(index) => run.lost(0, index, "lost", &roles, NOW),
         Happening::Stop(grace) => run.stop(grace, "stop", NOW),
         Happening::Tick(late) => {
-            run.tick(if late { NOW.plus(PREPARE_DEADLINE) } else { NOW });
+            run.tick(if late { NOW.plus(PREPARE_DEADLINE) } else { NOW }, 0.5);
         }
         Happening::Released(index) => {
             run.released(0, index, run.generation);

@@ -1,16 +1,17 @@
 //! `extras`: kept as it is, but for `extras.wharf`, where jobs of OpenPAI's protocol can ask for what only wharf
 //! has: `{"onNodeLost": "wait" | "restart", "leaseSeconds": 1800, "priority": 0, "container": {...}, "nodes": {...},
-//! "placement": "pack" | "spread"}`.
+//! "placement": "pack" | "spread", "debugHoldSeconds": 604800}`.
 
 use super::super::fields::Fields;
 use super::super::report::{Report, as_text};
-use super::limits::{DEFAULT_LEASE_SECONDS, LEASE_SECONDS};
+use super::limits::{DEBUG_HOLD_SECONDS, DEFAULT_LEASE_SECONDS, LEASE_SECONDS};
 use super::{container, placement};
 use crate::domain::container::ContainerSpec;
 use crate::domain::placement::PlacementSpec;
 use crate::domain::spec::OnNodeLost;
 
-const KNOWN: [&str; 6] = ["onNodeLost", "leaseSeconds", "priority", "container", "nodes", "placement"];
+const KNOWN: [&str; 7] =
+    ["onNodeLost", "leaseSeconds", "priority", "container", "nodes", "placement", "debugHoldSeconds"];
 
 #[derive(Debug)]
 pub(super) struct Extras {
@@ -18,6 +19,8 @@ pub(super) struct Extras {
     pub priority: i32,
     pub container: ContainerSpec,
     pub placement: PlacementSpec,
+    /// Of `jobEnvs.isDebug`; `None`: as long as it goes.
+    pub debug_hold_s: Option<u32>,
 }
 
 pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Extras> {
@@ -26,6 +29,7 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Extra
         priority: 0,
         container: ContainerSpec::default(),
         placement: PlacementSpec::default(),
+        debug_hold_s: None,
     };
     let Some(node) = fields.get("extras") else { return Some(defaults) };
     let extras = Fields::of(node, "extras", &[], report)?;
@@ -33,6 +37,8 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Extra
     let wharf = Fields::of(node, "extras.wharf", &KNOWN, report)?;
     let lease_s = wharf.optional_integer("leaseSeconds", i64::from(DEFAULT_LEASE_SECONDS), LEASE_SECONDS, report);
     let priority = wharf.optional_integer("priority", 0, i64::from(i32::MIN)..=i64::from(i32::MAX), report);
+    let hold = wharf.optional_integer("debugHoldSeconds", *DEBUG_HOLD_SECONDS.end(), DEBUG_HOLD_SECONDS, report);
+    let hold = hold.filter(|_| wharf.get("debugHoldSeconds").is_some());
     let restart = restart(&wharf, report);
     let container = match wharf.get("container") {
         None => Some(ContainerSpec::default()),
@@ -46,8 +52,9 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Extra
     }
     let lease_s = u32::try_from(lease_s).ok()?;
     let on_node_lost = if restart { OnNodeLost::Restart { lease_s } } else { OnNodeLost::Wait };
+    let debug_hold_s = hold.and_then(|seconds| u32::try_from(seconds).ok());
     let priority = i32::try_from(priority?).ok()?;
-    Some(Extras { on_node_lost, priority, container: container?, placement: placement? })
+    Some(Extras { on_node_lost, priority, container: container?, placement: placement?, debug_hold_s })
 }
 
 fn restart(wharf: &Fields<'_>, report: &mut Report<'_>) -> Option<bool> {

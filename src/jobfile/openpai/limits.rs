@@ -17,3 +17,5 @@ pub const MAX_ARGUMENT_BYTES: usize = 128 * 1024 - 1;
 /// Leases of `onNodeLost: restart`, in seconds: five minutes to thirty days.
 pub const LEASE_SECONDS: std::ops::RangeInclusive<i64> = 300..=2_592_000;
 pub const DEFAULT_LEASE_SECONDS: u32 = 1800;
+/// Of `jobEnvs.isDebug`: at most what OpenPAI kept a failed task for, a week.
+pub const DEBUG_HOLD_SECONDS: std::ops::RangeInclusive<i64> = 1..=604_800;

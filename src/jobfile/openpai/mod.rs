@@ -99,6 +99,7 @@ pub(super) fn read(root: &Node, file: &str, report: &mut Report<'_>) -> Option<J
         retry_count: retry_count?,
         env: env.variables,
         debug: env.debug,
+        debug_hold_s: extras.debug_hold_s.filter(|_| env.debug),
         extras_json,
         roles: roles?,
         command_style: CommandStyle::Shell,

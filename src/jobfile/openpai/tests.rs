@@ -382,6 +382,16 @@ fn extras_hold_what_only_wharf_has() {
         assert_eq!(violations[0].field, format!("extras.wharf.container{field}"));
     }
 
+    let hold = |debug: bool, value: Value| {
+        let mut file = with("/extras", json!({"wharf": {"debugHoldSeconds": value}}));
+        file["jobEnvs"] = json!({ "isDebug": debug });
+        file
+    };
+    assert_eq!(spec(&hold(true, json!(60))).debug_hold_s, Some(60));
+    assert_eq!(spec(&hold(false, json!(60))).debug_hold_s, None);
+    for value in [json!(0), json!(604_801), json!("x"), json!(1.5)] {
+        assert_eq!(refusals(&hold(true, value))[0].field, "extras.wharf.debugHoldSeconds");
+    }
     let lease = |value: Value| with("/extras", json!({"wharf": {"onNodeLost": "restart", "leaseSeconds": value}}));
     assert_eq!(spec(&lease(json!(600))).on_node_lost, OnNodeLost::Restart { lease_s: 600 });
     for value in [json!(299), json!(0), json!(-1), json!(1e9), json!("soon"), json!(null)] {

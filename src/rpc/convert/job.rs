@@ -11,7 +11,7 @@ use crate::domain::event::Event;
 use crate::domain::task::AssignedPorts;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{
-    ExplainedDecision, ExplainedReason, ExplainedTask, Explanation, JobView, RunView, Submitted, TaskView,
+    ExplainedDecision, ExplainedReason, ExplainedTask, Explanation, JobView, RetriesView, RunView, Submitted, TaskView,
 };
 use crate::rpc::generated as pb;
 
@@ -60,8 +60,22 @@ impl TryFrom<pb::Run> for RunView {
 
 impl From<TaskView> for pb::Task {
     fn from(view: TaskView) -> Self {
-        let TaskView { id, role, index, state, node, ip, ports, gpus, started_at, ended_at, exit, notices, progress } =
-            view;
+        let TaskView {
+            id,
+            role,
+            index,
+            state,
+            node,
+            ip,
+            ports,
+            gpus,
+            started_at,
+            ended_at,
+            exit,
+            notices,
+            progress,
+            held_until,
+        } = view;
         Self {
             id,
             role,
@@ -76,6 +90,7 @@ impl From<TaskView> for pb::Task {
             exit: exit.map(Into::into),
             notices,
             progress,
+            held_until: nanos(held_until),
         }
     }
 }
@@ -99,6 +114,7 @@ impl TryFrom<pb::Task> for TaskView {
             exit: optional(wire.exit, "exit")?,
             notices: texts(wire.notices, "notices", MAX_SENTENCE_BYTES)?,
             progress: optional_text(wire.progress, "progress", MAX_SENTENCE_BYTES)?,
+            held_until: time(wire.held_until),
         })
     }
 }
@@ -121,6 +137,8 @@ impl From<JobView> for pb::Job {
             tasks_running,
             tasks_total,
             gpus_total,
+            retries,
+            next_run_at,
         } = view;
         Self {
             job_id,
@@ -139,7 +157,21 @@ impl From<JobView> for pb::Job {
             tasks_running,
             tasks_total,
             gpus_total,
+            retries: Some(retries.into()),
+            next_run_at: nanos(next_run_at),
         }
+    }
+}
+
+impl From<RetriesView> for pb::Retries {
+    fn from(RetriesView { user, platform, hardware, asked }: RetriesView) -> Self {
+        Self { user, platform, hardware, asked }
+    }
+}
+
+impl From<pb::Retries> for RetriesView {
+    fn from(pb::Retries { user, platform, hardware, asked }: pb::Retries) -> Self {
+        Self { user, platform, hardware, asked }
     }
 }
 
@@ -164,6 +196,8 @@ impl TryFrom<pb::Job> for JobView {
             tasks_running: wire.tasks_running,
             tasks_total: wire.tasks_total,
             gpus_total: wire.gpus_total,
+            retries: wire.retries.map_or_else(RetriesView::default, Into::into),
+            next_run_at: time(wire.next_run_at),
         })
     }
 }

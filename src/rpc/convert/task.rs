@@ -12,8 +12,9 @@ use crate::domain::task::{AssignedPorts, TaskSpec, TaskState, TaskStatus};
 use crate::rpc::generated as pb;
 
 impl From<Exit> for pb::Exit {
-    fn from(Exit { code, signal, oom, class, reason, faults }: Exit) -> Self {
-        Self { code, signal, oom, class: class.as_str().to_owned(), reason, faults }
+    fn from(Exit { code, signal, oom, class, reason, faults, busy_ports }: Exit) -> Self {
+        let busy_ports = busy_ports.into_iter().map(u32::from).collect();
+        Self { code, signal, oom, class: class.as_str().to_owned(), reason, faults, busy_ports }
     }
 }
 
@@ -24,7 +25,14 @@ impl TryFrom<pb::Exit> for Exit {
         let class = ExitClass::parse(&wire.class)
             .ok_or_else(|| wrong("class", "is not an exit class", &wire.class, words(ExitClass::ALL)))?;
         let reason = text(wire.reason, "reason", MAX_SENTENCE_BYTES)?;
-        Ok(Self { code: wire.code, signal: wire.signal, oom: wire.oom, class, reason, faults: wire.faults })
+        let busy_ports: Parsed<Vec<u16>> = wire
+            .busy_ports
+            .into_iter()
+            .enumerate()
+            .map(|(i, value)| port(value, &format!("busy_ports[{i}]")))
+            .collect();
+        let (busy_ports, faults) = (busy_ports?, wire.faults);
+        Ok(Self { code: wire.code, signal: wire.signal, oom: wire.oom, class, reason, faults, busy_ports })
     }
 }
 
@@ -77,6 +85,7 @@ impl From<TaskSpec> for pb::TaskSpec {
             gpus,
             ports,
             lease_s,
+            debug_hold_s,
             files,
             container,
         } = spec;
@@ -96,6 +105,7 @@ impl From<TaskSpec> for pb::TaskSpec {
             lease_s,
             files: Some(files.into()),
             container: Some(container.into()),
+            debug_hold_s,
         }
     }
 }
@@ -119,6 +129,7 @@ impl TryFrom<pb::TaskSpec> for TaskSpec {
             gpus: wire.gpus.into_iter().enumerate().map(gpu).collect::<Parsed<_>>()?,
             ports: each(wire.ports, "ports")?,
             lease_s: wire.lease_s,
+            debug_hold_s: wire.debug_hold_s,
             files: optional(wire.files, "files")?.unwrap_or_default(),
             container: optional(wire.container, "container")?.unwrap_or_default(),
         })
@@ -127,7 +138,8 @@ impl TryFrom<pb::TaskSpec> for TaskSpec {
 
 impl From<TaskStatus> for pb::TaskStatus {
     fn from(status: TaskStatus) -> Self {
-        let TaskStatus { id, generation, state, started_at, ended_at, exit, holding, notices, progress } = status;
+        let TaskStatus { id, generation, state, started_at, ended_at, exit, holding, notices, progress, held_until } =
+            status;
         Self {
             id: id.to_string(),
             generation: generation.0,
@@ -138,6 +150,7 @@ impl From<TaskStatus> for pb::TaskStatus {
             holding,
             notices,
             progress,
+            held_until: nanos(held_until),
         }
     }
 }
@@ -158,6 +171,7 @@ impl TryFrom<pb::TaskStatus> for TaskStatus {
             holding: wire.holding,
             notices: texts(wire.notices, "notices", MAX_SENTENCE_BYTES)?,
             progress: optional_text(wire.progress, "progress", MAX_SENTENCE_BYTES)?,
+            held_until: time(wire.held_until),
         })
     }
 }

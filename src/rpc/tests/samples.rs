@@ -16,7 +16,7 @@ use crate::domain::task::{AssignedPorts, Inventory, TaskSpec, TaskState, TaskSta
 use crate::domain::time::Timestamp;
 use crate::domain::view::{
     ExplainedDecision, ExplainedReason, ExplainedTask, Explanation, GpuView, JobView, NodeDetail, NodeTask, NodeView,
-    RunView, Submitted, TaskView,
+    RetriesView, RunView, Submitted, TaskView,
 };
 use std::collections::BTreeMap;
 
@@ -28,6 +28,7 @@ pub(super) fn exit() -> Exit {
         class: ExitClass::Hardware,
         reason: "GPU 3 fell off the bus".into(),
         faults: vec![4, 5],
+        busy_ports: vec![15_000, 65_535],
     }
 }
 
@@ -62,6 +63,7 @@ pub(super) fn spec() -> TaskSpec {
         gpus: vec!["GPU-1".into(), "MIG-2".into()],
         ports: vec![AssignedPorts { label: "http".into(), ports: vec![15000, 65535] }],
         lease_s: Some(1800),
+        debug_hold_s: Some(60),
         files: JobFiles {
             auth_file: "file:///etc/wharf/auth".into(),
             code_dir: "/code".into(),
@@ -93,6 +95,7 @@ pub(super) fn status(index: u64) -> TaskStatus {
         holding: true,
         notices: vec!["memory is not limited".into()],
         progress: Some("3 of 7 layers".into()),
+        held_until: Some(Timestamp(9)),
     }
 }
 
@@ -212,6 +215,7 @@ pub(super) fn task_view() -> TaskView {
         exit: None,
         notices: vec!["n".into()],
         progress: Some("p".into()),
+        held_until: Some(Timestamp(11)),
     }
 }
 
@@ -241,6 +245,8 @@ pub(super) fn job_view(tasks: Option<Vec<TaskView>>) -> JobView {
         tasks_running: 1,
         tasks_total: 2,
         gpus_total: 3,
+        retries: RetriesView { user: 1, platform: 2, hardware: 3, asked: 4 },
+        next_run_at: Some(Timestamp(13)),
     }
 }
 

@@ -105,6 +105,7 @@ pub fn task(command: &str) -> TaskSpec {
         gpus: vec![],
         ports: vec![],
         lease_s: None,
+        debug_hold_s: None,
         files: Default::default(),
         container: Default::default(),
     }

@@ -68,6 +68,8 @@ pub struct DockerConfig {
     pub pids_limit: u32,
     /// The kernel's preference for killing the command rather than its shim.
     pub oom_score_adj: i32,
+    /// Longest time that a failed task of a job with `isDebug` is kept; 0 keeps none.
+    pub debug_hold_s: u32,
     pub gpu_injection: GpuInjection,
     /// The node's GPUs are only played: containers get none.
     pub simulated_gpus: bool,
@@ -94,6 +96,7 @@ impl DockerConfig {
             log: LogRing::default(),
             pids_limit: 32_768,
             oom_score_adj: 500,
+            debug_hold_s: 604_800,
             gpu_injection: GpuInjection::default(),
             simulated_gpus: false,
             driver_root: PathBuf::from("/"),

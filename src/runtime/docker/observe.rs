@@ -68,6 +68,7 @@ pub fn observe(
         limits: shim_limits(&record.spec),
         oom_score_adj: Some(core.kind.config.oom_score_adj),
         lease_s: record.spec.lease_s,
+        debug_hold_s: record.spec.debug_hold_s.map(|seconds| seconds.min(core.kind.config.debug_hold_s)),
         segment_bytes: core.log.segment_bytes,
         checks,
         banner: Some(banner(&record.spec)),

@@ -54,6 +54,8 @@ pub struct ProcessConfig {
     pub pids_limit: u32,
     /// The kernel's preference for killing the command rather than its shim.
     pub oom_score_adj: i32,
+    /// Longest time that a failed task of a job with `isDebug` is kept; 0 keeps none.
+    pub debug_hold_s: u32,
     /// Of tasks, where the agent's own are others.
     pub open_files: Option<OpenFiles>,
 }
@@ -84,6 +86,7 @@ impl ProcessConfig {
             segment_bytes: log.segment_bytes,
             pids_limit: 32_768,
             oom_score_adj: 500,
+            debug_hold_s: 604_800,
             open_files: None,
         }
     }

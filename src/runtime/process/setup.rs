@@ -94,6 +94,7 @@ fn spec_files(
         oom_score_adj: Some(config.oom_score_adj),
         new_ipc_namespace: true,
         lease_s: record.spec.lease_s,
+        debug_hold_s: record.spec.debug_hold_s.map(|seconds| seconds.min(config.debug_hold_s)),
         segment_bytes: core.log.segment_bytes,
         limits: config.open_files.into_iter().map(OpenFiles::limit).collect(),
         ..ShimSpec::default()

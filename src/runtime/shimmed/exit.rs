@@ -18,6 +18,10 @@ pub struct Promised {
 pub fn exit_of(record: &ExitRecord, promised: Promised) -> Exit {
     let oom = record.oom_kills > 0;
     let (class, mut reason) = class_of(record, promised);
+    if let Some(since) = record.held_since_realtime_ns {
+        let seconds = record.ended_realtime_ns.saturating_sub(since) / 1_000_000_000;
+        reason.push_str(&format!("; it had been held for debugging for {seconds} s"));
+    }
     let lost = record.output.lost_bytes;
     if lost > 0 {
         reason.push_str(&format!("; {lost} bytes of its output were lost because the disk was slow or full"));
@@ -29,7 +33,12 @@ pub fn exit_of(record: &ExitRecord, promised: Promised) -> Exit {
     if !record.durable {
         reason.push_str("; the end of its log may not be on disk");
     }
-    Exit { code: record.code, signal: record.signal, oom, class, reason, faults: Vec::new() }
+    Exit { code: record.code, signal: record.signal, oom, class, reason, faults: Vec::new(), busy_ports: Vec::new() }
+}
+
+/// What people are told of a task that is kept for debugging.
+pub fn held(code: Option<i32>, signal: Option<i32>) -> String {
+    format!("{}; isDebug keeps the task for whoever looks at it", status_of(code, signal))
 }
 
 /// An end that no record tells of.
@@ -68,7 +77,13 @@ fn class_of(record: &ExitRecord, promised: Promised) -> (ExitClass, String) {
         }
         Why::LeaseExpired => {
             let lease = promised.lease_s.map(|lease| format!(" of {lease} s")).unwrap_or_default();
-            (ExitClass::TimeLimit, format!("its lease{lease} ran out: no renewal came from the controller"))
+            let why = format!("its lease{lease} ran out: no renewal came from the controller");
+            match record.held_since_realtime_ns {
+                // Its command had failed before that.
+                Some(_) => (own_end(record, promised).0, format!("{}; {why}", status(record))),
+                // Whoever lost the connection, it was not the job: it is to be run elsewhere.
+                None => (ExitClass::Platform, why),
+            }
         }
         Why::ExecFailed { step, message, .. } => {
             (exec_class(step, promised), format!("the command did not run: {message}"))
@@ -112,7 +127,11 @@ fn own_end(record: &ExitRecord, promised: Promised) -> (ExitClass, String) {
 }
 
 fn status(record: &ExitRecord) -> String {
-    match (record.code, record.signal) {
+    status_of(record.code, record.signal)
+}
+
+fn status_of(code: Option<i32>, signal: Option<i32>) -> String {
+    match (code, signal) {
         (Some(code), _) => format!("the command ended with status {code}"),
         (None, Some(signal)) => format!("the command was ended by {}", signal_name(signal)),
         (None, None) => "the command ended without a status".to_owned(),
@@ -177,7 +196,7 @@ mod tests {
         assert!(outside.1.contains("process 77"), "{}", outside.1);
         assert_eq!(mapped(&record(Why::StoppedByAgent)).0, ExitClass::Stopped);
         let lease = mapped(&record(Why::LeaseExpired));
-        assert_eq!(lease.0, ExitClass::TimeLimit);
+        assert_eq!(lease.0, ExitClass::Platform);
         assert!(lease.1.contains("1800 s"), "{}", lease.1);
         assert_eq!(mapped(&record(Why::AbandonedBeforeGo)).0, ExitClass::Platform);
     }
@@ -191,6 +210,22 @@ mod tests {
         assert_eq!(failed("exec").0, ExitClass::User);
         assert!(failed("exec").1.contains("/no/such/program"));
         assert_eq!(failed("join cgroup").0, ExitClass::Platform);
+    }
+
+    #[test]
+    fn a_hold_is_part_of_the_reason_and_never_of_whose_doing_it_was() {
+        let failed = |why| ExitRecord {
+            code: Some(3),
+            held_since_realtime_ns: Some(5_000_000_000),
+            ended_realtime_ns: 65_000_000_000,
+            ..record(why)
+        };
+        let (class, reason) = mapped(&failed(Why::OwnEnd));
+        assert!(class == ExitClass::User && reason.contains("status 3") && reason.contains("for 60 s"), "{reason}");
+        let (class, reason) = mapped(&failed(Why::StoppedByAgent));
+        assert!(class == ExitClass::Stopped && reason.contains("status 3"), "{reason}");
+        let (class, reason) = mapped(&failed(Why::LeaseExpired));
+        assert!(class == ExitClass::User && reason.contains("status 3") && reason.contains("lease"), "{reason}");
     }
 
     #[test]

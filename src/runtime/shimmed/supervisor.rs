@@ -190,6 +190,11 @@ impl Supervisor {
                 self.on_started(child_pid, started_realtime_ns, outbox).await;
                 Ok(())
             }
+            ShimFrame::Held { code, signal, until_realtime_ns, .. } => {
+                let until = exit::timestamp(until_realtime_ns);
+                outbox.push(RuntimeEventKind::Held { until, why: exit::held(code, signal) });
+                Ok(())
+            }
             ShimFrame::StopAck => {
                 self.wanted.stop_taken = true;
                 Ok(())

@@ -6,9 +6,10 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 /// Below the ports that the kernel gives to connections, above those that tasks are given.
 const PORTS: std::ops::Range<u16> = 30_100..32_700;
 
-/// Ports that one node gives to tasks, of those below [`PORTS`].
+/// Ports that one node gives to tasks: below those of which agents without a range take a slice, which may be there too.
+const FIRST: u16 = 4_000;
 const BLOCK: u16 = 200;
-const BLOCKS: std::ops::Range<u16> = 0..75;
+const BLOCKS: std::ops::Range<u16> = 0..55;
 
 /// A name that only one process of the machine can have, and that ends with it.
 fn claim(name: &str) -> Option<UnixListener> {
@@ -54,7 +55,7 @@ impl Block {
         let mut blocks = BLOCKS.map(|step| (start + step) % BLOCKS.end);
         let found = blocks.find_map(|block| Some((block, claim(&format!("wharf-test-block-{block}"))?)));
         let (block, claim) = found.expect("not every block of ports is in use");
-        let first = 15_000 + block * BLOCK;
+        let first = FIRST + block * BLOCK;
         Self { first, last: first + BLOCK - 1, _claim: claim }
     }
 }

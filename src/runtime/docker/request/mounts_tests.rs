@@ -22,6 +22,7 @@ fn task(files: JobFiles) -> TaskSpec {
         gpus: Vec::new(),
         ports: Vec::new(),
         lease_s: None,
+        debug_hold_s: None,
         files,
         container: Default::default(),
     }

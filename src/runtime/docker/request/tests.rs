@@ -33,6 +33,7 @@ fn task() -> TaskSpec {
             AssignedPorts { label: "data".into(), ports: vec![15002, 15003] },
         ],
         lease_s: None,
+        debug_hold_s: None,
         files: JobFiles::default(),
         container: ContainerSpec::default(),
     }

@@ -22,8 +22,12 @@ pub(super) fn join_task(
 ) -> io::Result<()> {
     let entries = task.remains.groups.payload_entries()?;
     // Best effort: without rights, or on a machine where the task shares the node's.
-    let ipc = File::open(format!("/proc/{child_pid}/ns/ipc")).ok();
-    let oom_score_adj = std::fs::read_to_string(format!("/proc/{child_pid}/oom_score_adj")).unwrap_or_default();
+    let ends = parent_of(child_pid) != Some(task.shim.pid);
+    let member = if ends { task.shim.pid.unsigned_abs() } else { child_pid };
+    let ipc = File::open(format!("/proc/{member}/ns/ipc")).ok();
+    // The shim's own is another: it is to live longer than what it looks after.
+    let oom_score_adj = format!("/proc/{child_pid}/oom_score_adj");
+    let oom_score_adj = if ends { None } else { std::fs::read_to_string(oom_score_adj).ok() }.unwrap_or_default();
     let account = &task.record.facts.account;
     let groups: Vec<Gid> = account.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
@@ -64,6 +68,13 @@ pub(super) fn join_task(
         command.pre_exec(join);
     }
     Ok(())
+}
+
+/// A task that is kept for debugging has no command any more, and the command's number may be somebody else's by now.
+fn parent_of(pid: u32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name of the program is in parentheses and may hold anything. State, then parent.
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// The kernel prefers it as it prefers the task's command.

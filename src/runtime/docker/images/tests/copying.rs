@@ -28,6 +28,7 @@ fn task(container: ContainerSpec, files: JobFiles) -> TaskSpec {
         gpus: Vec::new(),
         ports: Vec::new(),
         lease_s: None,
+        debug_hold_s: None,
         files,
         container,
     }
