@@ -285,7 +285,7 @@ impl World {
                 self.now = self.now.plus(Duration::from_secs(seconds));
                 let now = self.now;
                 for job in &mut self.jobs {
-                    job.run.tick(now);
+                    job.run.tick(now, 0.5);
                 }
             }
         }

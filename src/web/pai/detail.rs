@@ -140,6 +140,7 @@ mod tests {
             exit: None,
             notices: Vec::new(),
             progress: None,
+            held_until: None,
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::api::records::JobRecord;
 use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::job::JobState;
-use crate::domain::retry::{Reaction, reaction};
+use crate::domain::retry::{Reaction, row_of};
 use crate::domain::time::Timestamp;
 use crate::domain::view::TaskView;
 use serde_json::{Value, json};
@@ -91,11 +91,12 @@ fn code(exit: &Exit) -> i32 {
 
 /// The launcher's class of an end, which decides retries.
 pub(super) fn exit_type(exit: &Exit) -> &'static str {
-    match reaction(exit) {
+    match row_of(exit).reaction {
         Reaction::Succeeded => "SUCCEEDED",
         Reaction::Unknown => "UNKNOWN",
         Reaction::NonTransient | Reaction::Final => "NON_TRANSIENT",
         Reaction::Transient => "TRANSIENT_NORMAL",
+        Reaction::PlaceAgain => "TRANSIENT_CONFLICT",
     }
 }
 
@@ -128,7 +129,7 @@ pub(super) fn millis(time: Timestamp) -> i64 {
 /// placed only where it fits.
 pub(super) fn retries(record: &JobRecord) -> (u64, Value) {
     let retries = record.job.retries;
-    let platform = retries.platform.saturating_add(retries.hardware);
+    let platform = retries.platform.saturating_add(retries.hardware).saturating_add(retries.asked);
     let details = json!({ "user": retries.counted, "platform": platform, "resource": 0 });
     (retries.counted.saturating_add(platform), details)
 }
