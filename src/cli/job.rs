@@ -218,7 +218,8 @@ fn explanation_text(explanation: &Explanation) -> String {
             &format!("{}: {}", time.to_rfc3339(), explanation.earliest_note),
         )),
         None if !explanation.earliest_note.is_empty() => {
-            text.push_str(&table::paragraph("Earliest: ", &format!("not known: {}", explanation.earliest_note)));
+            let unknown = if explanation.never_possible { "" } else { "not known: " };
+            text.push_str(&table::paragraph("Earliest: ", &format!("{unknown}{}", explanation.earliest_note)));
         }
         None => {}
     }

@@ -15,7 +15,7 @@ use super::views;
 use crate::domain::command::Error;
 use crate::domain::ids::JobId;
 use crate::domain::job::{Job, JobState};
-use crate::domain::run::{Phase, Run};
+use crate::domain::run::{Phase, Run, RunTask};
 use crate::domain::task::TaskState;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{ExplainedReason, ExplainedTask, Explanation, TaskView};
@@ -69,10 +69,10 @@ fn head(state: &State, job: &Job) -> Explanation {
     if let Some(run) = run.filter(|run| !matches!(run.phase, Phase::Waiting | Phase::Ended)) {
         explanation.summary = on_the_way(run).unwrap_or(explanation.summary);
         let tasks = view.tasks.unwrap_or_default();
-        let still = tasks.iter().filter(|task| task.state != TaskState::Running.as_str());
+        let still = run.tasks.iter().zip(&tasks).filter(|(_, task)| task.state != TaskState::Running.as_str());
         explanation.tasks_left_out =
             u32::try_from(still.clone().count().saturating_sub(MAX_TASKS)).unwrap_or(u32::MAX);
-        explanation.tasks = still.take(MAX_TASKS).map(|task| task_line(state, task)).collect();
+        explanation.tasks = still.take(MAX_TASKS).map(|(known, task)| task_line(state, run, known, task)).collect();
     }
     explanation
 }
@@ -113,18 +113,24 @@ fn on_the_way(run: &Run) -> Option<String> {
     }
 }
 
-fn task_line(state: &State, task: &TaskView) -> ExplainedTask {
+fn task_line(state: &State, run: &Run, known: &RunTask, task: &TaskView) -> ExplainedTask {
     let node = task.node.clone().unwrap_or_default();
     let unreachable = state.nodes.get(&node.as_str().into()).is_none_or(|node| !node.reachable);
     let ended = task.exit.as_ref().map(|exit| exit.reason.clone());
     let silent = (unreachable && ended.is_none()).then(|| "its node has not been heard".to_owned());
+    let waits = match run.phase {
+        Phase::Staging if known.staged => Some("has its images and code, and waits for the others"),
+        Phase::Preparing if known.state == TaskState::Ready => Some("is at its barrier, and waits for the others"),
+        _ => None,
+    };
+    let waits = waits.map(str::to_owned);
     ExplainedTask {
         id: task.id.clone(),
         role: task.role.clone(),
         index: task.index,
         node,
         state: task.state.clone(),
-        detail: cut(ended.or(silent).or_else(|| task.progress.clone()).unwrap_or_default()),
+        detail: cut(ended.or(silent).or(waits).or_else(|| task.progress.clone()).unwrap_or_default()),
     }
 }
 

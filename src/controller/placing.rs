@@ -1,7 +1,7 @@
 //! What the scheduler needs between two passes, and what it found out. All of it follows from the state, so nothing of
 //! it is stored.
 
-use super::possible::Possible;
+use super::possible::{Doubt, Possible};
 use super::state::QueueKey;
 use crate::domain::ids::JobId;
 use crate::scheduler::quota::OverQuota;
@@ -26,28 +26,56 @@ pub(super) enum Found {
 pub(super) struct Placing {
     /// None when the nodes have changed.
     pub(super) books: Option<Books>,
-    /// The queue by virtual cluster; none of them is empty.
+    /// The queue by virtual cluster, without those that have no hope; none of them is empty.
     pub(super) queues: BTreeMap<String, BTreeSet<QueueKey>>,
     /// Of jobs that wait.
     pub(super) found: HashMap<JobId, Found>,
     /// Jobs that could never run, or only in a way that their users should know of.
-    pub(super) doubts: HashMap<JobId, super::possible::Doubt>,
+    pub(super) doubts: HashMap<JobId, Doubt>,
     pub(super) possible: Possible,
 }
 
 impl Placing {
-    pub(super) fn waits(&mut self, cluster: &str, key: QueueKey) {
-        match self.queues.get_mut(cluster) {
-            Some(queue) => drop(queue.insert(key)),
-            None => drop(self.queues.insert(cluster.to_owned(), BTreeSet::from([key]))),
+    /// A run waits for its place, newly or still.
+    pub(super) fn waits(&mut self, cluster: &str, key: QueueKey, job: JobId) {
+        let hopeless = self.doubts.get(&job).is_some_and(|doubt| doubt.never);
+        if !hopeless && self.enter(cluster, key) {
+            self.possible.judge_soon(key);
         }
     }
 
     pub(super) fn waits_no_more(&mut self, cluster: &str, key: QueueKey, job: JobId) {
         self.found.remove(&job);
         self.doubts.remove(&job);
+        self.possible.judged(&key);
+        self.leave(cluster, &key);
+    }
+
+    /// What is thought of a job that waits. Without hope it takes no part in passes: it would be in others' way.
+    pub(super) fn judged(&mut self, cluster: &str, key: QueueKey, job: JobId, doubt: Option<Doubt>) {
+        self.possible.judged(&key);
+        if doubt.as_ref().is_some_and(|doubt| doubt.never) {
+            self.leave(cluster, &key);
+        } else {
+            self.enter(cluster, key);
+        }
+        match doubt {
+            Some(doubt) => drop(self.doubts.insert(job, doubt)),
+            None => drop(self.doubts.remove(&job)),
+        }
+    }
+
+    /// Whether it was not there.
+    fn enter(&mut self, cluster: &str, key: QueueKey) -> bool {
+        match self.queues.get_mut(cluster) {
+            Some(queue) => queue.insert(key),
+            None => self.queues.insert(cluster.to_owned(), BTreeSet::from([key])).is_none(),
+        }
+    }
+
+    fn leave(&mut self, cluster: &str, key: &QueueKey) {
         if let Some(queue) = self.queues.get_mut(cluster) {
-            queue.remove(&key);
+            queue.remove(key);
             if queue.is_empty() {
                 self.queues.remove(cluster);
             }
@@ -102,9 +130,9 @@ mod tests {
     #[test]
     fn a_long_queue_in_one_virtual_cluster_hides_no_other() {
         let mut placing = Placing::default();
-        (1..=1000).for_each(|id| placing.waits("flood", key(0, id)));
-        placing.waits("other", key(0, 2000));
-        placing.waits("other", key(7, 3000));
+        (1..=1000).for_each(|id| placing.waits("flood", key(0, id), JobId(id)));
+        placing.waits("other", key(0, 2000), JobId(1));
+        placing.waits("other", key(7, 3000), JobId(1));
         assert_eq!(ids(&placing, 3, |_| true), [3000, 1, 2, 3, 2000]);
         assert_eq!(ids(&placing, 2, |id| id > 500), [3000, 501, 502, 2000], "who is passed over does not count");
         assert_eq!(placing.in_order(2, 100, Some).len(), 2);

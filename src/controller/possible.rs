@@ -2,8 +2,8 @@
 //!
 //! A job is judged when it is submitted. When what the nodes have changes, all that wait are judged again, some with
 //! every tick: like requests share a verdict, and one empty cluster serves them all, so neither ten thousand nodes nor
-//! a hundred thousand jobs make anybody wait. Jobs without hope hardly take part in passes: they would only be in the
-//! way of those that can run.
+//! a hundred thousand jobs make anybody wait. Jobs without hope take no part in passes: they would only be in the way of
+//! those that can run.
 
 use super::explain::cut;
 use super::schedule;
@@ -11,7 +11,7 @@ use super::state::{QueueKey, State};
 use crate::domain::spec::JobSpec;
 use crate::domain::view::ExplainedReason;
 use crate::scheduler::{EmptyCluster, Feasibility, Policy, Request};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 
 /// Verdicts that are kept.
@@ -46,8 +46,8 @@ pub(super) struct Possible {
     /// Nodes have changed on the way: once this is through, all over again. Nodes that change all the time must not keep
     /// the end of a long queue from its turn.
     again: bool,
-    /// The state was just loaded.
-    begun: bool,
+    /// Newly in the queue: just loaded, or to be run again on nodes that may have changed meanwhile.
+    fresh: BTreeSet<QueueKey>,
 }
 
 impl Possible {
@@ -57,6 +57,14 @@ impl Possible {
         self.verdicts.clear();
         self.again = self.sweeping.is_some();
         self.sweeping.get_or_insert(Bound::Unbounded);
+    }
+
+    pub(super) fn judge_soon(&mut self, key: QueueKey) {
+        self.fresh.insert(key);
+    }
+
+    pub(super) fn judged(&mut self, key: &QueueKey) {
+        self.fresh.remove(key);
     }
 }
 
@@ -121,40 +129,41 @@ fn words(reason: &ExplainedReason) -> String {
     node.as_ref().map_or_else(String::new, |node| format!(" ({node}: {reason}: needs {need}, has {have})"))
 }
 
-/// Judges some of those that wait, if nodes have changed since they were judged.
+/// Judges some of those that wait and are new, or were judged before the nodes changed.
 pub(super) fn sweep(state: &mut State, policy: &Policy) {
-    if !std::mem::replace(&mut state.placing.possible.begun, true) {
-        state.placing.possible.sweeping = Some(Bound::Unbounded);
-    }
+    let mut verdicts_left = (NODES_AT_ONCE / state.nodes.len().max(1)).clamp(1, AT_ONCE);
+    let fresh: Vec<QueueKey> = state.placing.possible.fresh.iter().take(AT_ONCE).copied().collect();
+    judge_all(state, policy, &fresh, &mut verdicts_left);
     let Some(from) = state.placing.possible.sweeping.take() else { return };
     let keys: Vec<QueueKey> = state.queue.range((from, Bound::Unbounded)).take(AT_ONCE).copied().collect();
-    let mut verdicts_left = (NODES_AT_ONCE / state.nodes.len().max(1)).clamp(1, AT_ONCE);
-    let (mut looked_at, all) = (0, keys.len());
-    for key in &keys {
-        let found = state.runs.get(&key.2).and_then(|run| Some((run.job, state.specs.get(&run.job).cloned()?)));
-        let Some((job, spec)) = found else {
-            looked_at += 1;
-            continue;
-        };
-        let request = Request::under(policy, &spec);
-        if !state.placing.possible.verdicts.contains_key(&request) {
-            if verdicts_left == 0 {
-                break;
-            }
-            verdicts_left -= 1;
-        }
-        looked_at += 1;
-        let before = state.placing.doubts.remove(&job);
-        match judge(state, policy, &request) {
-            Some(doubt) => drop(state.placing.doubts.insert(job, doubt)),
-            None => state.schedule_due |= before.is_some(),
-        }
-    }
+    let looked_at = judge_all(state, policy, &keys, &mut verdicts_left);
     let possible = &mut state.placing.possible;
-    if looked_at < all || all == AT_ONCE {
+    if looked_at < keys.len() || keys.len() == AT_ONCE {
         let at = keys[..looked_at].last();
         possible.sweeping = Some(at.map_or(from, |key| Bound::Excluded(*key)));
     } else if std::mem::take(&mut possible.again) {
         possible.sweeping = Some(Bound::Unbounded);
     }
+}
+
+/// How many of them it came to judge.
+fn judge_all(state: &mut State, policy: &Policy, keys: &[QueueKey], verdicts_left: &mut usize) -> usize {
+    for (at, key) in keys.iter().enumerate() {
+        let found = state.runs.get(&key.2).and_then(|run| Some((run.job, state.specs.get(&run.job).cloned()?)));
+        let Some((job, spec)) = found else {
+            state.placing.possible.judged(key);
+            continue;
+        };
+        let request = Request::under(policy, &spec);
+        if !state.placing.possible.verdicts.contains_key(&request) {
+            if *verdicts_left == 0 {
+                return at;
+            }
+            *verdicts_left -= 1;
+        }
+        let doubt = judge(state, policy, &request);
+        state.schedule_due |= doubt.is_none() && state.placing.doubts.contains_key(&job);
+        state.placing.judged(&spec.virtual_cluster, *key, job, doubt);
+    }
+    keys.len()
 }

@@ -20,8 +20,6 @@ use std::collections::BTreeSet;
 const LOOK_AHEAD: usize = 2000;
 /// Of each virtual cluster at least.
 const LOOK_AHEAD_EACH: usize = 20;
-/// Runs without hope that are looked at nevertheless: a gang of several roles may fit by chance.
-const HOPELESS: usize = 64;
 /// Nodes that an event names.
 const NODES_NAMED: usize = 64;
 
@@ -72,18 +70,11 @@ fn forgive(state: &mut State, run: RunId) {
 /// Who takes part in a pass.
 pub(super) fn waiting(state: &State, policy: &Policy, now: Timestamp) -> Vec<Waiting> {
     let each = (LOOK_AHEAD / state.placing.queues.len().max(1)).max(LOOK_AHEAD_EACH);
-    let mut hopeless = 0;
     let entry = |(_, _, id): QueueKey| {
         let run = state.runs.get(&id).filter(|run| !backs_off(run, now))?;
-        if state.placing.doubts.get(&run.job).is_some_and(|doubt| doubt.never) {
-            hopeless += 1;
-            if hopeless > HOPELESS {
-                return None;
-            }
-        }
         entry(state, policy, run)
     };
-    // What backs off and what has no hope is no reason to look at fewer others.
+    // What backs off is no reason to look at fewer others.
     let mut queue: Vec<Waiting> = state.placing.in_order(2 * LOOK_AHEAD, each, entry);
     scheduler::queue::sort(&mut queue);
     queue

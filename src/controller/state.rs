@@ -119,7 +119,7 @@ impl State {
         let cluster = self.specs.get(&run.job).map_or("", |spec| spec.virtual_cluster.as_str());
         if run.phase == Phase::Waiting {
             self.queue.insert(key);
-            self.placing.waits(cluster, key);
+            self.placing.waits(cluster, key, run.job);
             self.schedule_due = true;
         } else if self.queue.remove(&key) {
             self.placing.waits_no_more(cluster, key, run.job);

@@ -64,11 +64,7 @@ pub(super) fn submit(
     if submit.dry_run {
         return Ok(Submitted { job_id: 0, run_id: 0, name: spec.name, warnings });
     }
-    let submitted = create(state, who, submit, spec, warnings, context);
-    if let Some(doubt) = doubt {
-        state.placing.doubts.insert(JobId(submitted.job_id), doubt);
-    }
-    Ok(submitted)
+    Ok(create(state, who, submit, spec, (warnings, doubt), context))
 }
 
 fn create(
@@ -76,7 +72,7 @@ fn create(
     who: &Principal,
     submit: &Submit,
     spec: JobSpec,
-    warnings: Vec<String>,
+    (warnings, doubt): (Vec<String>, Option<Doubt>),
     context: &mut Context<'_>,
 ) -> Submitted {
     let number = state.take_id();
@@ -107,6 +103,8 @@ fn create(
     state.dirty.specs.insert(id);
     state.dirty.files.insert(id, submit.content.clone());
     state.dirty.jobs.insert(id);
+    // Before it is queued: what has no hope is kept out of the passes.
+    state.placing.doubts.extend(doubt.map(|doubt| (id, doubt)));
     state.refresh_run(run_id);
     state.note(context.now, "job.submitted", Some(id), None, None, message);
     Submitted { job_id: number, run_id: number, name, warnings }
