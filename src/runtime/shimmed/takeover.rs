@@ -22,7 +22,11 @@ impl<K: Kind> Core<K> {
             None => self.take_over(id).await.map_err(|error| platform("adopt", id, error))?,
         };
         if let Some(task) = task {
-            return self.ask_phase(&task).await;
+            let adopted = self.ask_phase(&task).await?;
+            if matches!(adopted, Adopted::Running { .. }) {
+                K::running(self, &task);
+            }
+            return Ok(adopted);
         }
         let dir = self.layout.task(id);
         // Its shim is gone, so what it recorded is there to stay: whoever cannot read it now asks again.
