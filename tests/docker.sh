@@ -84,6 +84,7 @@ docker_ssh_images() { # DIR TREE: into which it puts OpenSSH with its libraries
     done
     echo 'sshd:x:100:65534::/run/sshd:/bin/false' >>"$tree/etc/passwd"
     printf 'root:*:19000::::::\nada:!:19000::::::\n' >"$tree/etc/shadow"
+    chmod 640 "$tree/etc/shadow"
     mkdir -p "$tree/root" && chmod 700 "$tree/root" && chown 1000:1000 "$tree/home/ada" || return 1
     tar -C "$tree" -c . | "${import[@]}" - wharf-test/sshd:1 >/dev/null || return 1
     tar -C "$tree" -c . | "${import[@]}" --change 'USER ada' - wharf-test/sshd-user:1 >/dev/null

@@ -75,7 +75,13 @@ fn server() -> Result<Server, String> {
     let uid = fs::metadata("/proc/self").map_err(|error| format!("/proc/self: {error}"))?.uid();
     let passwd = fs::read_to_string("/etc/passwd").map_err(|error| format!("/etc/passwd: {error}"))?;
     let user = name_of(&passwd, uid).ok_or_else(|| format!("user {uid} has no name in the image's /etc/passwd"))?;
-    let server = Server { sshd, pam: needs_pam(&user), user };
+    let locked = is_locked(&fs::read_to_string("/etc/shadow").unwrap_or_default(), &user);
+    // Without PAM sshd refuses accounts that are locked, as those without a password often are.
+    let pam = locked && uid == 0 && Path::new("/etc/pam.d/sshd").exists();
+    if locked && !pam {
+        return Err(format!("user {user} is locked in the image's /etc/shadow"));
+    }
+    let server = Server { sshd, pam, user };
     if let Err(said) = server.test() {
         let folder = said.lines().find_map(|line| line.split_once(MISSING_FOLDER)).map(|(_, folder)| folder.trim());
         let folder = folder.ok_or_else(|| format!("the image's ssh server does not start: {}", said.trim()))?;
@@ -90,14 +96,12 @@ fn name_of(passwd: &str, uid: u32) -> Option<String> {
     line.split(':').next().map(str::to_owned)
 }
 
-/// Without PAM sshd refuses accounts that are locked, as those without a password often are.
-fn needs_pam(user: &str) -> bool {
-    let shadow = fs::read_to_string("/etc/shadow").unwrap_or_default();
+fn is_locked(shadow: &str, user: &str) -> bool {
     let locked = |line: &str| {
         let mut fields = line.split(':');
         fields.next() == Some(user) && fields.next().is_some_and(|password| password.starts_with('!'))
     };
-    shadow.lines().any(locked) && Path::new("/etc/pam.d/sshd").exists()
+    shadow.lines().any(locked)
 }
 
 impl Server {
@@ -167,6 +171,8 @@ mod tests {
         let passwd = "root:x:0:0::/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\n";
         assert_eq!(name_of(passwd, 1000).as_deref(), Some("ada"));
         assert_eq!(name_of(passwd, 7), None);
+        let shadow = "root:*:1::::::\nada:!:1::::::\nbob:!!:1::::::\n";
+        assert_eq!(["root", "ada", "bob", "eve"].map(|user| is_locked(shadow, user)), [false, true, true, false]);
         let found: Vec<_> = variables(b"A=b=c\0TERM=x\0SSH_TTY=y\0=z\0EMPTY=\0LINES=1\n2\0").collect();
         assert_eq!(found, [(&b"A"[..], &b"b=c"[..]), (b"EMPTY", b""), (b"LINES", b"1\n2")]);
     }

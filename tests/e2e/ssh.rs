@@ -21,6 +21,16 @@ struct Containers {
     dockerd: Dockerd,
 }
 
+impl Drop for Containers {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // Nobody may start others meanwhile.
+            (0..2).for_each(|i| self.cluster.kill9_agent(i));
+            self.dockerd.remove_of(self.cluster.node_uids());
+        }
+    }
+}
+
 impl Containers {
     /// `None` where there is no dockerd, or no OpenSSH to make an image of.
     fn start(what: &str) -> Option<Self> {
@@ -197,7 +207,7 @@ fn keys_are_for_the_owner_and_nowhere_else() {
     let cluster = &containers.cluster;
     let id = containers.submit(SSHD, "env; sleep 600");
     until("the image's server listens", || {
-        let up = ["exec", &id, "--role", "worker", "--index", "0", "--", "sh", "-c", "ps | grep -c '[s]shd.*-D'"];
+        let up = ["exec", &id, "--role", "worker", "--index", "0", "--", "sh", "-c", "ps | grep -c '[s]shd:'"];
         (cluster.cli(&up).text().trim() == "1").then_some(())
     });
     for command in

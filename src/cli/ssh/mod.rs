@@ -28,8 +28,11 @@ use crate::shim::ssh::{NO_SERVER, PROGRAM, SERVER, USER};
 use files::{Entry, Keys};
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Of what a task says as whom one logs in.
+/// For a task to say as whom one logs in.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
+/// Of what it says.
 const MAX_ANSWER_BYTES: usize = 4096;
 
 pub async fn ssh(context: &Context, args: SshArgs) -> Result<u8, Failure> {
@@ -87,7 +90,11 @@ async fn way(
     let argv = vec![PROGRAM.to_owned(), USER.to_owned()];
     let session = controller.exec(&context.who, task, ExecSpec { argv, ..ExecSpec::default() }).await;
     match session {
-        Ok(session) => Ok(answer(session).await.map(|user| (access, user))),
+        Ok(session) => {
+            let answered = tokio::time::timeout(ANSWER_DEADLINE, answer(session)).await;
+            let late = |_| Err(format!("the container does not answer within {} s", ANSWER_DEADLINE.as_secs()));
+            Ok(answered.unwrap_or_else(late).map(|user| (access, user)))
+        }
         // The program is in every container, and in nothing else.
         Err(error) if error.kind == ErrorKind::Invalid => {
             Ok(Err("the task is no container, or from before they had an ssh server".to_owned()))

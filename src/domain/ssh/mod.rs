@@ -44,11 +44,11 @@ impl SshSeed {
 
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.as_bytes();
-        if digits.len() != 2 * SEED_BYTES || !text.is_ascii() {
+        if digits.len() != 2 * SEED_BYTES || !digits.iter().all(u8::is_ascii_hexdigit) {
             return None;
         }
         let mut secret = [0; SEED_BYTES];
-        for (byte, pair) in secret.iter_mut().zip(text.as_bytes().chunks(2)) {
+        for (byte, pair) in secret.iter_mut().zip(digits.chunks(2)) {
             *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
         }
         Some(Self(secret))

@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(rest.len() - 4, u32::from_be_bytes(rest[..4].try_into().unwrap()) as usize);
         assert_eq!((rest.len() - 4) % 8, 0);
         let both = [&SECRET[..], &PUBLIC].concat();
-        assert!(rest.windows(64).any(|window| window == both) && rest.ends_with(&[1, 2, 3]));
+        assert!(rest.windows(64).any(|window| window == both) && rest.ends_with(&[1, 2, 3, 4]));
         assert_eq!(rest[4..8], rest[8..12]);
         assert!(!format!("{key:?}").contains(&STANDARD.encode(SECRET)));
     }
