@@ -5,10 +5,11 @@
 #   tests/docker.sh bridge DIR   the same, with a bridge in its namespace
 #   tests/docker.sh stop DIR     removes its containers and everything in DIR
 # Images: wharf-test/busybox:1; wharf-test/user:1 with USER, WORKDIR, ENTRYPOINT, ENV, HEALTHCHECK and VOLUME;
-# wharf-test/noshell:1 with no file at all but a folder.
+# wharf-test/noshell:1 with no file at all but a folder; and, where the machine has OpenSSH, wharf-test/sshd:1 with its
+# server and client, and wharf-test/sshd-user:1, the same with USER.
 
 # What tests with containers need from Debian's packages.
-DOCKER_PACKAGES="docker.io iproute2 iptables busybox-static docker-registry apache2-utils"
+DOCKER_PACKAGES="docker.io iproute2 iptables busybox-static docker-registry apache2-utils openssh-server openssh-client"
 
 docker_can_run() {
     [ "$(id -u)" = 0 ] && command -v dockerd >/dev/null && command -v docker >/dev/null &&
@@ -67,7 +68,26 @@ docker_images() { # DIR
         --change 'ENTRYPOINT ["/bin/false"]' --change 'ENV A=image B=image' --change 'VOLUME /data' \
         --change 'HEALTHCHECK --interval=1s CMD touch /work/health' - wharf-test/user:1 >/dev/null || return 1
     mkdir -p "$dir/empty/etc" || return 1
-    tar -C "$dir/empty" -c . | "${import[@]}" - wharf-test/noshell:1 >/dev/null
+    tar -C "$dir/empty" -c . | "${import[@]}" - wharf-test/noshell:1 >/dev/null || return 1
+    docker_ssh_images "$dir" "$tree"
+}
+
+docker_ssh_images() { # DIR TREE: into which it puts OpenSSH with its libraries
+    local dir=$1 tree=$2 program file
+    local import=(docker -H "unix://$dir/docker.sock" import)
+    [ -x /usr/sbin/sshd ] && [ -x /usr/bin/ssh ] || return 0
+    for program in /usr/sbin/sshd /usr/bin/ssh /usr/lib/openssh/sftp-server /usr/libexec/openssh/sftp-server; do
+        [ -x "$program" ] || continue
+        for file in "$program" $(ldd "$program" | grep -o '/[^ ]*'); do
+            mkdir -p "$tree$(dirname "$file")" && cp -L "$file" "$tree$file" || return 1
+        done
+    done
+    echo 'sshd:x:100:65534::/run/sshd:/bin/false' >>"$tree/etc/passwd"
+    printf 'root:*:19000::::::\nada:!:19000::::::\n' >"$tree/etc/shadow"
+    chmod 640 "$tree/etc/shadow"
+    mkdir -p "$tree/root" && chmod 700 "$tree/root" && chown 1000:1000 "$tree/home/ada" || return 1
+    tar -C "$tree" -c . | "${import[@]}" - wharf-test/sshd:1 >/dev/null || return 1
+    tar -C "$tree" -c . | "${import[@]}" --change 'USER ada' - wharf-test/sshd-user:1 >/dev/null
 }
 
 docker_start() { # DIR [bridge]

@@ -5,6 +5,7 @@ use crate::domain::command::{Error, Heartbeat, HeartbeatReply, Registered, Regis
 use crate::domain::event::Event;
 use crate::domain::ids::{JournalId, NodeUid, TaskId};
 use crate::domain::principal::Principal;
+use crate::domain::ssh::SshAccess;
 use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, Submitted};
 use async_trait::async_trait;
 
@@ -45,6 +46,11 @@ pub trait ControllerApi: std::fmt::Debug + Send + Sync + 'static {
     async fn logs(&self, who: &Principal, query: LogQuery) -> Result<Answers<LogBatch>, Error>;
 
     async fn exec(&self, who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error>;
+
+    /// What lets the owner of a job, an operator or an admin log in to its tasks.
+    async fn ssh_access(&self, _who: &Principal, job: &str) -> Result<SshAccess, Error> {
+        Err(Error::refused(format!("{job}: this controller keeps no keys")))
+    }
 
     /// From agents. A second live agent of one name is refused.
     async fn register(&self, who: &Principal, registration: Registration) -> Result<Registered, Error>;

@@ -21,6 +21,16 @@ const EXEC_HELP: &str = concat!(
     "Examples:\n  wharf exec train-7 --role worker --index 0 -- nvidia-smi\n  wharf exec train-7 --tty -- bash"
 );
 
+const SSH_HELP: &str = concat!(
+    "Where the image has an ssh server, the local ssh talks to it through the agent: no port has to be open. Where it ",
+    "has none, for plain processes, and without a local ssh, the session goes through 'wharf exec'. The task's ",
+    "variables are set in either. The exit code is the command's, or 255 when the connection broke.\n\n",
+    "--config prints host entries ROLE-INDEX for ssh -F, scp, rsync, editors and port forwarding; the job's key is ",
+    "left in a folder of yours that the first line names.\n\n",
+    "Examples:\n  wharf ssh train-7 --role worker --index 0\n  wharf ssh train-7 -- nvidia-smi\n  ",
+    "wharf ssh train-7 --config > train-7.conf; ssh -F train-7.conf -L 8888:localhost:8888 worker-0"
+);
+
 /// Runs GPU jobs on a fleet of machines.
 #[derive(Debug, Parser)]
 #[command(name = "wharf", version, after_help = EXIT_CODES, propagate_version = true, max_term_width = 100)]
@@ -120,6 +130,9 @@ pub enum Command {
     /// Run a command beside a task, in its environment and limits
     #[command(after_help = EXEC_HELP)]
     Exec(ExecArgs),
+    /// Open a session beside a task, by ssh where its image has an ssh server
+    #[command(after_help = SSH_HELP)]
+    Ssh(SshArgs),
     /// List nodes
     #[command(after_help = "Example:\n  wharf nodes --json")]
     Nodes,
@@ -278,6 +291,29 @@ pub struct ExecArgs {
     pub workdir: Option<String>,
     /// Command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct SshArgs {
+    /// Job id, a name of yours, or USER/NAME
+    pub job: String,
+    #[command(flatten)]
+    pub task: TaskArgs,
+    /// A run id, or -1 for the previous run
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub run: Option<i64>,
+    /// Print a configuration for ssh -F instead
+    #[arg(long, conflicts_with_all = ["command", "tty", "stdio"])]
+    pub config: bool,
+    /// Allocate a terminal for a command too
+    #[arg(long, short = 't')]
+    pub tty: bool,
+    /// Be the ProxyCommand of an ssh
+    #[arg(long, hide = true, conflicts_with = "command")]
+    pub stdio: bool,
+    /// Command and its arguments (default: a shell)
+    #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
 

@@ -18,6 +18,10 @@ pub struct Context {
     pub json: bool,
     /// Colour words on stdout.
     pub color: bool,
+    /// The controllers as they were named, for a program that we start.
+    pub controllers: String,
+    /// Whom the caller asked to be, for the same.
+    pub named_user: Option<String>,
     /// Nobody asked for plain output.
     pub color_allowed: bool,
     /// It has been said that the controller does not answer; shared, so that many streams say it once.
@@ -37,6 +41,8 @@ impl Context {
         Ok(Self {
             who: principal(global.as_user.as_deref()),
             json: global.json,
+            controllers: global.controller.clone(),
+            named_user: global.as_user.clone(),
             color,
             color_allowed: !plain,
             silence_told: Arc::default(),
@@ -54,12 +60,20 @@ impl Context {
         let mut context = self.with_addresses(self.addresses.clone());
         if let Some(user) = user {
             context.who = principal(Some(user));
+            context.named_user = Some(user.to_owned());
         }
         context
     }
 
     fn with_addresses(&self, addresses: Vec<String>) -> Self {
-        Self { who: self.who.clone(), silence_told: self.silence_told.clone(), addresses, ..*self }
+        Self {
+            who: self.who.clone(),
+            silence_told: self.silence_told.clone(),
+            controllers: addresses.join(","),
+            named_user: self.named_user.clone(),
+            addresses,
+            ..*self
+        }
     }
 
     pub fn controller(&self) -> Result<Arc<dyn ControllerApi>, Failure> {
@@ -90,6 +104,8 @@ impl Context {
         Self {
             who,
             json: false,
+            controllers: "127.0.0.1:1".to_owned(),
+            named_user: None,
             color: false,
             color_allowed: false,
             silence_told: Arc::default(),

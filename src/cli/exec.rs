@@ -60,7 +60,7 @@ pub async fn converse(context: &Context, session: ExecSession, tty: bool) -> Res
 }
 
 /// Codes below 255 are the command's: that nobody was reached has a code of its own here.
-fn unreached(context: &Context, error: Error) -> Failure {
+pub fn unreached(context: &Context, error: Error) -> Failure {
     match error.kind {
         ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => transport(context, &error),
         _ => Failure::Error(error),

@@ -19,6 +19,7 @@ mod patience;
 mod samples;
 mod serve;
 mod signals;
+mod ssh;
 mod submit;
 mod table;
 mod terminal;
@@ -88,6 +89,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Stop { job, grace } => job::stop(&context, &job, grace).await,
         Command::Logs(args) => logs::logs(&context, args).await,
         Command::Exec(args) => exec::exec(&context, args).await,
+        Command::Ssh(args) => ssh::ssh(&context, args).await,
         Command::Nodes => nodes::nodes(&context).await,
         Command::Node { command: NodeCommand::Show { node } } => node::show(&context, &node).await,
         Command::Top => top::top(&context).await,

@@ -14,6 +14,7 @@ use crate::domain::ids::{JobId, JournalId, NodeName, NodeUid, TaskId};
 use crate::domain::job::Job;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::quantity::DEFAULT_GRACE_MS;
+use crate::domain::ssh::SshAccess;
 use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, Submitted};
 use async_trait::async_trait;
 use std::time::Duration;
@@ -177,6 +178,14 @@ impl ControllerApi for Controller {
         };
         may_touch(who, &owner, &format!("job {}", task.job))?;
         logs::agent_of(self, task)?.exec(who, task, exec).await
+    }
+
+    async fn ssh_access(&self, who: &Principal, job: &str) -> Result<SshAccess, Error> {
+        let state = read(&self.shared);
+        let job = resolve::job_ref(&state, who, job)?;
+        may_touch(who, &job.user, &format!("job {}", job.id))?;
+        let none = || Error::refused(format!("job {} has no keys: it is from before jobs had them", job.id));
+        Ok(SshAccess::of(job.id.0, job.ssh.as_ref().ok_or_else(none)?))
     }
 
     async fn register(&self, who: &Principal, registration: Registration) -> Result<Registered, Error> {

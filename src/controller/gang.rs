@@ -7,6 +7,7 @@ use crate::domain::container::JobFiles;
 use crate::domain::ids::{JobId, RunId, TaskId};
 use crate::domain::run::{Action, Run, RunTask};
 use crate::domain::spec::{JobSpec, OnNodeLost};
+use crate::domain::ssh::{SEED_VARIABLE, SshSeed};
 use crate::domain::task::{Inventory, TaskSpec};
 use crate::jobfile::env::{EnvContext, SeatError, SharedEnvironment, TaskSeat};
 use std::sync::Arc;
@@ -54,6 +55,7 @@ pub(super) struct Gang {
     default_fs_uri: String,
     job: JobId,
     run: RunId,
+    ssh: Option<SshSeed>,
     seats: Vec<TaskSeat>,
     /// Grows with the gang, so it is written once, by the first task whose turn it is.
     shared: OnceCell<SharedEnvironment>,
@@ -74,6 +76,7 @@ impl Gang {
             default_fs_uri: parts.default_fs_uri.clone(),
             job: run.job,
             run: run.id,
+            ssh: state.jobs.get(&run.job).and_then(|job| job.ssh.clone()),
             seats: run.tasks.iter().map(seat).collect(),
             shared: OnceCell::new(),
         }
@@ -95,7 +98,12 @@ impl Gang {
                 .map_err(|error| Error::internal(format!("the environment of run {}: {error}", self.run)))?
                 .map_err(&mistake)
         });
-        shared.await?.for_task_on(task.role, task.index, in_container).map_err(mistake)
+        let mut environment = shared.await?.for_task_on(task.role, task.index, in_container).map_err(mistake)?;
+        if let Some(seed) = self.ssh.as_ref().filter(|_| in_container) {
+            // The agent takes it out again.
+            environment.push((SEED_VARIABLE.to_owned(), seed.reveal()));
+        }
+        Ok(environment)
     }
 
     fn write_shared(&self) -> Result<SharedEnvironment, SeatError> {

@@ -15,10 +15,13 @@ use crate::domain::quantity::MAX_JOB_FILE_BYTES;
 use crate::domain::retry::Retries;
 use crate::domain::run::Run;
 use crate::domain::spec::JobSpec;
+use crate::domain::ssh::SshSeed;
 use crate::domain::view::Submitted;
 use crate::jobfile;
 use crate::scheduler::quota::DEFAULT_CLUSTER;
 use crate::scheduler::{Policy, Quotas};
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 use std::sync::Arc;
 
 /// Unfinished jobs of all users together; one more is refused.
@@ -91,6 +94,7 @@ fn create(
         runs: vec![run_id],
         retries: Retries::default(),
         ended_at: None,
+        ssh: new_seed(),
     };
     state.names.insert((job.user.clone(), name.clone()), id);
     if !job.request_id.is_empty() {
@@ -131,6 +135,18 @@ fn known_cluster(policy: &Policy, spec: &JobSpec) -> Result<(), Violation> {
         found: format!("{name:?}"),
         allowed: format!("{}{more}, or \"\" for {DEFAULT_CLUSTER}", names.join(", ")),
     })
+}
+
+/// Without randomness there are no keys, and everything else works.
+fn new_seed() -> Option<SshSeed> {
+    let mut secret = [0; 64];
+    match OsRng.try_fill_bytes(&mut secret) {
+        Ok(()) => Some(SshSeed::new(secret)),
+        Err(error) => {
+            tracing::warn!(%error, "a job gets no SSH keys: the system gives no random bytes");
+            None
+        }
+    }
 }
 
 /// The first answer again, if it is the same job that was asked for.

@@ -4,6 +4,7 @@ use super::exit::Exit;
 use super::ids::{JobId, RunId};
 use super::retry::Retries;
 use super::run::{Phase, Run};
+use super::ssh::SshSeed;
 use super::task::TaskState;
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,9 @@ pub struct Job {
     pub runs: Vec<RunId>,
     pub retries: Retries,
     pub ended_at: Option<Timestamp>,
+    /// What the keys of its tasks come from; jobs from before there were any have none. Shown to nobody but its owner.
+    #[serde(default)]
+    pub ssh: Option<SshSeed>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -20,6 +20,7 @@ pub mod reconcile;
 pub mod retry;
 pub mod run;
 pub mod spec;
+pub mod ssh;
 pub mod task;
 pub mod time;
 pub mod view;

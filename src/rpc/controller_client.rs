@@ -16,6 +16,7 @@ use crate::domain::event::Event;
 use crate::domain::ids::{JournalId, NodeUid, TaskId};
 use crate::domain::principal::Principal;
 use crate::domain::quantity::MAX_MESSAGE_BYTES;
+use crate::domain::ssh::SshAccess;
 use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, Submitted};
 use async_trait::async_trait;
 use prost::Message;
@@ -142,6 +143,12 @@ impl ControllerApi for ControllerClient {
     async fn stop_job(&self, who: &Principal, job: &str, grace_ms: Option<u64>) -> Result<JobView, Error> {
         let message = pb::StopJobRequest { principal: Some(who.clone().into()), job: Some(job_ref(job)), grace_ms };
         self.call("StopJob", message, |mut c, r| async move { c.stop_job(r).await }, JobView::try_from).await
+    }
+
+    async fn ssh_access(&self, who: &Principal, job: &str) -> Result<SshAccess, Error> {
+        let message = pb::GetSshAccessRequest { principal: Some(who.clone().into()), job: Some(job_ref(job)) };
+        let send = |mut c: Generated<Channel>, r| async move { c.get_ssh_access(r).await };
+        self.call("GetSshAccess", message, send, SshAccess::try_from).await
     }
 
     async fn list_nodes(&self, who: &Principal) -> Result<Vec<NodeView>, Error> {

@@ -90,6 +90,18 @@ impl Controller for ControllerService {
         call.answer(answer.await)
     }
 
+    async fn get_ssh_access(
+        &self,
+        request: Request<pb::GetSshAccessRequest>,
+    ) -> Result<Response<pb::SshAccess>, Status> {
+        let (call, request) = self.gate.open("GetSshAccess", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            self.api.ssh_access(&who, &job(&call, request.job)?).await
+        };
+        call.answer(answer.await)
+    }
+
     async fn list_nodes(
         &self,
         request: Request<pb::ListNodesRequest>,

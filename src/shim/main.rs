@@ -2,7 +2,7 @@
 //! Several paths are ways to the same socket, tried in turn.
 //!
 //! A static program of std alone: it runs in any image. It opens no path of its own but the socket, what the agent asks
-//! it to check, and the programs of the command. The modules that the agent needs too are also in the library.
+//! it to check, and the programs of the command. With a word of [`ssh`] it is something else. The modules that the agent needs too are also in the library.
 
 mod bell;
 mod channel;
@@ -33,12 +33,17 @@ mod protocol;
 mod record;
 #[allow(dead_code)]
 mod spec;
+mod ssh;
 mod wire;
 
 use std::os::unix::ffi::OsStringExt;
 
 fn main() {
     let paths: Vec<Vec<u8>> = std::env::args_os().skip(1).map(OsStringExt::into_vec).collect();
+    if let Some(Ok(name)) = paths.first().map(|path| std::str::from_utf8(path)) {
+        // Sockets are named by paths with a '/' or a '.', or by one letter.
+        ssh::run(name, paths.get(1).and_then(|argument| std::str::from_utf8(argument).ok()));
+    }
     if paths.is_empty() {
         eprintln!("usage: wharf-shim SOCKET... (started by a wharf agent)");
         std::process::exit(2);

@@ -16,7 +16,16 @@ struct Beside {
     job: String,
     runtime: &'static str,
     /// Last: it goes after its containers.
-    _dockerd: Option<Dockerd>,
+    dockerd: Option<Dockerd>,
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if let Some(dockerd) = self.dockerd.as_ref().filter(|_| !std::thread::panicking()) {
+            self.cluster.kill9_agent(0);
+            dockerd.remove_of(self.cluster.node_uids());
+        }
+    }
 }
 
 impl Beside {
@@ -42,7 +51,7 @@ impl Beside {
         file["image"] = json!("wharf-test/busybox:1");
         let job = cluster.submit(&file);
         cluster.wait_running(&job);
-        Self { cluster, job, runtime, _dockerd: dockerd }
+        Self { cluster, job, runtime, dockerd }
     }
 
     fn args<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
@@ -162,13 +171,19 @@ fn a_lost_agent_is_255_with_a_sentence_and_the_terminal_given_back() {
         terminal.wait("up");
         let running = beside.cluster.spawn(&beside.args(&["--", "/bin/sh", "-c", "echo up; sleep 600"]));
         until("the command runs", || (running.stdout_so_far() == b"up\n").then_some(()));
+        let marker = beside.marker(6);
+        let silent = beside.cluster.spawn(&beside.args(&["--", "/bin/sh", "-c", &format!("sleep {marker}; true")]));
+        until("a silent one runs", || (proc::with_argument(&marker).len() == 1).then_some(()));
         beside.cluster.kill9_agent(0);
+        silent.finish().expect(255);
         assert_eq!(terminal.end(), 255);
         assert!(terminal.is_restored());
         let output = running.finish().expect(255);
         assert!(output.errors().starts_with("wharf: "), "{}", output.errors());
         beside.cluster.start_agent(0);
         beside.cluster.wait_ready();
+        // Nobody hears of the one that goes on without us: the next agent ends it.
+        gone(&marker);
         until("exec works again", || (beside.cluster.cli(&beside.args(&["--", "true"])).code == 0).then_some(()));
     }
 }

@@ -21,4 +21,5 @@ mod ports;
 mod random_jobs;
 mod rest;
 mod sharing;
+mod ssh;
 mod stopping;

@@ -1,10 +1,11 @@
-//! Interactive commands: how they start, what goes in, what comes out.
+//! Interactive commands: how they start, what goes in, what comes out; and what lets `ssh` in.
 
 use super::{MAX_COMMAND_BYTES, MAX_LINE_BYTES, Parsed, filled, maybe, task_id, text, texts, wrong};
 use crate::api::stream::{ExecInput, ExecOutput, ExecSignal, ExecSpec};
 use crate::domain::command::Violation;
 use crate::domain::ids::TaskId;
 use crate::domain::principal::Principal;
+use crate::domain::ssh::SshAccess;
 use crate::rpc::generated as pb;
 
 pub(in crate::rpc) fn exec_start(who: Principal, task: TaskId, exec: ExecSpec) -> pb::ExecStart {
@@ -98,6 +99,25 @@ impl TryFrom<pb::ExecReply> for ExecOutput {
             (None, false) if wire.stdout.is_empty() => Ok(Self::Stderr(wire.stderr)),
             (None, false) => Err(wrong("stderr", "comes with stdout in one message", "both", "one of them")),
         }
+    }
+}
+
+impl From<SshAccess> for pb::SshAccess {
+    fn from(SshAccess { job_id, private_key, public_key, host_key }: SshAccess) -> Self {
+        Self { job_id, private_key, public_key, host_key }
+    }
+}
+
+impl TryFrom<pb::SshAccess> for SshAccess {
+    type Error = Violation;
+
+    fn try_from(wire: pb::SshAccess) -> Parsed<Self> {
+        Ok(Self {
+            job_id: wire.job_id,
+            private_key: filled(wire.private_key, "private_key", MAX_LINE_BYTES)?,
+            public_key: filled(wire.public_key, "public_key", MAX_LINE_BYTES)?,
+            host_key: filled(wire.host_key, "host_key", MAX_LINE_BYTES)?,
+        })
     }
 }
 

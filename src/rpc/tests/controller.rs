@@ -6,6 +6,7 @@ use super::*;
 use crate::api::controller::{ControllerApi, EventFilter, JobFilter, Submit};
 use crate::api::stream::{ExecOutput, ExecSpec, LogQuery, StreamFilter};
 use crate::domain::command::{ErrorKind, HeartbeatReply, Registered, SequencedStatus};
+use crate::domain::ssh::{SshAccess, SshSeed};
 use std::sync::atomic::Ordering;
 
 fn submit() -> Submit {
@@ -33,6 +34,9 @@ async fn every_question_of_a_user_arrives_and_answers_whole() {
         noted("get_job", &("bob/train", Some(-1)));
         assert_eq!(client.explain_job(&who, "7").await.unwrap(), samples::explanation());
         noted("explain_job", &"7");
+        let access = SshAccess::of(7, &SshSeed::new([7; 64]));
+        assert_eq!(client.ssh_access(&who, "7").await.unwrap(), access);
+        noted("ssh_access", &"7");
         assert_eq!(client.stop_job(&who, "7", Some(0)).await.unwrap(), samples::job_view(None));
         noted("stop_job", &("7", Some(0)));
         assert_eq!(client.list_nodes(&who).await.unwrap(), vec![samples::node_view()]);

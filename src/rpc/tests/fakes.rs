@@ -8,6 +8,7 @@ use crate::domain::command::*;
 use crate::domain::event::Event;
 use crate::domain::ids::*;
 use crate::domain::principal::Principal;
+use crate::domain::ssh::{SshAccess, SshSeed};
 use crate::domain::task::*;
 use crate::domain::time::Timestamp;
 use crate::domain::view::*;
@@ -278,6 +279,11 @@ impl ControllerApi for FakeController {
     async fn exec(&self, who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error> {
         self.0.note("exec", who, &(task, &exec))?;
         Ok(self.0.exec(&exec))
+    }
+
+    async fn ssh_access(&self, who: &Principal, job: &str) -> Result<SshAccess, Error> {
+        self.0.note("ssh_access", who, &job)?;
+        Ok(SshAccess::of(7, &SshSeed::new([7; 64])))
     }
 
     async fn register(&self, who: &Principal, registration: Registration) -> Result<Registered, Error> {

@@ -3,8 +3,10 @@
 //!
 //! What it shares with other ways of running tasks is in [`super::shimmed`]. Here: `daemon` asks dockerd; `staging`,
 //! [`images`] and [`credentials`] get images; `setup`, [`request`], [`injection`] and `creation` make a container up to
-//! its shim's start; `observe` looks up what must be known of it later and puts the job's [`code`] in; `identity` tells ours from others', `remains` ends and removes what is left, `cgroup` and `rootfs` look into a
-//! container without dockerd, `exec` runs a command in it. `beneath` opens what a job names without being led elsewhere.
+//! its shim's start; `observe` looks up what must be known of it later and puts the job's [`code`] in; `identity` tells
+//! ours from others', `remains` ends and removes what is left, `cgroup` and `rootfs` look into a container without
+//! dockerd, `exec` runs a command in it, `ssh` lets its tasks and its owner reach each other. `beneath` opens what a job
+//! names without being led elsewhere.
 
 pub mod code;
 pub mod credentials;
@@ -22,6 +24,7 @@ mod observe;
 mod remains;
 mod rootfs;
 mod setup;
+mod ssh;
 mod staging;
 
 pub use super::shimmed::StartError;
@@ -34,6 +37,7 @@ use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::{NodeUid, TaskId};
 use crate::domain::spec::CommandStyle;
+use crate::domain::ssh::SshSeed;
 use crate::domain::task::TaskSpec;
 use crate::shim::spec::Command;
 use async_trait::async_trait;
@@ -248,6 +252,14 @@ impl Kind for Containers {
         exec: ExecSpec,
     ) -> Result<ExecSession, RuntimeError> {
         exec::start(core, task, exec).await
+    }
+
+    async fn arrange_ssh(task: &Arc<Task<Self>>, launch: &Launch, command: &Command, seed: SshSeed) {
+        ssh::arrange(task, launch, command, seed).await;
+    }
+
+    fn running(core: &Arc<Core<Self>>, task: &Arc<Task<Self>>) {
+        ssh::start_server(core, task);
     }
 
     async fn tasks(&self) -> io::Result<BTreeSet<TaskId>> {

@@ -3,7 +3,7 @@
 
 use super::beneath::openat2;
 use std::fs::{File, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -69,6 +69,27 @@ impl RootFs {
     /// What processes of the container find at a path.
     pub fn metadata(&self, path: &str) -> io::Result<Metadata> {
         File::from(self.open(path, libc::O_PATH)?).metadata()
+    }
+
+    /// A folder of the container's own file system, not of anything that is mounted in it.
+    pub fn own_folder(&self, path: &str) -> io::Result<OwnedFd> {
+        let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_XDEV;
+        openat2(self.0.as_fd(), Path::new(path), libc::O_PATH | libc::O_DIRECTORY, resolve)
+    }
+
+    /// A file, up to its first `limit` bytes.
+    pub fn read(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+        // What would wait for somebody, such as a pipe, must not be opened for reading.
+        let found = self.open(path, libc::O_RDONLY | libc::O_NONBLOCK)?;
+        let mut bytes = Vec::new();
+        File::from(found).take(limit).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// A folder as if it were a container's root.
+    #[cfg(test)]
+    pub fn at(folder: &Path) -> io::Result<Self> {
+        File::open(folder).map(Self)
     }
 
     fn open(&self, path: &str, flags: i32) -> io::Result<OwnedFd> {

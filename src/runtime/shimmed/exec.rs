@@ -4,10 +4,12 @@
 //! caller asks > started by a tracked task > caller gets the session      (it may have left: then nobody holds it)
 //! nobody holds the session > SIGHUP to the command's group > up to 2 s > SIGKILL to the rest of its session
 //! task or agent ends       > SIGKILL to the command's session at once
+//! agent is killed          > the next one finds the command noted, and kills its session
 //! ```
 //!
 //! What has made a session of its own (`setsid`) is not the command's any more: it ends with the task.
 
+use super::layout::TaskDir;
 use super::platform;
 use super::process_id::{ProcessId, in_session, kill_if, session_members};
 use crate::api::stream::{ExecSession, ExecSignal};
@@ -15,6 +17,7 @@ use crate::domain::ids::TaskId;
 use crate::runtime::RuntimeError;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgid};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
@@ -73,6 +76,33 @@ pub async fn hang_up(leader: &ProcessId, uid: u32, ended: impl Future<Output = (
     signal_group(leader, Signal::SIGCONT);
     tokio::time::timeout(HANG_UP_GRACE, ended).await.ok();
     end_session(leader, uid).await;
+}
+
+/// A note of a command that runs, gone with this: what it still names when an agent starts has lost its caller.
+#[derive(Debug)]
+pub struct Noted(Option<PathBuf>);
+
+impl Noted {
+    /// Blocking, but brief. Without a note only an agent's violent end leaves the command behind.
+    pub fn of(dir: &TaskDir, leader: &ProcessId) -> Self {
+        let noted = dir.note_exec(leader);
+        Self(noted.inspect_err(|error| tracing::warn!(%error, "a command beside a task is not noted")).ok())
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            std::fs::remove_file(path).ok();
+        }
+    }
+}
+
+/// Ends the commands whose callers have gone with an earlier agent process.
+pub async fn end_left(left: Vec<ProcessId>, uid: u32) {
+    for leader in left {
+        end_session(&leader, uid).await;
+    }
 }
 
 /// Kills every process of the session that a command leads, or led.

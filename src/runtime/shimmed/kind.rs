@@ -8,6 +8,7 @@ use super::{Core, Promised, Task};
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::TaskId;
+use crate::domain::ssh::SshSeed;
 use crate::domain::task::TaskSpec;
 use crate::runtime::{Decision, Launch, Notices, RuntimeError};
 use crate::shim::spec::Command;
@@ -47,6 +48,12 @@ pub trait Kind: Debug + Send + Sync + Sized + 'static {
 
     /// What the shim runs at Go.
     fn command(record: &TaskRecord<Self::Facts>, launch: &Launch) -> Command;
+
+    /// Before Go: lets the tasks of a job reach each other by SSH, where this kind can. What fails does not fail the task.
+    async fn arrange_ssh(_task: &Arc<Task<Self>>, _launch: &Launch, _command: &Command, _seed: SshSeed) {}
+
+    /// Its command runs, or soon will: said at launch, and by every agent that adopts it.
+    fn running(_core: &Arc<Core<Self>>, _task: &Arc<Task<Self>>) {}
 
     /// Runs a command beside a task; `exec.argv` is not empty.
     async fn exec(

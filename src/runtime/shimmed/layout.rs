@@ -7,6 +7,7 @@
 //!                  spec, command  what the shim is told    exit        its word on the end
 //!                  started.json   when the command began   log.N       log segments
 //!                  work/          the task's own working directory
+//!                  execs/         commands beside it
 //! RUN/TASK/s                      the shim connects here, or
 //! STATE/tasks/TASK/mount/s        where the task sees nothing else of the node, and the shim lies beside it
 //! ```
@@ -147,7 +148,8 @@ impl Layout {
 
 impl TaskDir {
     pub fn create(&self) -> io::Result<()> {
-        make_dirs(&self.dir, 0o711)?;
+        // What a task gets by a mount nobody has to pass through here for; keys are in it.
+        make_dirs(&self.dir, if self.mounted { 0o700 } else { 0o711 })?;
         self.create_socket_dir()
     }
 
@@ -267,6 +269,26 @@ impl TaskDir {
         let path = self.exit();
         let Some(bytes) = read_bounded(&path)? else { return Ok(None) };
         ExitRecord::decode_file(&bytes).map_err(|error| damaged(&path, error))
+    }
+
+    /// Notes a command beside the task, for an agent that finds it without its caller.
+    pub fn note_exec(&self, leader: &ProcessId) -> io::Result<PathBuf> {
+        let folder = self.dir.join("execs");
+        make_dirs(&folder, 0o700)?;
+        let path = folder.join(leader.pid.to_string());
+        write_json(&path, leader)?;
+        Ok(path)
+    }
+
+    /// Commands beside the task that an earlier agent process has noted and not seen end.
+    pub fn take_execs(&self) -> Vec<ProcessId> {
+        let notes = fs::read_dir(self.dir.join("execs")).into_iter().flatten().flatten();
+        let read = |entry: fs::DirEntry| {
+            let leader = undamaged(read_json(&entry.path())).ok().flatten();
+            fs::remove_file(entry.path()).ok();
+            leader
+        };
+        notes.filter_map(read).collect()
     }
 
     pub fn remove_socket_dir(&self) -> io::Result<()> {

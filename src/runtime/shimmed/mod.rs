@@ -34,6 +34,7 @@ use super::{Adopted, Decision, Launch, Notices, Runtime, RuntimeError, RuntimeEv
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::TaskId;
+use crate::domain::ssh::{SEED_VARIABLE, SshSeed};
 use crate::domain::task::TaskSpec;
 use crate::shim::protocol::Slot as ShimSlot;
 use async_trait::async_trait;
@@ -203,13 +204,19 @@ impl<K: Kind> Runtime for Shimmed<K> {
 
     async fn launch(&self, id: TaskId, launch: &Launch) -> Result<(), RuntimeError> {
         let task = self.core.live("launch", id)?;
-        let command = K::command(&task.record, launch);
         let dir = task.dir.clone();
         if matches!(*task.state.borrow(), State::Running { .. } | State::Ended { .. }) {
             return Ok(());
         }
+        let (launch, seed) = without_seed(launch);
+        let command = K::command(&task.record, &launch);
+        if let Some(seed) = seed {
+            K::arrange_ssh(&task, &launch, &command, seed).await;
+        }
         let command = blocking("launch", id, move || dir.write_command(&command)).await?;
-        task.ask("launch", |answer| Request::Launch { command, answer }).await
+        task.ask("launch", |answer| Request::Launch { command, answer }).await?;
+        K::running(&self.core, &task);
+        Ok(())
     }
 
     async fn stop(&self, id: TaskId, grace: Duration) -> Result<(), RuntimeError> {
@@ -307,6 +314,13 @@ impl<K: Kind> Core<K> {
         // No code panics while it holds this; the map is whole either way.
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the command gets, and what its job's keys come from, which no command gets.
+fn without_seed(launch: &Launch) -> (Launch, Option<SshSeed>) {
+    let seed = launch.env.iter().find(|(name, _)| name == SEED_VARIABLE).and_then(|(_, seed)| SshSeed::parse(seed));
+    let env = launch.env.iter().filter(|(name, _)| name != SEED_VARIABLE).cloned().collect();
+    (Launch { env }, seed)
 }
 
 /// Runs what waits for the disk or the kernel where it holds up nobody.

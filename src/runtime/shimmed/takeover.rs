@@ -22,7 +22,11 @@ impl<K: Kind> Core<K> {
             None => self.take_over(id).await.map_err(|error| platform("adopt", id, error))?,
         };
         if let Some(task) = task {
-            return self.ask_phase(&task).await;
+            let adopted = self.ask_phase(&task).await?;
+            if matches!(adopted, Adopted::Running { .. }) {
+                K::running(self, &task);
+            }
+            return Ok(adopted);
         }
         let dir = self.layout.task(id);
         // Its shim is gone, so what it recorded is there to stay: whoever cannot read it now asks again.
@@ -72,10 +76,12 @@ impl<K: Kind> Core<K> {
             // In this order: a task that started and ended in between is seen as ended, or ends soon.
             let start = undamaged(dir.read_start())?.filter(|start| start.nonce == record.nonce);
             let end = undamaged(dir.read_exit())?;
-            Ok(Some((record, shim, pidfd, start, end, link::bind(&dir))))
+            Ok(Some((record, shim, pidfd, start, end, link::bind(&dir), dir.take_execs())))
         };
         let found = tokio::task::spawn_blocking(look).await.map_err(io::Error::other)??;
-        let Some((record, shim, pidfd, start, end, socket)) = found else { return Ok(None) };
+        let Some((record, shim, pidfd, start, end, socket, execs)) = found else { return Ok(None) };
+        // Read before others can be started, whose callers are ours.
+        self.tracker.spawn(super::exec::end_left(execs, K::promised(&record).uid));
         let state = match (&start, &end) {
             (_, Some(end)) => State::Ended {
                 started_at: end.started_realtime_ns.map(exit::timestamp),

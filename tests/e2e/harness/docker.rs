@@ -31,6 +31,17 @@ impl Dockerd {
         &self.socket
     }
 
+    /// Removes what nodes have left running: in dockerd's network their ports are another test's tomorrow.
+    pub fn remove_of(&self, node_uids: &[String]) {
+        for uid in node_uids {
+            let found = self.docker(&["ps", "-aq", "--filter", &format!("label=wharf.node_uid={uid}")]);
+            let found: Vec<&str> = found.split_whitespace().collect();
+            if !found.is_empty() {
+                self.docker(&[&["rm", "-fv"][..], &found].concat());
+            }
+        }
+    }
+
     /// What `docker ARGUMENTS` prints.
     pub fn docker(&self, arguments: &[&str]) -> String {
         let host = format!("unix://{}", self.socket.display());

@@ -10,7 +10,7 @@ use super::{Containers, Core, StartedFacts, Task};
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::ids::TaskId;
 use crate::runtime::RuntimeError;
-use crate::runtime::shimmed::exec::{end_session, on_its_own};
+use crate::runtime::shimmed::exec::{Noted, end_session, on_its_own};
 use crate::runtime::shimmed::process_id::{PidFd, ProcessId};
 use crate::runtime::shimmed::supervisor::State;
 use crate::runtime::shimmed::{MAX_EXEC_SESSIONS, blocking, platform, user_error};
@@ -54,10 +54,17 @@ pub async fn start(
         let (sends, input) = mpsc::channel(QUEUE);
         let (output, session_output) = mpsc::channel(QUEUE);
         let (cancel, state) = (task.cancel.clone(), task.state.clone());
+        let noted = match &process {
+            Some((leader, _)) => {
+                let (dir, leader) = (task.dir.clone(), leader.clone());
+                tokio::task::spawn_blocking(move || Noted::of(&dir, &leader)).await.ok()
+            }
+            None => None,
+        };
         let session = Session { running, process, uid: started.uid, input, output, cancel, state, id };
         let running = async move {
             session.run().await;
-            drop(permit);
+            drop((noted, permit));
         };
         Ok((ExecSession { input: sends, output: session_output }, running))
     })

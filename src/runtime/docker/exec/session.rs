@@ -244,9 +244,8 @@ async fn code(daemon: &Daemon, exec: &str, end: Option<&ProcessEnd>) -> Result<i
         }
         if give_up.is_none() {
             let ended = async {
-                match end {
-                    Some(end) => end.seen().await.unwrap_or(()),
-                    None => {}
+                if let Some(end) = end {
+                    end.seen().await.ok();
                 }
             };
             if tokio::time::timeout(ASK_PAUSE, ended).await.is_err() {

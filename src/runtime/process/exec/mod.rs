@@ -8,7 +8,7 @@ use super::{Core, OpenFiles, Processes, Task};
 use crate::api::stream::{ExecInput, ExecOutput, ExecSession, ExecSpec};
 use crate::domain::command::Error;
 use crate::runtime::RuntimeError;
-use crate::runtime::shimmed::exec::{end_session, hang_up, on_its_own, signal_group, signal_of};
+use crate::runtime::shimmed::exec::{Noted, end_session, hang_up, on_its_own, signal_group, signal_of};
 use crate::runtime::shimmed::process_id::{PidFd, ProcessEnd, ProcessId};
 use crate::runtime::shimmed::supervisor::State;
 use crate::runtime::shimmed::{MAX_EXEC_SESSIONS, blocking, platform, user_error};
@@ -64,12 +64,12 @@ pub(super) async fn start(
     };
     let (task, open_files) = (task.clone(), core.kind.config.open_files);
     on_its_own(&core.tracker, task.id, async move {
-        let started = spawn_beside(&task, child_pid, exec, open_files).await?;
+        let (started, noted) = spawn_beside(&task, child_pid, exec, open_files).await?;
         let (sends, input) = mpsc::channel(QUEUE);
         let (sender, output) = mpsc::channel(QUEUE);
         let running = async move {
             converse(started, input, sender, task.cancel.clone(), task.state.clone()).await;
-            drop(permit);
+            drop((noted, permit));
         };
         Ok((ExecSession { input: sends, output }, running))
     })
@@ -81,12 +81,15 @@ async fn spawn_beside(
     child_pid: u32,
     exec: ExecSpec,
     open_files: Option<OpenFiles>,
-) -> Result<Started, RuntimeError> {
+) -> Result<(Started, Noted), RuntimeError> {
     let (wanted, program) = (task.clone(), exec.argv[0].clone());
     let folder = exec.cwd.clone();
     let spawned = blocking("exec", task.id, move || {
         let command = wanted.dir.read_command()?.unwrap_or_default();
-        Ok(spawn(&wanted, child_pid, &command, &exec, open_files))
+        Ok(spawn(&wanted, child_pid, &command, &exec, open_files).map(|started| {
+            let noted = Noted::of(&wanted.dir, &started.leader);
+            (started, noted)
+        }))
     });
     spawned.await?.map_err(|error| {
         let folder = folder.map_or_else(String::new, |folder| format!(" in '{folder}'"));
