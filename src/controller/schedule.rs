@@ -9,12 +9,11 @@ use crate::domain::run::{Phase, Run, Seat};
 use crate::domain::spec::JobSpec;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{ExplainedReason, Explanation};
+use crate::scheduler::queue::LOOK_AHEAD;
 use crate::scheduler::{self, Decision, NodeSnapshot, NodeState, Placement, Request, Snapshot, Waiting};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Runs looked at in one pass; those behind get their turn as these are placed.
-const LOOK_AHEAD: usize = 2000;
 /// More than `domain::retry::back_off` gives.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(600);
 

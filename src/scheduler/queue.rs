@@ -15,6 +15,8 @@ use crate::domain::ids::JobId;
 use crate::domain::time::Timestamp;
 use std::cmp::Reverse;
 
+/// Jobs that callers show to one pass; those behind get their turn as these are placed.
+pub const LOOK_AHEAD: usize = 2000;
 /// Requests that are remembered as blocked in one pass: looked at again, each would cost as much again.
 const REMEMBERED: usize = 64;
 

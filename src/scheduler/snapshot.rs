@@ -206,6 +206,13 @@ impl Snapshot {
         &self.by_free_gpus
     }
 
+    /// A node takes tasks, or does not any more. False if there is no such node.
+    pub fn set_state(&mut self, name: &NodeName, state: NodeState) -> bool {
+        let Some(at) = self.position(name) else { return false };
+        self.nodes[at].state = state;
+        true
+    }
+
     /// Takes what is promised. Of a node that is not here (any more), the ports of its host still count.
     pub fn promise(&mut self, promise: &Promise) {
         let host = self.host_index(&promise.host);
