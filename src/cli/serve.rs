@@ -77,6 +77,8 @@ pub(super) async fn start_both(
         data_dir: data_dir.join("controller"),
         listen: vec![listen],
         insecure,
+        // On a single node there is no other place for jobs without GPUs.
+        kept_for_gpus_percent: 0,
         ..ControllerConfig::default()
     };
     let controller = start_controller(&settings, cancel.clone()).await?;

@@ -4,7 +4,13 @@ use super::listen::{self, Endpoint};
 use super::source::Settings;
 use super::{Checks, one_or_many};
 use crate::domain::command::Violation;
+use crate::domain::placement::Arrangement;
+use crate::domain::quantity::MAX_NAME_BYTES;
+use crate::scheduler::Policy;
+use crate::scheduler::policy::KEPT_FOR_GPUS_PERCENT;
+use crate::scheduler::quota::Limits;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// `controller.toml`. Every key has a default.
@@ -25,6 +31,25 @@ pub struct ControllerConfig {
     pub node_timeout_ms: u32,
     /// How many events are kept.
     pub event_retention: u32,
+    /// How jobs share nodes that do not say it: `pack` or `spread`.
+    pub placement: Arrangement,
+    /// What every free GPU keeps from jobs without GPUs, in percent of its even share of its node's CPUs and memory; 0
+    /// keeps nothing.
+    pub kept_for_gpus_percent: u8,
+    /// The queues and what each may hold. Without any, every name is accepted and nothing is limited.
+    pub virtual_clusters: BTreeMap<String, VirtualCluster>,
+}
+
+/// The quota of one virtual cluster; what is absent is not limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VirtualCluster {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<u64>,
 }
 
 impl Default for ControllerConfig {
@@ -37,6 +62,9 @@ impl Default for ControllerConfig {
             heartbeat_ms: 1000,
             node_timeout_ms: 10_000,
             event_retention: 100_000,
+            placement: Arrangement::Pack,
+            kept_for_gpus_percent: KEPT_FOR_GPUS_PERCENT,
+            virtual_clusters: BTreeMap::new(),
         }
     }
 }
@@ -52,6 +80,20 @@ impl ControllerConfig {
         self.data_dir.join("events.db")
     }
 
+    /// The rules by which jobs get their places.
+    pub fn policy(&self) -> Policy {
+        let limits = |cluster: &VirtualCluster| Limits {
+            gpus: cluster.gpus,
+            cpus: cluster.cpus,
+            memory_mb: cluster.memory_mb,
+        };
+        Policy {
+            arrangement: self.placement,
+            kept_for_gpus_percent: self.kept_for_gpus_percent,
+            clusters: self.virtual_clusters.iter().map(|(name, cluster)| (name.clone(), limits(cluster))).collect(),
+        }
+    }
+
     /// What to say at every start.
     pub fn warnings(&self) -> Vec<String> {
         listen::check("listen", &self.listen, self.insecure).unwrap_or_default()
@@ -59,8 +101,18 @@ impl ControllerConfig {
 }
 
 impl Settings for ControllerConfig {
-    const KEYS: &'static [&'static str] =
-        &["data_dir", "listen", "insecure", "default_fs_uri", "heartbeat_ms", "node_timeout_ms", "event_retention"];
+    const KEYS: &'static [&'static str] = &[
+        "data_dir",
+        "listen",
+        "insecure",
+        "default_fs_uri",
+        "heartbeat_ms",
+        "node_timeout_ms",
+        "event_retention",
+        "placement",
+        "kept_for_gpus_percent",
+        "virtual_clusters",
+    ];
 
     fn check(&self) -> Vec<Violation> {
         let mut checks = Checks::default();
@@ -77,6 +129,14 @@ impl Settings for ControllerConfig {
         checks.expect(timeout >= least, "node_timeout_ms", message, timeout, &allowed);
         let retention = self.event_retention;
         checks.expect(retention >= 100, "event_retention", "is too few to follow them", retention, "at least 100");
+        let percent = self.kept_for_gpus_percent;
+        checks.expect(percent <= 100, "kept_for_gpus_percent", "is more than all", percent, "0 to 100");
+        for name in self.virtual_clusters.keys() {
+            let right = (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control);
+            let allowed = format!("1 to {MAX_NAME_BYTES} bytes without control characters");
+            let found = name.escape_debug();
+            checks.expect(right, "virtual_clusters", "is not the name of a virtual cluster", found, &allowed);
+        }
         checks.0
     }
 }
@@ -109,5 +169,27 @@ mod tests {
         let expected =
             "c.toml:2: node_timeout_ms: is less than three times heartbeat_ms; found '9000'; allowed: at least 15000";
         assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn queues_have_quotas() {
+        let text = "placement = 'spread'\nkept_for_gpus_percent = 0\n[virtual_clusters.vision]\ngpus = 16\n[virtual_clusters.default]\n";
+        let config: ControllerConfig = parse("c.toml", text).unwrap();
+        assert_eq!(parse("c.toml", &toml::to_string(&config).unwrap()), Ok(config.clone()));
+        let policy = config.policy();
+        assert_eq!((policy.arrangement, policy.kept_for_gpus_percent), (Arrangement::Spread, 0));
+        assert_eq!(policy.clusters["vision"], Limits { gpus: Some(16), ..Limits::default() });
+        assert_eq!(policy.clusters["default"], Limits::default());
+        assert_eq!(ControllerConfig::default().policy(), Policy::default());
+        for (text, part) in [
+            ("[virtual_clusters.a]\ngpu = 1", "virtual_clusters: unknown field `gpu`"),
+            ("[virtual_clusters.a]\ngpus = -1", "virtual_clusters: "),
+            ("[virtual_clusters.'']\ngpus = 1", "is not the name of a virtual cluster"),
+            ("kept_for_gpus_percent = 101", "c.toml:1: kept_for_gpus_percent: is more than all"),
+            ("placement = 'scatter'", "c.toml:1: placement: "),
+        ] {
+            let error = parse::<ControllerConfig>("c.toml", text).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 }

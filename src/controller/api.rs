@@ -1,7 +1,7 @@
 //! The controller as others call it: reads look at the state, changes go through the core.
 
 use super::core::{Controller, Message, Reply, read};
-use super::{logs, node_detail, resolve, schedule, views};
+use super::{explain, logs, node_detail, resolve, views};
 use crate::api::ControllerApi;
 use crate::api::controller::{EventFilter, JobFilter, Submit};
 use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
@@ -107,9 +107,8 @@ impl ControllerApi for Controller {
     }
 
     async fn explain_job(&self, who: &Principal, job: &str) -> Result<Explanation, Error> {
-        let state = read(&self.shared);
-        let job = resolve::job_ref(&state, who, job)?;
-        Ok(schedule::explain(&state, job, self.parts.clock.now()))
+        let id = resolve::job_ref(&read(&self.shared), who, job)?.id;
+        explain::explain(self, id).await
     }
 
     async fn stop_job(&self, who: &Principal, job: &str, grace_ms: Option<u64>) -> Result<JobView, Error> {

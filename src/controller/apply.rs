@@ -3,13 +3,13 @@
 use super::core::{ControllerParts, Message, Outbox};
 use super::persist::keys_of_generation;
 use super::state::{Node, State};
-use super::{forget, nodes, schedule, submit};
+use super::{forget, nodes, possible, schedule, submit};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::ids::{Generation, JobId, NodeName, RunId, TaskId};
 use crate::domain::job::JobState;
 use crate::domain::reconcile;
 use crate::domain::retry::{self, Decision};
-use crate::domain::run::{Action, CommandFailure, Phase, Run, Verb};
+use crate::domain::run::{Action, CommandFailure, Outcome, Phase, Run, Verb};
 use crate::domain::spec::JobSpec;
 use crate::domain::task::{TaskState, TaskStatus};
 use crate::domain::time::Timestamp;
@@ -89,6 +89,7 @@ pub(super) fn tick(state: &mut State, context: &mut Context<'_>) {
     let silent = nodes::silent(state, context);
     forget::old_jobs(state, context.parts.keep_ended_jobs);
     schedule::notice_back_offs(state, context.now);
+    possible::sweep(state, &context.parts.policy);
     let unready =
         |id: &RunId| state.runs.get(id).is_some_and(|run| matches!(run.phase, Phase::Staging | Phase::Preparing));
     for id in state.unsettled.iter().copied().filter(unready).collect::<Vec<_>>() {
@@ -352,7 +353,11 @@ fn note_phase(state: &mut State, run: &Run, before: Phase, now: Timestamp) {
                 outcome.map_or_else(String::new, |outcome| format!("{}: {}", outcome.state, outcome.exit.reason));
             Some(("run.ended", format!("run {id}: {reason}")))
         }
-        Phase::Staging | Phase::Preparing | Phase::Stopping => None,
+        Phase::Stopping => run.outcome.as_ref().map(|outcome| {
+            let Outcome { state, exit, .. } = outcome;
+            ("run.decided", format!("run {id}: {state}: {}; what still runs of it is stopped", exit.reason))
+        }),
+        Phase::Staging | Phase::Preparing => None,
     };
     if let Some((kind, message)) = told {
         tracing::debug!(run = %id, ?before, after = ?run.phase, %message, "run changed");

@@ -14,6 +14,7 @@ use crate::domain::principal::Principal;
 use crate::domain::run::Action;
 use crate::domain::task::TaskStatus;
 use crate::domain::view::Submitted;
+use crate::scheduler::Policy;
 use crate::store::Store;
 use crate::store::history::EventLog;
 use crate::telemetry::clock::Clock;
@@ -44,6 +45,8 @@ pub struct ControllerParts {
     pub history: Arc<EventLog>,
     pub dialer: Arc<dyn AgentDialer>,
     pub clock: Arc<dyn Clock>,
+    /// The rules by which jobs get their places.
+    pub policy: Policy,
     /// OpenPAI's `PAI_DEFAULT_FS_URI`.
     pub default_fs_uri: String,
     pub heartbeat: Duration,
@@ -251,7 +254,7 @@ impl Core {
             if ticked {
                 apply::tick(&mut state, &mut context);
             }
-            schedule::place_waiting(&mut state, now, &mut outbox.touched);
+            schedule::place_waiting(&mut state, &self.parts.policy, now, &mut outbox.touched);
         }
         if ticked {
             outbox.touched.extend(self.dispatcher.due(instant));

@@ -18,13 +18,17 @@
 mod api;
 mod apply;
 mod core;
+mod decisions;
 mod dispatch;
+mod explain;
 mod forget;
 mod gang;
 mod logs;
 mod node_detail;
 mod nodes;
 mod persist;
+mod placing;
+mod possible;
 mod pulse;
 mod resolve;
 mod schedule;

@@ -73,6 +73,7 @@ pub(super) fn register(
     state.nodes.insert(name.clone(), node);
     schedule::nodes_changed(state);
     if !unchanged {
+        state.placing.capacity_changed();
         state.dirty.nodes.insert(name.clone());
     }
     context.outbox.list.push(name);

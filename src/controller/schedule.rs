@@ -1,73 +1,110 @@
 //! Gives waiting runs their places: keeps the scheduler's snapshot in step with the state, and asks it.
 
-use super::state::State;
+use super::placing::{Books, Found};
+use super::state::{QueueKey, State};
 use crate::domain::allocation::Claim;
 use crate::domain::ids::{Generation, RunId};
-use crate::domain::job::{Job, JobState};
+use crate::domain::job::Job;
 use crate::domain::promise::Promise;
-use crate::domain::run::{Phase, Run, Seat};
+use crate::domain::run::{Run, Seat};
 use crate::domain::spec::JobSpec;
 use crate::domain::time::Timestamp;
-use crate::domain::view::{ExplainedReason, Explanation};
 use crate::scheduler::queue::LOOK_AHEAD;
-use crate::scheduler::{self, Decision, NodeSnapshot, NodeState, Placement, Request, Snapshot, Waiting};
+use crate::scheduler::quota::{Amount, OverQuota};
+use crate::scheduler::{
+    self, Decision, NodeSnapshot, NodeState, Placement, Policy, Quotas, Request, Snapshot, Waiting,
+};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+/// Of each virtual cluster at least.
+const LOOK_AHEAD_EACH: usize = 20;
+/// Runs without hope that are looked at nevertheless: a gang of several roles may fit by chance.
+const HOPELESS: usize = 64;
+/// Nodes that an event names.
+const NODES_NAMED: usize = 64;
 /// More than `domain::retry::back_off` gives.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(600);
 
 /// Places every waiting run that fits, in the order of the queue.
-pub(super) fn place_waiting(state: &mut State, now: Timestamp, touched: &mut BTreeSet<RunId>) {
+pub(super) fn place_waiting(state: &mut State, policy: &Policy, now: Timestamp, touched: &mut BTreeSet<RunId>) {
     if !std::mem::take(&mut state.schedule_due) || state.queue.is_empty() {
         return;
     }
-    let queue = waiting(state, now);
-    let mut snapshot = current(state);
-    let decisions = scheduler::schedule(&mut snapshot, &queue, now);
-    state.snapshot = Some(snapshot);
-    for (job, decision) in decisions {
+    let queue = waiting(state, policy, now);
+    let mut books = books(state, policy);
+    let decisions = scheduler::schedule_within(&mut books.snapshot, &mut books.quotas, &queue, now);
+    state.placing.books = Some(books);
+    let (mut gpus_taken, mut kept_off) = (false, false);
+    for (waiting, (job, decision)) in queue.iter().zip(decisions) {
         let Some(run) = state.jobs.get(&job).map(Job::newest_run) else { continue };
         match decision {
             Decision::Placed(placements) => {
+                gpus_taken |= waiting.request.gpu_count() > 0;
                 seat(state, run, placements, now);
                 touched.insert(run);
             }
-            // Left out once: if nobody else can take the gang, the nodes that vetoed are asked again.
-            Decision::Blocked { .. } => {
-                if let Some(run) = state.runs.get_mut(&run)
-                    && !run.avoid.is_empty()
-                {
-                    run.avoid.clear();
-                    state.dirty.runs.insert(run.id);
-                    state.schedule_due = true;
-                }
+            Decision::Blocked { reserved, behind, .. } => {
+                state.placing.found.insert(job, Found::NoRoom { reserved, behind });
+                kept_off |= waiting.request.keeps_for_gpus().is_some();
+                forgive(state, run);
+            }
+            Decision::OverQuota { over, .. } => {
+                state.placing.found.insert(job, Found::OverQuota(over));
             }
             Decision::BackingOff { .. } => {}
         }
     }
+    // GPUs that are in use keep nothing any more from jobs without GPUs.
+    state.schedule_due |= gpus_taken && kept_off;
 }
 
-fn waiting(state: &State, now: Timestamp) -> Vec<Waiting> {
-    let entry = |id: &RunId| {
-        let run = state.runs.get(id).filter(|run| !backs_off(run, now))?;
-        let job = state.jobs.get(&run.job)?;
-        let spec = state.specs.get(&run.job)?;
-        Some(Waiting {
-            job: job.id,
-            priority: job.priority,
-            submitted_at: job.submitted_at,
-            not_before: None,
-            request: request(spec, run),
-        })
+/// Nodes that vetoed are left out once: if nobody else can take the gang, they are asked again.
+fn forgive(state: &mut State, run: RunId) {
+    if let Some(run) = state.runs.get_mut(&run)
+        && !run.avoid.is_empty()
+    {
+        run.avoid.clear();
+        state.dirty.runs.insert(run.id);
+        state.schedule_due = true;
+    }
+}
+
+/// Who takes part in a pass.
+pub(super) fn waiting(state: &State, policy: &Policy, now: Timestamp) -> Vec<Waiting> {
+    let each = (LOOK_AHEAD / state.placing.queues.len().max(1)).max(LOOK_AHEAD_EACH);
+    let mut hopeless = 0;
+    let entry = |(_, _, id): QueueKey| {
+        let run = state.runs.get(&id).filter(|run| !backs_off(run, now))?;
+        if state.placing.doubts.get(&run.job).is_some_and(|doubt| doubt.never) {
+            hopeless += 1;
+            if hopeless > HOPELESS {
+                return None;
+            }
+        }
+        entry(state, policy, run)
     };
-    let mut queue: Vec<Waiting> = state.queue.iter().filter_map(|(_, _, id)| entry(id)).take(LOOK_AHEAD).collect();
+    // What backs off and what has no hope is no reason to look at fewer others.
+    let mut queue: Vec<Waiting> = state.placing.in_order(each, entry);
     scheduler::queue::sort(&mut queue);
     queue
 }
 
+/// A run as the scheduler sees it.
+pub(super) fn entry(state: &State, policy: &Policy, run: &Run) -> Option<Waiting> {
+    let job = state.jobs.get(&run.job)?;
+    let spec = state.specs.get(&run.job)?;
+    Some(Waiting {
+        job: job.id,
+        priority: job.priority,
+        submitted_at: job.submitted_at,
+        not_before: None,
+        request: request(policy, spec, run),
+    })
+}
+
 /// Not to be placed yet. A clock that was set back keeps nobody out for longer than any back-off lasts.
-fn backs_off(run: &Run, now: Timestamp) -> bool {
+pub(super) fn backs_off(run: &Run, now: Timestamp) -> bool {
     run.not_before > now && run.not_before.since(now) <= LONGEST_BACK_OFF
 }
 
@@ -79,20 +116,17 @@ pub(super) fn notice_back_offs(state: &mut State, now: Timestamp) {
     state.schedule_due |= due;
 }
 
-fn request(spec: &JobSpec, run: &Run) -> Request {
-    Request { avoid: run.excluded_nodes(), ..Request::of(spec) }
+pub(super) fn request(policy: &Policy, spec: &JobSpec, run: &Run) -> Request {
+    Request { avoid: run.excluded_nodes(), ..Request::under(policy, spec) }
 }
 
-/// The snapshot as it was left, or made anew when the nodes have changed.
-fn current(state: &mut State) -> Snapshot {
-    if let Some(snapshot) = state.snapshot.take() {
-        return snapshot;
-    }
-    build(state)
+/// The books as they were left, or made anew when the nodes have changed. To be put back.
+pub(super) fn books(state: &mut State, policy: &Policy) -> Books {
+    state.placing.books.take().unwrap_or_else(|| build(state, policy))
 }
 
 /// Nodes, and what is promised on them.
-fn build(state: &State) -> Snapshot {
+pub(super) fn build(state: &State, policy: &Policy) -> Books {
     let nodes = state.nodes.values().map(|node| {
         let condition = if node.reachable { NodeState::Ready } else { NodeState::Unreachable };
         let name = node.registration.name.clone();
@@ -103,17 +137,23 @@ fn build(state: &State) -> Snapshot {
         }
         snapshot
     });
-    let mut snapshot = Snapshot::new(nodes.collect());
+    let (snapshot, quotas) = (Snapshot::new(nodes.collect()), Quotas::new(&policy.clusters));
+    let mut books = Books { snapshot, quotas };
     for run in state.unsettled.iter().filter_map(|id| state.runs.get(id)) {
         let Some(spec) = state.specs.get(&run.job) else { continue };
-        for task in run.tasks.iter().filter(|task| !task.released) {
-            snapshot.promise(&promise(state, spec, task.role, run.generation, &task.seat));
-        }
-        for left in &run.leftovers {
-            snapshot.promise(&promise(state, spec, left.role, left.generation, &left.seat));
+        let tasks = run.tasks.iter().filter(|task| !task.released);
+        let seats = tasks.map(|task| promise(state, spec, task.role, run.generation, &task.seat));
+        let left = run.leftovers.iter().map(|left| promise(state, spec, left.role, left.generation, &left.seat));
+        for promise in seats.chain(left) {
+            books.quotas.hold(&spec.virtual_cluster, &amount(&promise.claim));
+            books.snapshot.promise(&promise);
         }
     }
-    snapshot
+    books
+}
+
+fn amount(claim: &Claim) -> Amount {
+    Amount { gpus: claim.gpus.len() as u64, cpus: claim.cpus.into(), memory_mb: claim.memory_mb }
 }
 
 /// What a seat takes from its node.
@@ -136,16 +176,18 @@ fn promise(state: &State, spec: &JobSpec, role: u32, generation: Generation, sea
 /// Gives back what a released task had.
 pub(super) fn give_back(state: &mut State, run: RunId, role: u32, generation: Generation, seat: &Seat) {
     state.schedule_due = true;
-    let Some(mut snapshot) = state.snapshot.take() else { return };
+    let Some(mut books) = state.placing.books.take() else { return };
     if let Some(spec) = state.runs.get(&run).and_then(|run| state.specs.get(&run.job)) {
-        snapshot.give_back(&promise(state, spec, role, generation, seat));
+        let promise = promise(state, spec, role, generation, seat);
+        books.quotas.give_back(&spec.virtual_cluster, &amount(&promise.claim));
+        books.snapshot.give_back(&promise);
     }
-    state.snapshot = Some(snapshot);
+    state.placing.books = Some(books);
 }
 
 /// Nodes have changed: the snapshot is made anew when it is needed.
 pub(super) fn nodes_changed(state: &mut State) {
-    state.snapshot = None;
+    state.placing.books = None;
     state.schedule_due = true;
 }
 
@@ -160,8 +202,7 @@ fn seat(state: &mut State, id: RunId, placements: Vec<Placement>, now: Timestamp
         })
         .collect::<Vec<_>>();
     let Some(run) = state.runs.get_mut(&id) else { return };
-    let nodes: BTreeSet<&str> = seats.iter().map(|(_, _, seat)| seat.node.0.as_str()).collect();
-    let message = format!("run {id} on {}", nodes.into_iter().collect::<Vec<_>>().join(", "));
+    let message = placed(id, &seats);
     run.place(seats, now);
     let job = run.job;
     state.dirty.plans.insert(id);
@@ -169,65 +210,41 @@ fn seat(state: &mut State, id: RunId, placements: Vec<Placement>, now: Timestamp
     state.note(now, "run.placed", Some(job), None, None, message);
 }
 
-/// A warning for a job that the nodes known now could never hold.
-pub(super) fn never_possible(state: &State, spec: &JobSpec) -> Vec<String> {
-    let snapshot = build(state);
-    match scheduler::ever_possible(&snapshot, &Request::of(spec)) {
-        Ok(()) => Vec::new(),
-        Err(reasons) => {
-            let why = reasons
-                .first()
-                .map_or_else(String::new, |reason| format!(": needs {}; have {}", reason.need, reason.have));
-            vec![format!("no node or set of nodes known now could ever hold this job{why}; it will wait")]
+/// Which nodes a run got, and whom it went ahead of.
+fn placed(id: RunId, seats: &[(u32, u32, Seat)]) -> String {
+    let nodes: BTreeSet<&str> = seats.iter().map(|(_, _, seat)| seat.node.0.as_str()).collect();
+    let more = nodes.len().saturating_sub(NODES_NAMED);
+    let named = nodes.into_iter().take(NODES_NAMED).collect::<Vec<_>>().join(", ");
+    let more = if more > 0 { format!(" and {more} more nodes") } else { String::new() };
+    let passed = seats.first().and_then(|(_, _, seat)| seat.passed);
+    let passed = passed.map_or_else(String::new, |head| format!(", beside the room that is kept for job {head}"));
+    format!("run {id} on {named}{more}{passed}")
+}
+
+/// Why a run waits, in one sentence for a list.
+pub(super) fn why_waiting(state: &State, run: &Run) -> String {
+    if let Some(doubt) = state.placing.doubts.get(&run.job) {
+        return doubt.why.clone();
+    }
+    if let Some(why) = &run.rolled_back {
+        return format!("waiting to be placed again; the last placement was given back: {why}");
+    }
+    match state.placing.found.get(&run.job) {
+        Some(Found::OverQuota(over)) => {
+            let cluster = state.specs.get(&run.job).map_or("", |spec| spec.virtual_cluster.as_str());
+            format!("waiting for its virtual cluster's quota: {}", quota_words(cluster, over).1)
         }
+        Some(Found::NoRoom { behind: Some(head), .. }) => {
+            format!("waiting for free resources, behind job {head} in the queue")
+        }
+        _ => "waiting for free resources".to_owned(),
     }
 }
 
-/// Why a job is where it is.
-pub(super) fn explain(state: &State, job: &Job, now: Timestamp) -> Explanation {
-    let mut explanation = Explanation {
-        job_id: job.id.0,
-        name: job.name.clone(),
-        state: job.state.as_str().to_owned(),
-        summary: super::views::job(state, job, None).reason.unwrap_or_else(|| "its tasks run".to_owned()),
-        queue_position: None,
-        reasons: Vec::new(),
-    };
-    let run = state.runs.get(&job.newest_run()).filter(|run| run.phase == Phase::Waiting);
-    let Some((run, spec)) = run.zip(state.specs.get(&job.id)).filter(|_| job.state == JobState::Waiting) else {
-        return explanation;
-    };
-    let position = state.queue.iter().position(|(_, _, id)| *id == run.id);
-    explanation.queue_position = position.and_then(|position| u32::try_from(position + 1).ok());
-    if run.not_before > now {
-        explanation.reasons.push(ExplainedReason {
-            node: None,
-            reason: "back_off".to_owned(),
-            need: format!("not before {}", run.not_before.to_rfc3339()),
-            have: format!("{} s to go", run.not_before.since(now).as_secs() + 1),
-        });
-    }
-    let (snapshot, request) = (build(state), request(spec, run));
-    let lacking = scheduler::explain(&snapshot, &request);
-    explanation.summary = match (&run.rolled_back, lacking.is_empty(), run.not_before > now) {
-        (Some(why), _, true) => {
-            format!("its last placement was given back ({why}); it is placed again after a pause")
-        }
-        (None, _, true) => "it is run again after a pause".to_owned(),
-        (_, true, false) => "it fits, and waits for jobs before it in the queue".to_owned(),
-        (_, false, false) if scheduler::ever_possible(&snapshot, &request).is_err() => {
-            "no node or set of nodes known now could ever hold it".to_owned()
-        }
-        (_, false, false) => "not enough is free for all of its tasks at once".to_owned(),
-    };
-    if lacking.is_empty() && run.not_before <= now {
-        explanation.reasons.push(ExplainedReason {
-            node: None,
-            reason: "queue".to_owned(),
-            need: "its turn".to_owned(),
-            have: format!("{} jobs before it", explanation.queue_position.unwrap_or(1).saturating_sub(1)),
-        });
-    }
-    explanation.reasons.extend(lacking);
-    explanation
+/// What is needed of a quota, and what there is.
+pub(super) fn quota_words(cluster: &str, over: &OverQuota) -> (String, String) {
+    let OverQuota { resource, need, used, kept, limit } = over;
+    let unit = resource.unit();
+    let kept = if *kept > 0 { format!(", {kept} kept for jobs ahead") } else { String::new() };
+    (format!("{need} {unit}"), format!("{used} of {limit} {unit} of '{cluster}' in use{kept}"))
 }

@@ -1,5 +1,6 @@
 //! Everything the controller knows, in memory. A copy of what the store holds, plus what agents keep telling.
 
+use super::placing::Placing;
 use crate::domain::command::Registration;
 use crate::domain::event::Event;
 use crate::domain::gpu::GpuSample;
@@ -8,7 +9,6 @@ use crate::domain::job::{Job, JobState};
 use crate::domain::run::{Phase, Run};
 use crate::domain::spec::JobSpec;
 use crate::domain::time::Timestamp;
-use crate::scheduler::Snapshot;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -38,8 +38,8 @@ pub(super) struct State {
     pub(super) ended: BTreeSet<(Timestamp, JobId)>,
     /// Keys that nothing refers to any more, to be deleted in this order; with a `/` at the end, all below it.
     pub(super) garbage: Vec<String>,
-    /// The scheduler's picture of what is free; none when the nodes have changed.
-    pub(super) snapshot: Option<Snapshot>,
+    /// What the scheduler needs and found out. Derived: lost with the state, and made anew.
+    pub(super) placing: Placing,
     /// Something was freed, or waits anew: worth a pass of the scheduler.
     pub(super) schedule_due: bool,
     /// When back-offs were last looked at.
@@ -111,11 +111,13 @@ impl State {
         // A job that is run again keeps its place: it has waited since it was submitted.
         let (priority, since) = job.map_or((0, run.queued_at), |job| (job.priority, job.submitted_at));
         let key = (Reverse(priority), since, id);
+        let cluster = self.specs.get(&run.job).map_or("", |spec| spec.virtual_cluster.as_str());
         if run.phase == Phase::Waiting {
             self.queue.insert(key);
+            self.placing.waits(cluster, key);
             self.schedule_due = true;
-        } else {
-            self.queue.remove(&key);
+        } else if self.queue.remove(&key) {
+            self.placing.waits_no_more(cluster, key, run.job);
         }
         if run.settled {
             self.unsettled.remove(&id);

@@ -2,12 +2,14 @@
 
 use super::apply::Context;
 use super::persist::spec_bytes;
+use super::possible::Doubt;
 use super::state::State;
-use super::{resolve, schedule};
+use super::{possible, resolve};
 use crate::api::controller::Submit;
-use crate::domain::command::{Error, ErrorKind};
+use crate::domain::command::{Error, ErrorKind, Violation};
 use crate::domain::ids::{JobId, RunId};
 use crate::domain::job::{Job, JobState};
+use crate::domain::nearest::nearest;
 use crate::domain::principal::Principal;
 use crate::domain::quantity::MAX_JOB_FILE_BYTES;
 use crate::domain::retry::Retries;
@@ -15,6 +17,8 @@ use crate::domain::run::Run;
 use crate::domain::spec::JobSpec;
 use crate::domain::view::Submitted;
 use crate::jobfile;
+use crate::scheduler::quota::DEFAULT_CLUSTER;
+use crate::scheduler::{Policy, Quotas};
 use std::sync::Arc;
 
 /// Unfinished jobs of all users together; one more is refused.
@@ -52,11 +56,17 @@ pub(super) fn submit(
     if state.names.len() >= MAX_UNFINISHED {
         return Err(Error::new(ErrorKind::Exhausted, format!("{MAX_UNFINISHED} jobs are unfinished already")));
     }
-    warnings.extend(schedule::never_possible(state, &spec));
+    known_cluster(&context.parts.policy, &spec).map_err(|violation| invalid(submit, vec![violation]))?;
+    let doubt = possible::doubt(state, &context.parts.policy, &spec);
+    warnings.extend(doubt.as_ref().map(Doubt::warning));
     if submit.dry_run {
         return Ok(Submitted { job_id: 0, run_id: 0, name: spec.name, warnings });
     }
-    Ok(create(state, who, submit, spec, warnings, context))
+    let submitted = create(state, who, submit, spec, warnings, context);
+    if let Some(doubt) = doubt {
+        state.placing.doubts.insert(JobId(submitted.job_id), doubt);
+    }
+    Ok(submitted)
 }
 
 fn create(
@@ -99,6 +109,26 @@ fn create(
     Submitted { job_id: number, run_id: number, name, warnings }
 }
 
+/// Where there are virtual clusters, a job names one of them.
+fn known_cluster(policy: &Policy, spec: &JobSpec) -> Result<(), Violation> {
+    let name = spec.virtual_cluster.as_str();
+    if Quotas::new(&policy.clusters).knows(name) {
+        return Ok(());
+    }
+    let mut names: Vec<&str> = policy.clusters.keys().map(String::as_str).collect();
+    if !policy.clusters.contains_key(DEFAULT_CLUSTER) {
+        names.push(DEFAULT_CLUSTER);
+    }
+    let near =
+        nearest(name, names.iter().copied()).map_or_else(String::new, |near| format!("; did you mean {near}?"));
+    Err(Violation {
+        field: "virtualCluster".to_owned(),
+        message: format!("is not a virtual cluster{near}"),
+        found: format!("{name:?}"),
+        allowed: format!("{}, or \"\" for {DEFAULT_CLUSTER}", names.join(", ")),
+    })
+}
+
 /// The first answer again, if it is the same job that was asked for.
 fn repeated(state: &State, first: JobId, spec: &JobSpec, request_id: &str) -> Result<Submitted, Error> {
     let job = resolve::job(state, first)?;
@@ -123,7 +153,7 @@ fn check_words(who: &Principal, submit: &Submit) -> Result<(), Error> {
     Ok(())
 }
 
-fn invalid(submit: &Submit, violations: Vec<crate::domain::command::Violation>) -> Error {
+fn invalid(submit: &Submit, violations: Vec<Violation>) -> Error {
     let file = if submit.file_name.is_empty() { "the job file" } else { &submit.file_name };
     let message = match violations.as_slice() {
         [only] if only.field == file => only.to_string(),

@@ -1,5 +1,6 @@
 //! The state as callers are shown it.
 
+use super::schedule;
 use super::state::{Node, State};
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::{GpuUuid, TaskId};
@@ -41,10 +42,7 @@ fn reason(state: &State, job: &Job, run: Option<&Run>) -> Option<String> {
     }
     let run = run?;
     match run.phase {
-        Phase::Waiting => Some(run.rolled_back.clone().map_or_else(
-            || "waiting for free resources".to_owned(),
-            |why| format!("waiting to be placed again; the last placement was given back: {why}"),
-        )),
+        Phase::Waiting => Some(schedule::why_waiting(state, run)),
         Phase::Stopping => {
             let unreachable: BTreeSet<&str> = run
                 .tasks

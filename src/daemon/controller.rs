@@ -53,6 +53,7 @@ pub async fn start_controller(
         history: Arc::new(history),
         dialer: Arc::new(rpc::Dialer::default()),
         clock: Arc::new(SystemClock),
+        policy: config.policy(),
         default_fs_uri: config.default_fs_uri.clone(),
         heartbeat: Duration::from_millis(u64::from(config.heartbeat_ms)),
         node_timeout: Duration::from_millis(u64::from(config.node_timeout_ms)),

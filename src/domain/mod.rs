@@ -12,6 +12,7 @@ pub mod ids;
 pub mod job;
 pub mod lifecycle;
 pub mod nearest;
+pub mod placement;
 pub mod principal;
 pub mod promise;
 pub mod quantity;

@@ -1,6 +1,7 @@
 //! A job as validated: every format of job file ends here.
 
 use super::container::ContainerSpec;
+use super::placement::PlacementSpec;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -31,6 +32,9 @@ pub struct JobSpec {
     pub priority: i32,
     #[serde(default)]
     pub container: ContainerSpec,
+    /// On which nodes, and how they share them.
+    #[serde(default)]
+    pub placement: PlacementSpec,
 }
 
 /// How a role's command is run.
@@ -70,7 +74,7 @@ pub struct RoleSpec {
 }
 
 /// Ports of one label.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PortSpec {
     pub label: String,
     /// First port, or 0 for any.

@@ -79,7 +79,7 @@ pub struct TaskView {
 }
 
 /// `wharf job explain`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Explanation {
     pub job_id: u64,
     pub name: String,
@@ -89,13 +89,73 @@ pub struct Explanation {
     /// Place in the queue, from 1; null unless waiting.
     pub queue_position: Option<u32>,
     pub reasons: Vec<ExplainedReason>,
+    /// How many wait; null unless waiting.
+    #[serde(default)]
+    pub queue_length: Option<u32>,
+    #[serde(default)]
+    pub virtual_cluster: String,
+    /// The job ahead in the queue that room or quota is kept for, which this one would need.
+    #[serde(default)]
+    pub behind: Option<u64>,
+    /// As long as nodes and limits stay what they are.
+    #[serde(default)]
+    pub never_possible: bool,
+    /// It begins no earlier than this; null where nothing is known.
+    #[serde(default)]
+    pub earliest: Option<Timestamp>,
+    /// What `earliest` follows from, or why nothing is known: one sentence. Empty unless waiting.
+    #[serde(default)]
+    pub earliest_note: String,
+    /// Nodes with reasons that are not in `reasons`, which is bounded.
+    #[serde(default)]
+    pub nodes_left_out: u32,
+    /// Of a placed run, tasks that do not run yet, or no longer.
+    #[serde(default)]
+    pub tasks: Vec<ExplainedTask>,
+    #[serde(default)]
+    pub tasks_left_out: u32,
+    /// What was decided about the job, in order.
+    #[serde(default)]
+    pub decisions: Vec<ExplainedDecision>,
+    /// Decisions that are not in `decisions`, which is bounded.
+    #[serde(default)]
+    pub decisions_left_out: u32,
+}
+
+/// How far one task is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ExplainedTask {
+    /// `JOB.RUN.ROLE.INDEX`.
+    pub id: String,
+    /// The role's name.
+    pub role: String,
+    pub index: u32,
+    pub node: String,
+    /// As in [`TaskView`].
+    pub state: String,
+    /// One sentence; empty where nobody says.
+    pub detail: String,
+}
+
+/// One step of a job's way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedDecision {
+    pub time: Timestamp,
+    /// A dotted word, as of events.
+    pub event: String,
+    /// `JOB.RUN.ROLE.INDEX`, where it concerns one task.
+    pub task: Option<String>,
+    pub node: Option<String>,
+    /// One sentence.
+    pub detail: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainedReason {
     /// Null where the reason concerns no single node.
     pub node: Option<String>,
-    /// A word: `gpus`, `gpu_type`, `cpus`, `memory_mb`, `ports`, `node_state`, `back_off`, `queue` ...
+    /// A word: `gpus`, `gpu_type`, `cpus`, `memory_mb`, `ports`, `node_state`, `labels`, `node_name`, `kept_for_gpus`,
+    /// `back_off`; of the whole job `gang`, `quota`, `queue`, `reservation`, `never_possible`.
     pub reason: String,
     pub need: String,
     pub have: String,

@@ -1,10 +1,14 @@
 //! Why a job waits, node by node, in words; and whether it ever could run.
 
+use super::feasible::{EmptyCluster, Feasibility};
 use super::filter::{Lack, Prepared, fit};
 use super::place::{Unplaced, place};
 use super::ports::PortShortage;
+use super::quota::Quotas;
 use super::request::{Request, RoleRequest};
 use super::snapshot::{NodeSnapshot, NodeState, Snapshot};
+use crate::domain::ids::NodeName;
+use crate::domain::placement::Mismatch;
 use crate::domain::view::ExplainedReason;
 use std::collections::BTreeMap;
 
@@ -19,13 +23,21 @@ pub fn explain(snapshot: &Snapshot, request: &Request) -> Vec<ExplainedReason> {
 
 /// Whether the nodes that are known now could ever hold the gang, all of them ready and empty. If not: why.
 pub fn ever_possible(snapshot: &Snapshot, request: &Request) -> Result<(), Vec<ExplainedReason>> {
-    let mut empty = snapshot.emptied(true);
-    // What is avoided is so for a while only.
-    let request = Request { avoid: Default::default(), ..request.clone() };
-    place(&mut empty, &request).map(|_| ()).map_err(|unplaced| reasons(&empty, &request, &unplaced))
+    match EmptyCluster::of(snapshot).judge(request, &Quotas::default()) {
+        Feasibility::NoNodes(reasons) => Err(reasons),
+        _ => Ok(()),
+    }
 }
 
-fn reasons(snapshot: &Snapshot, request: &Request, unplaced: &Unplaced) -> Vec<ExplainedReason> {
+/// Nodes that could take a task of the gang now.
+pub fn fitting(snapshot: &Snapshot, request: &Request) -> Vec<NodeName> {
+    let prepared = Prepared::new(snapshot, request);
+    let takes = |at: usize| request.roles.iter().any(|role| fit(snapshot, at, &prepared, role).is_ok());
+    let nodes = snapshot.nodes().iter().enumerate();
+    nodes.filter(|(at, _)| takes(*at)).map(|(_, node)| node.name.clone()).collect()
+}
+
+pub(super) fn reasons(snapshot: &Snapshot, request: &Request, unplaced: &Unplaced) -> Vec<ExplainedReason> {
     let Some(role) = request.roles.get(unplaced.role as usize) else { return Vec::new() };
     let prepared = Prepared::new(snapshot, request);
     let mut reasons = vec![whole(role, unplaced, snapshot.nodes().is_empty())];
@@ -61,6 +73,15 @@ fn words(node: &NodeSnapshot, role: &RoleRequest, request: &Request, lack: Lack)
         Lack::Avoided => {
             ("back_off", "a node that did not refuse the last attempt".to_owned(), "refused it".to_owned())
         }
+        Lack::NotSelected => match request.selector.check(&node.name.0, &node.labels) {
+            Err(Mismatch::Name) => ("node_name", request.selector.wanted_names(), node.name.0.clone()),
+            _ => ("labels", request.selector.wanted_labels(), request.selector.found_labels(&node.labels)),
+        },
+        Lack::KeptForGpus { cpus, memory_mb } => (
+            "kept_for_gpus",
+            format!("{} CPUs, {} MB", role.cpus, role.memory_mb),
+            format!("{cpus} CPUs, {memory_mb} MB beside what its {} free GPUs keep", node.gpus_free()),
+        ),
         Lack::GpuType => ("gpu_type", request.gpu_types.join(" or "), types(node)),
         Lack::Gpus { need, have } => ("gpus", need.to_string(), gpus(node, have)),
         Lack::Cpus { need, have } => ("cpus", need.to_string(), format!("{have} free of {}", node.cpus_total)),

@@ -1,17 +1,21 @@
 //! Whether a node can take one more task of a role, and if not, what it lacks.
 
+use super::eligible::Eligible;
 use super::gpus;
 use super::ports::{self, PortShortage};
 use super::request::{Request, RoleRequest};
-use super::snapshot::{NodeState, Snapshot, Taken};
+use super::snapshot::{DIVIDED, NodeSnapshot, NodeState, Snapshot, Taken};
 use crate::domain::gpu::type_matches;
 use crate::domain::task::AssignedPorts;
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 /// What keeps a task off a node. Cheap to make: words come later, for those who ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lack {
     State(NodeState),
+    /// The job's selector leaves the node out.
+    NotSelected,
     /// The request avoids the node.
     Avoided,
     /// No GPU here has an accepted type.
@@ -29,6 +33,11 @@ pub enum Lack {
         have: u64,
     },
     Ports(PortShortage),
+    /// There would be enough, but not beside what free GPUs keep; `cpus` and `memory_mb` can be had.
+    KeptForGpus {
+        cpus: u32,
+        memory_mb: u64,
+    },
 }
 
 /// A request with what is looked up again and again.
@@ -37,6 +46,9 @@ pub(super) struct Prepared<'a> {
     pub(super) request: &'a Request,
     avoid: HashSet<usize>,
     fixed_ports: BTreeSet<u16>,
+    eligible: Option<Arc<Eligible>>,
+    /// [`Request::keeps_for_gpus`].
+    keeps_percent: Option<u8>,
 }
 
 impl<'a> Prepared<'a> {
@@ -45,7 +57,37 @@ impl<'a> Prepared<'a> {
             request,
             avoid: request.avoid.iter().filter_map(|name| snapshot.position(name)).collect(),
             fixed_ports: request.fixed_ports(),
+            eligible: snapshot.eligible(&request.selector),
+            keeps_percent: request.keeps_for_gpus(),
         }
+    }
+
+    /// Whether the job's selector admits the node at `at`.
+    pub(super) fn selects(&self, at: usize) -> bool {
+        self.eligible.as_ref().is_none_or(|eligible| eligible.admits(at))
+    }
+
+    /// Whether a node in this state would keep what it has to, if `cpus` and `memory_mb` of it were taken, too.
+    pub(super) fn leaves_enough(&self, node: &NodeSnapshot, gpus_free: usize, cpus: u32, memory_mb: u64) -> bool {
+        if self.keeps_percent.is_none() {
+            return true;
+        }
+        let (cpus_left, memory_left) = self.beyond_kept(node, gpus_free);
+        cpus <= cpus_left && memory_mb <= memory_left
+    }
+
+    /// CPUs and memory of a node that are free and not kept.
+    fn beyond_kept(&self, node: &NodeSnapshot, gpus_free: usize) -> (u32, u64) {
+        let (cpus, memory_mb) = (node.cpus_free(), node.memory_mb_free());
+        let Some(percent) = self.keeps_percent.filter(|_| gpus_free > 0) else { return (cpus, memory_mb) };
+        let usable = node.gpus.iter().filter(|slot| slot.why_not.as_deref() != Some(DIVIDED)).count();
+        // In 128 bits nothing that a node may claim to have overflows.
+        let kept = |total: u64| {
+            let shares = u128::from(total) * gpus_free as u128 * u128::from(percent);
+            u64::try_from(shares / (100 * usable.max(1) as u128)).unwrap_or(u64::MAX)
+        };
+        let cpus_kept = u32::try_from(kept(node.cpus_total.into())).unwrap_or(u32::MAX);
+        (cpus.saturating_sub(cpus_kept), memory_mb.saturating_sub(kept(node.memory_mb_total)))
     }
 }
 
@@ -62,6 +104,9 @@ pub(super) fn fit(snapshot: &Snapshot, at: usize, prepared: &Prepared<'_>, role:
     let node = &snapshot.nodes()[at];
     if node.state != NodeState::Ready {
         return Err(Lack::State(node.state));
+    }
+    if !prepared.selects(at) {
+        return Err(Lack::NotSelected);
     }
     if prepared.avoid.contains(&at) {
         return Err(Lack::Avoided);
@@ -80,6 +125,12 @@ pub(super) fn fit(snapshot: &Snapshot, at: usize, prepared: &Prepared<'_>, role:
     }
     if memory_mb < role.memory_mb {
         return Err(Lack::MemoryMb { need: role.memory_mb, have: memory_mb });
+    }
+    if prepared.keeps_percent.is_some() && !node.gpus.is_empty() {
+        let (cpus, memory_mb) = prepared.beyond_kept(node, node.gpus_free());
+        if cpus < role.cpus || memory_mb < role.memory_mb {
+            return Err(Lack::KeptForGpus { cpus, memory_mb });
+        }
     }
     let ports =
         ports::assign(&role.ports, &node.ports, snapshot.ports_of(at), &prepared.fixed_ports).map_err(Lack::Ports)?;

@@ -9,7 +9,9 @@ use super::request::{Request, RoleRequest};
 use super::reservation::Reservation;
 use super::score::best;
 use super::snapshot::{Snapshot, Taken};
+use super::spread::Rounds;
 use crate::domain::ids::{GpuUuid, JobId, NodeName};
+use crate::domain::placement::Arrangement;
 use crate::domain::task::AssignedPorts;
 use std::cmp::Reverse;
 
@@ -48,14 +50,30 @@ pub(super) fn place_beside(
     request: &Request,
     mut beside: Option<&mut Reservation<'_>>,
 ) -> Result<Vec<Placement>, Unplaced> {
+    let made = make(snapshot, request, beside.as_deref_mut())?;
+    let passed = beside.map(|reservation| reservation.job);
+    Ok(placements(snapshot, made, passed))
+}
+
+/// Whether the gang could be placed; changes nothing.
+pub(super) fn could_place(snapshot: &mut Snapshot, request: &Request) -> Result<(), Unplaced> {
+    let made = make(snapshot, request, None)?;
+    undo(snapshot, made);
+    Ok(())
+}
+
+/// Every task of the gang, taken from the snapshot and from what is reserved; or none.
+fn make(
+    snapshot: &mut Snapshot,
+    request: &Request,
+    mut beside: Option<&mut Reservation<'_>>,
+) -> Result<Vec<Made>, Unplaced> {
+    snapshot.learn(&request.selector);
     let mut first_failure = None;
     for order in orders(request) {
         let mut made = Vec::new();
         match attempt(snapshot, request, &order, beside.as_deref_mut(), &mut made) {
-            Ok(()) => {
-                let passed = beside.map(|reservation| reservation.job);
-                return Ok(placements(snapshot, made, passed));
-            }
+            Ok(()) => return Ok(made),
             Err(unplaced) => {
                 if let Some(reservation) = beside.as_deref_mut() {
                     made.iter().rev().for_each(|made| reservation.put_back(made.node, &made.taken));
@@ -133,13 +151,14 @@ fn attempt(
     let prepared = Prepared::new(snapshot, request);
     for at in order {
         let role = &request.roles[*at];
+        let mut rounds = (request.arrangement == Arrangement::Spread)
+            .then(|| Rounds::new(snapshot, &prepared, role, made.iter().map(|made| made.node)));
         let mut previous: Option<usize> = None;
         for index in 0..role.count {
-            // The node of the task before was the fullest that fitted and is fuller now: no need to search again.
-            let again = previous.and_then(|at| Some((at, fit(snapshot, at, &prepared, role).ok()?)));
-            let mut admitted = |at, fit: &Fit| beside.as_deref_mut().is_none_or(|kept| kept.admits(at, &fit.taken));
-            let again = again.filter(|(at, fit)| admitted(*at, fit));
-            let found = again.or_else(|| best(snapshot, &prepared, role, beside.as_deref_mut()));
+            let found = match &mut rounds {
+                Some(rounds) => rounds.next(snapshot, &prepared, role, beside.as_deref_mut()),
+                None => packed(snapshot, &prepared, role, previous, beside.as_deref_mut()),
+            };
             let Some((node, fit)) = found else {
                 return Err(Unplaced { role: u32::try_from(*at).unwrap_or(u32::MAX), placed: index });
             };
@@ -151,6 +170,21 @@ fn attempt(
         }
     }
     Ok(())
+}
+
+/// The fullest node that fits.
+fn packed(
+    snapshot: &Snapshot,
+    prepared: &Prepared<'_>,
+    role: &RoleRequest,
+    previous: Option<usize>,
+    mut beside: Option<&mut Reservation<'_>>,
+) -> Option<(usize, Fit)> {
+    // The node of the task before was the fullest that fitted and is fuller now: no need to search again.
+    let again = previous.and_then(|at| Some((at, fit(snapshot, at, prepared, role).ok()?)));
+    let mut admitted = |at, fit: &Fit| beside.as_deref_mut().is_none_or(|kept| kept.admits(at, &fit.taken));
+    let again = again.filter(|(at, fit)| admitted(*at, fit));
+    again.or_else(|| best(snapshot, prepared, role, beside))
 }
 
 pub(super) fn undo(snapshot: &mut Snapshot, made: Vec<Made>) {

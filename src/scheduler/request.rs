@@ -1,21 +1,31 @@
 //! What a job asks of the cluster.
 
+use super::policy::Policy;
+use super::quota::Amount;
 use crate::domain::ids::NodeName;
+use crate::domain::placement::{Arrangement, NodeSelector};
 use crate::domain::spec::{JobSpec, PortSpec, RoleSpec};
 use std::collections::BTreeSet;
 
 /// One gang: all tasks of one run.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Request {
     pub roles: Vec<RoleRequest>,
     /// Accepted GPU types, in order of preference within a node; empty accepts any.
     pub gpu_types: Vec<String>,
     /// Nodes left out, e.g. the one whose agent vetoed the last attempt.
     pub avoid: BTreeSet<NodeName>,
+    /// The queue it stands in, which may have a quota.
+    pub virtual_cluster: String,
+    /// The nodes it may have at all.
+    pub selector: NodeSelector,
+    pub arrangement: Arrangement,
+    /// Without GPUs of its own it leaves every free GPU this part of its even share of a node; 0 leaves nothing.
+    pub kept_for_gpus_percent: u8,
 }
 
 /// `count` tasks of one shape.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct RoleRequest {
     pub name: String,
     pub count: u32,
@@ -27,11 +37,25 @@ pub struct RoleRequest {
 }
 
 impl Request {
+    /// What the job asks for, where the cluster has no wishes of its own.
     pub fn of(job: &JobSpec) -> Self {
         Self {
             roles: job.roles.iter().map(RoleRequest::of).collect(),
             gpu_types: job.gpu_types.clone(),
             avoid: BTreeSet::new(),
+            virtual_cluster: job.virtual_cluster.clone(),
+            selector: job.placement.nodes.clone(),
+            arrangement: job.placement.arrangement.unwrap_or_default(),
+            kept_for_gpus_percent: 0,
+        }
+    }
+
+    /// What the job asks for under the rules of a cluster.
+    pub fn under(policy: &Policy, job: &JobSpec) -> Self {
+        Self {
+            arrangement: job.placement.arrangement.unwrap_or(policy.arrangement),
+            kept_for_gpus_percent: policy.kept_for_gpus_percent,
+            ..Self::of(job)
         }
     }
 
@@ -47,6 +71,20 @@ impl Request {
 
     pub fn gpu_count(&self) -> u64 {
         self.roles.iter().map(|role| u64::from(role.count) * u64::from(role.gpus)).sum()
+    }
+
+    /// Everything that all tasks take together.
+    pub fn total(&self) -> Amount {
+        let of = |role: &RoleRequest| {
+            Amount { gpus: role.gpus.into(), cpus: role.cpus.into(), memory_mb: role.memory_mb }.times(role.count)
+        };
+        self.roles.iter().map(of).fold(Amount::default(), Amount::plus)
+    }
+
+    /// The part of a free GPU's even share that the gang must leave, in percent. Only of a gang without any GPU: those
+    /// of a gang that has some belong to it.
+    pub fn keeps_for_gpus(&self) -> Option<u8> {
+        (self.kept_for_gpus_percent > 0 && self.gpu_count() == 0).then_some(self.kept_for_gpus_percent)
     }
 
     /// Every port that any task of the gang asks for by number. Ports given out freely keep clear of them.

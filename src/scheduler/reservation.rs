@@ -38,7 +38,7 @@ impl<'a> Reservation<'a> {
     /// `now`, used up for a reservation and left as it was without.
     pub(super) fn of(job: JobId, request: &'a Request, now: &Snapshot, empty: &mut Option<Snapshot>) -> Option<Self> {
         let future = empty.get_or_insert_with(|| now.emptied(false));
-        let order = nearest(now);
+        let order = nearest(now, request);
         let passers = now.passers(job);
         passers.iter().for_each(|(node, taken)| future.take(*node, taken));
         let beside_all = walk(future, request, &order);
@@ -72,10 +72,17 @@ impl<'a> Reservation<'a> {
     }
 
     fn has_room(&self, at: usize, gpus: usize, cpus: u32, memory_mb: u64) -> bool {
-        let node = &self.future.nodes()[at];
         // Elsewhere, what fits now fits in a future where less is held.
-        !self.held.contains_key(&self.future.host_of(at))
-            || (node.cpus_free() >= cpus && node.memory_mb_free() >= memory_mb && node.gpus_free() >= gpus)
+        if !self.held.contains_key(&self.future.host_of(at)) {
+            return true;
+        }
+        let node = &self.future.nodes()[at];
+        let free = node.gpus_free();
+        node.cpus_free() >= cpus
+            && node.memory_mb_free() >= memory_mb
+            && free >= gpus
+            // A head without GPUs has its place only as long as the GPUs that are left free keep theirs.
+            && self.prepared.leaves_enough(node, free - gpus, cpus, memory_mb)
     }
 
     /// Whether the head keeps its place if a task gets this, which is free now.
@@ -131,12 +138,13 @@ impl<'a> Reservation<'a> {
     }
 }
 
-/// Nodes with the most free GPUs first.
-fn nearest(now: &Snapshot) -> Vec<usize> {
+/// Nodes with the most free GPUs first; for a gang without GPUs, those that have none before all others.
+fn nearest(now: &Snapshot, request: &Request) -> Vec<usize> {
     let mut order: Vec<usize> = (0..now.nodes().len()).collect();
+    let without_gpus = request.gpu_count() == 0;
     order.sort_by_cached_key(|at| {
         let node = &now.nodes()[*at];
-        (Reverse(node.gpus_free()), Reverse(node.cpus_free()), *at)
+        (without_gpus && !node.gpus.is_empty(), Reverse(node.gpus_free()), Reverse(node.cpus_free()), *at)
     });
     order
 }
@@ -144,12 +152,20 @@ fn nearest(now: &Snapshot) -> Vec<usize> {
 /// Places a gang as a reservation does, but now. Where packing fails, this may not; and once all that the head waits
 /// for has ended, it finds what the reservation found. Tasks of a single role are alike: a node takes as many of them
 /// in one order of nodes as in another, so what packing did not find is not there.
-pub(super) fn place_spread(now: &mut Snapshot, request: &Request) -> Option<Vec<Made>> {
+pub(super) fn place_emptiest(now: &mut Snapshot, request: &Request) -> Option<Vec<Made>> {
     if request.roles.len() < 2 {
         return None;
     }
-    let order = nearest(now);
+    let order = nearest(now, request);
     walk(now, request, &order)
+}
+
+/// Whether a gang finds its places as a reservation does; changes nothing.
+pub(super) fn could_hold(snapshot: &mut Snapshot, request: &Request) -> bool {
+    let order = nearest(snapshot, request);
+    let Some(made) = walk(snapshot, request, &order) else { return false };
+    undo(snapshot, made);
+    true
 }
 
 /// Fills node after node with task after task, the roles in one order or another; or leaves the snapshot as it was.

@@ -1,8 +1,8 @@
 //! Which of the nodes that fit is best.
 //!
 //! Packing: the node that is left with the fewest free GPUs, so that whole nodes stay free for those who need them.
-//! Tasks without GPUs thereby go to nodes without free ones first. Among equals the best connected set wins, of the
-//! first [`COMPARED`] in name order.
+//! Tasks without GPUs go to nodes that have none first, then to those without free ones. Among equals the best
+//! connected set wins, of the first [`COMPARED`] in name order. Jobs that want to be spread go by `spread` instead.
 
 use super::filter::{Fit, Prepared, fit};
 use super::request::RoleRequest;
@@ -20,6 +20,13 @@ pub(super) fn best(
     role: &RoleRequest,
     mut beside: Option<&mut Reservation<'_>>,
 ) -> Option<(usize, Fit)> {
+    if role.gpus == 0 {
+        // Where no GPU can be in want of what they take.
+        let without = snapshot.without_gpus().iter().copied();
+        if let Some(found) = best_of(without, snapshot, prepared, role, beside.as_deref_mut()) {
+            return Some(found);
+        }
+    }
     let groups = snapshot.by_free_gpus();
     let enough = groups.get(role.gpus as usize..)?;
     enough.iter().find_map(|group| best_of(group.iter().copied(), snapshot, prepared, role, beside.as_deref_mut()))
@@ -35,7 +42,7 @@ fn best_of(
     let suitable = |at: usize| {
         // Most of a busy cluster is out at this look, without a look at its GPUs and ports.
         let node = &snapshot.nodes()[at];
-        let roomy = node.cpus_free() >= role.cpus && node.memory_mb_free() >= role.memory_mb;
+        let roomy = prepared.selects(at) && node.cpus_free() >= role.cpus && node.memory_mb_free() >= role.memory_mb;
         let roomy = roomy && beside.as_ref().is_none_or(|reservation| reservation.may_admit(at, role));
         let fit = roomy.then(|| fit(snapshot, at, prepared, role))?.ok()?;
         let admitted = beside.as_deref_mut().is_none_or(|reservation| reservation.admits(at, &fit.taken));

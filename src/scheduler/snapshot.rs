@@ -4,13 +4,16 @@
 //! Who holds something is the controller's business. The only thing known of jobs is what passed which of them in
 //! the queue; see `reservation`.
 
+use super::eligible::{Eligible, Known};
 use crate::domain::gpu::{Gpu, LinkKind, Topology};
 use crate::domain::ids::{GpuUuid, JobId, NodeName};
+use crate::domain::placement::NodeSelector;
 use crate::domain::promise::Promise;
 use crate::domain::task::Inventory;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 /// Whether a node takes tasks, as shown by `wharf nodes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -46,7 +49,7 @@ pub struct GpuSlot {
 }
 
 pub(super) const PROMISED: &str = "held";
-const DIVIDED: &str = "divided into MIG slices";
+pub(super) const DIVIDED: &str = "divided into MIG slices";
 
 /// One node.
 #[derive(Debug, Clone)]
@@ -160,6 +163,9 @@ pub struct Snapshot {
     by_free_gpus: Vec<BTreeSet<usize>>,
     /// What was placed while a job ahead in the queue went on waiting, and is held still; the newest last.
     passers: HashMap<JobId, Vec<(usize, Taken)>>,
+    /// Nodes that have no GPUs at all.
+    without_gpus: Vec<usize>,
+    selectors: Known,
 }
 
 impl Snapshot {
@@ -175,6 +181,9 @@ impl Snapshot {
             snapshot.nodes[at].host_index = host;
             snapshot.by_name.insert(snapshot.nodes[at].name.clone(), at);
             snapshot.by_free_gpus[snapshot.nodes[at].gpus_free()].insert(at);
+            if snapshot.nodes[at].gpus.is_empty() {
+                snapshot.without_gpus.push(at);
+            }
         }
         snapshot
     }
@@ -211,6 +220,22 @@ impl Snapshot {
         let Some(at) = self.position(name) else { return false };
         self.nodes[at].state = state;
         true
+    }
+
+    /// Nodes without any GPU, in name order.
+    pub(super) fn without_gpus(&self) -> &[usize] {
+        &self.without_gpus
+    }
+
+    /// Looks at every node for a selector that is going to be asked for, once.
+    pub(super) fn learn(&mut self, selector: &NodeSelector) {
+        self.selectors.learn(selector, &self.nodes);
+    }
+
+    /// The nodes that a selector admits; none if it has no wishes.
+    pub(super) fn eligible(&self, selector: &NodeSelector) -> Option<Arc<Eligible>> {
+        let find = || Arc::new(Eligible::of(selector, &self.nodes));
+        (!selector.is_empty()).then(|| self.selectors.get(selector).unwrap_or_else(find))
     }
 
     /// Takes what is promised. Of a node that is not here (any more), the ports of its host still count.

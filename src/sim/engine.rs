@@ -17,7 +17,7 @@ use crate::domain::ids::{JobId, RunId};
 use crate::domain::retry::Retries;
 use crate::domain::run::{Phase, Run};
 use crate::domain::time::Timestamp;
-use crate::scheduler::{self, Decision, Placement, Request, Snapshot};
+use crate::scheduler::{self, Decision, EmptyCluster, Feasibility, Placement, Quotas, Request, Snapshot};
 use std::collections::{BTreeSet, HashMap};
 use std::iter::Peekable;
 use std::time::Duration;
@@ -64,7 +64,9 @@ pub struct Simulation<T: Iterator<Item = Result<TraceJob, TraceError>>> {
     events: Events,
     snapshot: Snapshot,
     /// The same nodes, always ready and empty.
-    whole: Snapshot,
+    empty: EmptyCluster,
+    /// What holds for every job; plain FIFO has no rules.
+    rules: scheduler::Policy,
     agents: Agents,
     faults: Faults,
     queue: Queue,
@@ -93,7 +95,11 @@ impl<T: Iterator<Item = Result<TraceJob, TraceError>>> Simulation<T> {
             trace: trace.peekable(),
             now: Timestamp(0),
             events: Events::default(),
-            whole: snapshot.clone(),
+            empty: EmptyCluster::of(&snapshot),
+            rules: match config.policy {
+                Policy::Wharf => scheduler::Policy::default(),
+                Policy::Fifo => scheduler::Policy { kept_for_gpus_percent: 0, ..Default::default() },
+            },
             snapshot,
             agents: Agents::new(&nodes),
             faults: Faults { seed: config.seed, rate: config.faults },
@@ -206,7 +212,7 @@ impl<T: Iterator<Item = Result<TraceJob, TraceError>>> Simulation<T> {
             return;
         }
         let run = LiveRun::new(Run::new(run, live.id, 1, self.now, self.now), &live);
-        self.queue.insert(live.waiting(&run.run));
+        self.queue.insert(live.waiting(&run.run, &self.rules));
         self.due = true;
         self.runs.insert(run.run.id, run);
         self.jobs.insert(live.id, live);
@@ -218,13 +224,9 @@ impl<T: Iterator<Item = Result<TraceJob, TraceError>>> Simulation<T> {
         if let Some(known) = self.possible.get(&shape) {
             return *known;
         }
-        let mut run = LiveRun::new(Run::new(RunId(0), live.id, 1, self.now, self.now), live);
-        let placed = scheduler::place(&mut self.whole, &Request::of(&live.spec));
-        let possible = placed.is_ok();
-        if let Ok(placements) = placed {
-            run.place(placements, self.now);
-            run.run.tasks.iter().for_each(|task| self.whole.give_back(&run.promise_of(task)));
-        }
+        let request = Request::under(&self.rules, &live.spec);
+        let judged = self.empty.judge(&request, &Quotas::default());
+        let possible = matches!(judged, Feasibility::Possible | Feasibility::BesideGpuJobs);
         if self.possible.len() < MAX_SHAPES {
             self.possible.insert(shape, possible);
         }
@@ -240,12 +242,25 @@ impl<T: Iterator<Item = Result<TraceJob, TraceError>>> Simulation<T> {
         }
         let before = watch.nanos();
         let decisions = match self.config.policy {
-            Policy::Wharf => scheduler::schedule(&mut self.snapshot, self.queue.first(), self.now),
+            Policy::Wharf => {
+                let quotas = &mut Quotas::default();
+                scheduler::schedule_within(&mut self.snapshot, quotas, self.queue.first(), self.now)
+            }
             Policy::Fifo => fifo::schedule(&mut self.snapshot, self.queue.first()),
         };
         let took = watch.nanos().saturating_sub(before);
-        let placed: Vec<bool> =
-            decisions.iter().map(|(_, decision)| matches!(decision, Decision::Placed(_))).collect();
+        let is_placed = |decision: &Decision| matches!(decision, Decision::Placed(_));
+        let placed: Vec<bool> = decisions.iter().map(|(_, decision)| is_placed(decision)).collect();
+        let (mut gpus_taken, mut kept_off, mut vetoed) = (false, false, Vec::new());
+        for (waiting, placed) in self.queue.first().iter().zip(&placed) {
+            gpus_taken |= *placed && waiting.request.gpu_count() > 0;
+            kept_off |= !placed && waiting.request.keeps_for_gpus().is_some();
+            if !placed && !waiting.request.avoid.is_empty() {
+                vetoed.push(waiting.job);
+            }
+        }
+        // As the controller does: GPUs that are in use keep nothing any more from jobs without GPUs.
+        self.due |= gpus_taken && kept_off;
         let gangs = placed.iter().filter(|placed| **placed).count() as u64;
         let counts = &mut self.tally.counts;
         counts.passes += 1;
@@ -261,17 +276,13 @@ impl<T: Iterator<Item = Result<TraceJob, TraceError>>> Simulation<T> {
         }
         let mut seated = BTreeSet::new();
         for (job, decision) in decisions {
-            match decision {
-                Decision::Placed(placements) => {
-                    if self.checks.is_some() {
-                        seated.extend(placements.iter().map(|placement| placement.node.clone()));
-                    }
-                    self.place(job, placements)?;
-                }
-                Decision::Blocked { .. } => self.ask_again(job),
-                Decision::BackingOff { .. } => {}
+            let Decision::Placed(placements) = decision else { continue };
+            if self.checks.is_some() {
+                seated.extend(placements.iter().map(|placement| placement.node.clone()));
             }
+            self.place(job, placements)?;
         }
+        vetoed.into_iter().for_each(|job| self.forgive(job));
         if let Some(checks) = &self.checks {
             checks.compare(&self.snapshot, &seated)?;
         }
@@ -294,8 +305,8 @@ impl<T: Iterator<Item = Result<TraceJob, TraceError>>> Simulation<T> {
         Ok(())
     }
 
-    /// Left out once: if nobody else can take the gang, the nodes that vetoed are asked again. As the controller does.
-    fn ask_again(&mut self, job: JobId) {
+    /// As the controller does: if nobody else can take the gang, the nodes that vetoed are asked again.
+    fn forgive(&mut self, job: JobId) {
         let Some(live) = self.newest_run(job).filter(|live| !live.run.avoid.is_empty()) else { return };
         live.run.avoid.clear();
         let id = live.run.id;
@@ -321,7 +332,7 @@ impl<T: Iterator<Item = Result<TraceJob, TraceError>>> Simulation<T> {
             return;
         }
         if let Some(job) = self.jobs.get(&live.run.job) {
-            self.queue.insert(job.waiting(&live.run));
+            self.queue.insert(job.waiting(&live.run, &self.rules));
             self.due = true;
         }
     }

@@ -7,7 +7,7 @@ use crate::domain::retry::Retries;
 use crate::domain::run::{Action, Run, RunTask, Seat, Verb};
 use crate::domain::spec::JobSpec;
 use crate::domain::time::Timestamp;
-use crate::scheduler::{Placement, Request, Waiting};
+use crate::scheduler::{self, Placement, Request, Waiting};
 use std::time::Duration;
 
 /// A job with its newest run.
@@ -24,13 +24,13 @@ pub(super) struct LiveJob {
 }
 
 impl LiveJob {
-    pub(super) fn waiting(&self, run: &Run) -> Waiting {
+    pub(super) fn waiting(&self, run: &Run, rules: &scheduler::Policy) -> Waiting {
         Waiting {
             job: self.id,
             priority: self.spec.priority,
             submitted_at: self.submitted_at,
             not_before: None,
-            request: Request { avoid: run.excluded_nodes(), ..Request::of(&self.spec) },
+            request: Request { avoid: run.excluded_nodes(), ..Request::under(rules, &self.spec) },
         }
     }
 }

@@ -16,6 +16,8 @@ const FORMAT: Format = Format {
     application_id: 0x7768_4556,
     migrations: &["CREATE TABLE events (sequence INTEGER PRIMARY KEY, event TEXT NOT NULL);"],
 };
+/// Not a version of its own: a program that does not know it keeps it up to date all the same.
+const INDEX: &str = "CREATE INDEX IF NOT EXISTS events_of_job ON events (json_extract(event, '$.job'), sequence);";
 const APPENDING: &str = "appending events";
 const READING: &str = "reading events";
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -40,6 +42,15 @@ pub struct Page {
     pub oldest: u64,
 }
 
+/// What history has of one job.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct OfJob {
+    /// By sequence number.
+    pub events: Vec<Event>,
+    /// How many there are besides.
+    pub left_out: usize,
+}
+
 struct Append {
     events: Vec<Event>,
     reply: Reply<u64>,
@@ -49,6 +60,7 @@ impl EventLog {
     /// Opens or makes the log at `path`, which keeps the newest `keep` events (at least one). Blocks.
     pub fn open(path: impl AsRef<Path>, keep: usize) -> Result<Self, StoreError> {
         let file = open_writer(path.as_ref(), FORMAT)?;
+        file.connection.execute_batch(INDEX).map_err(|e| failed("opening the event log", &file.path, &e))?;
         let reader = reader::start(path.as_ref())?;
         let path = file.path.clone();
         let newest = last_sequence(&file.connection).map_err(|e| failed("opening the event log", &path, &e))?;
@@ -69,6 +81,13 @@ impl EventLog {
     /// some.
     pub async fn read(&self, after: u64, limit: usize) -> Result<Page, StoreError> {
         let query = move |connection: &Connection| read_page(connection, after, limit);
+        reader::read(self.reader.jobs(), READING, DEADLINE, &self.path, query).await
+    }
+
+    /// The first and the last events of a job: those of its single tasks, or all others. Beginnings of tasks are left
+    /// out, as every task that ends has begun.
+    pub async fn of_job(&self, job: u64, tasks: bool, first: usize, last: usize) -> Result<OfJob, StoreError> {
+        let query = move |connection: &Connection| read_job(connection, job, tasks, first, last);
         reader::read(self.reader.jobs(), READING, DEADLINE, &self.path, query).await
     }
 
@@ -143,6 +162,35 @@ fn last_sequence(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row("SELECT coalesce(max(sequence), 0) FROM events", [], |row| row.get(0)).map(unsigned)
 }
 
+fn read_job(connection: &Connection, job: u64, tasks: bool, first: usize, last: usize) -> rusqlite::Result<OfJob> {
+    const OF_JOB: &str = "FROM events WHERE json_extract(event, '$.job') = ?1
+        AND (json_extract(event, '$.kind') LIKE 'task.%') = ?2
+        AND json_extract(event, '$.kind') <> 'task.started'";
+    let count = format!("SELECT count(*) {OF_JOB}");
+    let count: i64 = connection.prepare_cached(&count)?.query_row((signed(job), tasks), |row| row.get(0))?;
+    let count = usize::try_from(count).unwrap_or(0);
+    let mut found = OfJob { events: Vec::new(), left_out: count.saturating_sub(first + last) };
+    let mut read = |order: &str, limit: usize| -> rusqlite::Result<()> {
+        let select = format!("SELECT event {OF_JOB} ORDER BY sequence {order} LIMIT ?3");
+        let mut select = connection.prepare_cached(&select)?;
+        let mut rows = select.query((signed(job), tasks, i64::try_from(limit).unwrap_or(i64::MAX)))?;
+        while let Some(row) = rows.next()? {
+            found.events.push(event_of(row)?);
+        }
+        Ok(())
+    };
+    read("ASC", first.min(count))?;
+    read("DESC", last.min(count.saturating_sub(first)))?;
+    found.events.sort_by_key(|event| event.sequence);
+    Ok(found)
+}
+
+fn event_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
+    let text: String = row.get(0)?;
+    serde_json::from_str(&text)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error)))
+}
+
 fn read_page(connection: &Connection, after: u64, limit: usize) -> rusqlite::Result<Page> {
     let mut first = connection.prepare_cached("SELECT coalesce(min(sequence), 1) FROM events")?;
     let oldest = first.query_row([], |row| row.get(0)).map(unsigned)?;
@@ -151,11 +199,7 @@ fn read_page(connection: &Connection, after: u64, limit: usize) -> rusqlite::Res
     let mut rows = select.query((signed(after), i64::try_from(limit).unwrap_or(i64::MAX)))?;
     let mut events = Vec::new();
     while let Some(row) = rows.next()? {
-        let text: String = row.get(0)?;
-        let event = serde_json::from_str(&text).map_err(|error| {
-            rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
-        })?;
-        events.push(event);
+        events.push(event_of(row)?);
     }
     Ok(Page { events, oldest })
 }
@@ -198,6 +242,36 @@ mod tests {
         assert_eq!(page.events[0].time, event("c").time);
         assert_eq!(log.read(3, 1).await.unwrap().events[0].message, "d");
         assert!(log.read(5, 10).await.unwrap().events.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_jobs_events_are_found_among_all_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.db");
+        let log = EventLog::open(&path, 10_000).unwrap();
+        let of = |job: u64, kind: &str, i: u32| Event {
+            job: Some(job),
+            kind: kind.to_owned(),
+            ..event(&format!("{kind} {i}"))
+        };
+        for i in 0..50 {
+            let others = Event { job: None, ..of(0, "node.joined", i) };
+            let kinds = ["run.placed", "task.started", "task.ended"];
+            let mut events: Vec<Event> = kinds.iter().map(|kind| of(7, kind, i)).collect();
+            events.extend([of(8, "run.placed", i), others]);
+            log.append(events).await.unwrap();
+        }
+        drop(log);
+        // The index is there or made, whoever wrote the file.
+        let log = EventLog::open(&path, 10_000).unwrap();
+        let messages = |found: &OfJob| found.events.iter().map(|event| event.message.clone()).collect::<Vec<_>>();
+        let runs = log.of_job(7, false, 2, 3).await.unwrap();
+        assert_eq!(messages(&runs), [0, 1, 47, 48, 49].map(|i| format!("run.placed {i}")));
+        assert_eq!(runs.left_out, 45);
+        let tasks = log.of_job(7, true, 100, 100).await.unwrap();
+        assert_eq!((tasks.events.len(), tasks.left_out), (50, 0));
+        assert!(tasks.events.iter().all(|event| event.kind == "task.ended"));
+        assert_eq!(log.of_job(9, false, 5, 5).await.unwrap(), OfJob::default());
     }
 
     #[tokio::test]

@@ -303,6 +303,7 @@ fn parts(
         history: history.clone(),
         dialer: dialer.clone(),
         clock: clock.clone(),
+        policy: Policy::default(),
         default_fs_uri: "hdfs://default:9000".to_owned(),
         heartbeat: HEARTBEAT,
         node_timeout,

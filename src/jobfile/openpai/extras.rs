@@ -1,24 +1,32 @@
 //! `extras`: kept as it is, but for `extras.wharf`, where jobs of OpenPAI's protocol can ask for what only wharf
-//! has: `{"onNodeLost": "wait" | "restart", "leaseSeconds": 1800, "priority": 0, "container": {...}}`.
+//! has: `{"onNodeLost": "wait" | "restart", "leaseSeconds": 1800, "priority": 0, "container": {...}, "nodes": {...},
+//! "placement": "pack" | "spread"}`.
 
 use super::super::fields::Fields;
 use super::super::report::{Report, as_text};
-use super::container;
 use super::limits::{DEFAULT_LEASE_SECONDS, LEASE_SECONDS};
+use super::{container, placement};
 use crate::domain::container::ContainerSpec;
+use crate::domain::placement::PlacementSpec;
 use crate::domain::spec::OnNodeLost;
 
-const KNOWN: [&str; 4] = ["onNodeLost", "leaseSeconds", "priority", "container"];
+const KNOWN: [&str; 6] = ["onNodeLost", "leaseSeconds", "priority", "container", "nodes", "placement"];
 
 #[derive(Debug)]
 pub(super) struct Extras {
     pub on_node_lost: OnNodeLost,
     pub priority: i32,
     pub container: ContainerSpec,
+    pub placement: PlacementSpec,
 }
 
 pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Extras> {
-    let defaults = Extras { on_node_lost: OnNodeLost::Wait, priority: 0, container: ContainerSpec::default() };
+    let defaults = Extras {
+        on_node_lost: OnNodeLost::Wait,
+        priority: 0,
+        container: ContainerSpec::default(),
+        placement: PlacementSpec::default(),
+    };
     let Some(node) = fields.get("extras") else { return Some(defaults) };
     let extras = Fields::of(node, "extras", &[], report)?;
     let Some(node) = extras.get("wharf") else { return Some(defaults) };
@@ -30,6 +38,7 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Extra
         None => Some(ContainerSpec::default()),
         Some(node) => container::read(node, report),
     };
+    let placement = placement::read(&wharf, report);
     wharf.warn_unknown(report);
     let (lease_s, restart) = (lease_s?, restart?);
     if let Some(node) = wharf.get("leaseSeconds").filter(|_| !restart) {
@@ -37,7 +46,8 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Extra
     }
     let lease_s = u32::try_from(lease_s).ok()?;
     let on_node_lost = if restart { OnNodeLost::Restart { lease_s } } else { OnNodeLost::Wait };
-    Some(Extras { on_node_lost, priority: i32::try_from(priority?).ok()?, container: container? })
+    let priority = i32::try_from(priority?).ok()?;
+    Some(Extras { on_node_lost, priority, container: container?, placement: placement? })
 }
 
 fn restart(wharf: &Fields<'_>, report: &mut Report<'_>) -> Option<bool> {

@@ -19,6 +19,7 @@ mod extras;
 mod job_env;
 mod limits;
 mod name;
+mod placement;
 mod ports;
 mod role;
 #[cfg(test)]
@@ -104,6 +105,7 @@ pub(super) fn read(root: &Node, file: &str, report: &mut Report<'_>) -> Option<J
         on_node_lost: extras.on_node_lost,
         priority: extras.priority,
         container: extras.container,
+        placement: extras.placement,
     };
     refuse_large_environment(&spec, root, report);
     Some(spec)

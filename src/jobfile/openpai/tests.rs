@@ -2,6 +2,7 @@
 
 use crate::domain::command::Violation;
 use crate::domain::container::{Network, PullPolicy, Ulimit};
+use crate::domain::placement::Arrangement;
 use crate::domain::spec::{JobSpec, OnNodeLost, PortSpec};
 use crate::jobfile::{Parsed, parse};
 use serde_json::{Value, json};
@@ -425,4 +426,38 @@ fn unknown_fields_are_warnings_with_the_nearest_name() {
             "colour: unknown field, ignored (line 1)",
         ]
     );
+}
+
+#[test]
+fn nodes_are_selected_by_labels_and_names() {
+    let wharf = |wharf: Value| with("/extras", json!({ "wharf": wharf }));
+    let nodes = json!({"labels": {"zone": "a", "disk": ["ssd", "nvme"]}, "without": {"spot": "*"}, "names": ["gpu-0*"],
+        "avoid": ["gpu-07"]});
+    let placement = spec(&wharf(json!({"nodes": nodes, "placement": "spread"}))).placement;
+    assert_eq!(placement.arrangement, Some(Arrangement::Spread));
+    assert_eq!(placement.nodes.wanted_labels(), "disk is ssd or nvme, zone is a, spot is not there");
+    assert_eq!(placement.nodes.wanted_names(), "one of gpu-0*, not gpu-07");
+    assert_eq!(spec(&wharf(json!({}))).placement, Default::default());
+    for (value, field) in [
+        (json!({"placement": "scatter"}), "placement"),
+        (json!({"placement": 1}), "placement"),
+        (json!({"nodes": []}), "nodes"),
+        (json!({"nodes": {"labels": ["zone"]}}), "nodes.labels"),
+        (json!({"nodes": {"labels": {"zone": 3}}}), "nodes.labels.zone"),
+        (json!({"nodes": {"labels": {"zone": []}}}), "nodes.labels.zone"),
+        (json!({"nodes": {"labels": {"zone": ["a", null]}}}), "nodes.labels.zone[1]"),
+        (json!({"nodes": {"without": {"zone": "a\nb"}}}), "nodes.without.zone"),
+        (json!({"nodes": {"names": "a"}}), "nodes.names"),
+        (json!({"nodes": {"names": []}}), "nodes.names"),
+        (json!({"nodes": {"names": ["a", "b*c"]}}), "nodes.names[1]"),
+        (json!({"nodes": {"avoid": [""]}}), "nodes.avoid[0]"),
+    ] {
+        let violations = refusals(&wharf(value.clone()));
+        assert_eq!(violations[0].field, format!("extras.wharf.{field}"), "{value}");
+        assert_eq!(violations.len(), 1, "{violations:?}");
+    }
+    let warnings = read(&wharf(json!({"nodes": {"lables": {}}}))).expect("valid").warnings;
+    assert!(warnings[0].contains("extras.wharf.nodes.lables: unknown field, ignored; did you mean labels?"));
+    let many = refusals(&wharf(json!({"nodes": {"labels": {"a b": "x", "c": 1}, "names": [2]}, "placement": "x"})));
+    assert_eq!(many.len(), 4, "{many:?}");
 }

@@ -10,7 +10,9 @@ use crate::domain::command::Violation;
 use crate::domain::event::Event;
 use crate::domain::task::AssignedPorts;
 use crate::domain::time::Timestamp;
-use crate::domain::view::{ExplainedReason, Explanation, JobView, RunView, Submitted, TaskView};
+use crate::domain::view::{
+    ExplainedDecision, ExplainedReason, ExplainedTask, Explanation, JobView, RunView, Submitted, TaskView,
+};
 use crate::rpc::generated as pb;
 
 impl From<Submitted> for pb::SubmitReply {
@@ -185,10 +187,68 @@ impl TryFrom<pb::ExplainedReason> for ExplainedReason {
     }
 }
 
+impl From<ExplainedTask> for pb::ExplainedTask {
+    fn from(ExplainedTask { id, role, index, node, state, detail }: ExplainedTask) -> Self {
+        Self { id, role, index, node, state, detail }
+    }
+}
+
+impl TryFrom<pb::ExplainedTask> for ExplainedTask {
+    type Error = Violation;
+
+    fn try_from(wire: pb::ExplainedTask) -> Parsed<Self> {
+        Ok(Self {
+            id: filled(wire.id, "id", MAX_WORD_BYTES)?,
+            role: text(wire.role, "role", MAX_WORD_BYTES)?,
+            index: wire.index,
+            node: text(wire.node, "node", MAX_WORD_BYTES)?,
+            state: filled(wire.state, "state", MAX_WORD_BYTES)?,
+            detail: text(wire.detail, "detail", MAX_SENTENCE_BYTES)?,
+        })
+    }
+}
+
+impl From<ExplainedDecision> for pb::ExplainedDecision {
+    fn from(ExplainedDecision { time, event, task, node, detail }: ExplainedDecision) -> Self {
+        Self { time: time.0, event, task, node, detail }
+    }
+}
+
+impl TryFrom<pb::ExplainedDecision> for ExplainedDecision {
+    type Error = Violation;
+
+    fn try_from(wire: pb::ExplainedDecision) -> Parsed<Self> {
+        Ok(Self {
+            time: Timestamp(wire.time),
+            event: filled(wire.event, "event", MAX_WORD_BYTES)?,
+            task: optional_text(wire.task, "task", MAX_WORD_BYTES)?,
+            node: optional_text(wire.node, "node", MAX_WORD_BYTES)?,
+            detail: text(wire.detail, "detail", MAX_SENTENCE_BYTES)?,
+        })
+    }
+}
+
 impl From<Explanation> for pb::ExplainJobReply {
-    fn from(Explanation { job_id, name, state, summary, queue_position, reasons }: Explanation) -> Self {
-        let reasons = reasons.into_iter().map(Into::into).collect();
-        Self { job_id, name, state, summary, queue_position, reasons }
+    fn from(view: Explanation) -> Self {
+        Self {
+            job_id: view.job_id,
+            name: view.name,
+            state: view.state,
+            summary: view.summary,
+            queue_position: view.queue_position,
+            reasons: view.reasons.into_iter().map(Into::into).collect(),
+            queue_length: view.queue_length,
+            virtual_cluster: view.virtual_cluster,
+            behind: view.behind,
+            never_possible: view.never_possible,
+            earliest: view.earliest.map(|time| time.0),
+            earliest_note: view.earliest_note,
+            nodes_left_out: view.nodes_left_out,
+            tasks: view.tasks.into_iter().map(Into::into).collect(),
+            tasks_left_out: view.tasks_left_out,
+            decisions: view.decisions.into_iter().map(Into::into).collect(),
+            decisions_left_out: view.decisions_left_out,
+        }
     }
 }
 
@@ -203,6 +263,17 @@ impl TryFrom<pb::ExplainJobReply> for Explanation {
             summary: text(wire.summary, "summary", MAX_SENTENCE_BYTES)?,
             queue_position: wire.queue_position,
             reasons: each(wire.reasons, "reasons")?,
+            queue_length: wire.queue_length,
+            virtual_cluster: text(wire.virtual_cluster, "virtual_cluster", MAX_WORD_BYTES)?,
+            behind: wire.behind,
+            never_possible: wire.never_possible,
+            earliest: wire.earliest.map(Timestamp),
+            earliest_note: text(wire.earliest_note, "earliest_note", MAX_SENTENCE_BYTES)?,
+            nodes_left_out: wire.nodes_left_out,
+            tasks: each(wire.tasks, "tasks")?,
+            tasks_left_out: wire.tasks_left_out,
+            decisions: each(wire.decisions, "decisions")?,
+            decisions_left_out: wire.decisions_left_out,
         })
     }
 }

@@ -15,7 +15,8 @@ use crate::domain::ids::{Generation, GpuUuid, Term};
 use crate::domain::task::{AssignedPorts, Inventory, TaskSpec, TaskState, TaskStatus};
 use crate::domain::time::Timestamp;
 use crate::domain::view::{
-    ExplainedReason, Explanation, GpuView, JobView, NodeDetail, NodeTask, NodeView, RunView, Submitted, TaskView,
+    ExplainedDecision, ExplainedReason, ExplainedTask, Explanation, GpuView, JobView, NodeDetail, NodeTask, NodeView,
+    RunView, Submitted, TaskView,
 };
 use std::collections::BTreeMap;
 
@@ -257,6 +258,30 @@ pub(super) fn explanation() -> Explanation {
         summary: "waits for GPUs".into(),
         queue_position: Some(1),
         reasons: vec![reason.clone(), ExplainedReason { node: None, ..reason }],
+        queue_length: Some(9),
+        virtual_cluster: "research".into(),
+        behind: Some(3),
+        never_possible: true,
+        earliest: Some(Timestamp(1_700_000_000_000_000_009)),
+        earliest_note: "it backs off".into(),
+        nodes_left_out: 4,
+        tasks: vec![ExplainedTask {
+            id: "7.7.0.1".into(),
+            role: "worker".into(),
+            index: 1,
+            node: "node-1".into(),
+            state: "STAGING".into(),
+            detail: "pulling".into(),
+        }],
+        tasks_left_out: 5,
+        decisions: vec![ExplainedDecision {
+            time: Timestamp(1_700_000_000_000_000_001),
+            event: "run.placed".into(),
+            task: Some("7.7.0.1".into()),
+            node: Some("node-1".into()),
+            detail: "run 7 on node-1".into(),
+        }],
+        decisions_left_out: 6,
     }
 }
 

@@ -35,6 +35,7 @@ pub(super) fn requests() -> impl Strategy<Value = Request> {
         roles,
         gpu_types: types.into_iter().map(str::to_owned).collect(),
         avoid: avoid.into_iter().map(|at| NodeName(format!("n{at}"))).collect(),
+        ..Request::default()
     })
 }
 

@@ -4,6 +4,7 @@ pub mod csv;
 pub mod synthetic;
 
 use crate::domain::container::ContainerSpec;
+use crate::domain::placement::PlacementSpec;
 use crate::domain::spec::{CommandStyle, JobSpec, OnNodeLost, RoleSpec};
 use crate::domain::time::Timestamp;
 use std::time::Duration;
@@ -73,6 +74,7 @@ impl TraceJob {
             on_node_lost: OnNodeLost::Wait,
             priority: self.priority,
             container: ContainerSpec::default(),
+            placement: PlacementSpec::default(),
         }
     }
 }
