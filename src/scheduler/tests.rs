@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 mod backfill;
 mod choice;
 mod gpus;
+mod kept;
 mod property;
 mod simulation;
 mod waiting;
