@@ -16,4 +16,5 @@ mod nonsense;
 mod pipes;
 mod random_jobs;
 mod sharing;
+mod simulate;
 mod stopping;
