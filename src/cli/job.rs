@@ -7,8 +7,8 @@ use super::jobs::{how, signal_name, tasks_table};
 use super::table;
 use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::time::Timestamp;
-use crate::domain::view::{Explanation, JobView, RunView, TaskView};
-use std::collections::BTreeMap;
+use crate::domain::view::{ExplainedReason, Explanation, JobView, RunView, TaskView};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
 /// Runs, notices and tasks that a person is shown of each; `--json` has all.
@@ -191,16 +191,101 @@ fn explanation_text(explanation: &Explanation) -> String {
     let head = format!("Job {} ({name}) is {}: ", explanation.job_id, explanation.state);
     let mut text = table::paragraph("", &format!("{head}{}", explanation.summary));
     if let Some(position) = explanation.queue_position {
-        let _ = writeln!(text, "Place in the queue: {position}");
+        let of = explanation.queue_length.map_or_else(String::new, |length| format!(" of {length}"));
+        let _ = writeln!(text, "Place in the queue: {position}{of}");
+    }
+    if !explanation.virtual_cluster.is_empty() && explanation.virtual_cluster != "default" {
+        let _ =
+            writeln!(text, "Virtual cluster: {}", table::short(&table::one_line(&explanation.virtual_cluster), 80));
+    }
+    match explanation.earliest {
+        Some(time) => text.push_str(&table::paragraph(
+            "Earliest: ",
+            &format!("{}: {}", time.to_rfc3339(), explanation.earliest_note),
+        )),
+        None if !explanation.earliest_note.is_empty() => {
+            text.push_str(&table::paragraph("Earliest: ", &format!("not known: {}", explanation.earliest_note)));
+        }
+        None => {}
     }
     if !explanation.reasons.is_empty() {
-        let mut rows = table::table(["NODE", "WHAT", "NEED", "HAVE"]);
-        for reason in &explanation.reasons {
-            let cells = [reason.node.as_deref().unwrap_or("-"), &reason.reason, &reason.need, &reason.have];
-            // Nothing of this is said elsewhere: it wraps rather than being cut.
-            rows.add_row(cells.map(table::one_line));
+        let _ = write!(text, "\n{}", reasons_table(explanation));
+    }
+    if !explanation.tasks.is_empty() {
+        let _ = write!(text, "\n{}", progress_table(explanation));
+    }
+    if !explanation.decisions.is_empty() {
+        let _ = write!(text, "\n{}", decisions_table(explanation));
+    }
+    text
+}
+
+/// Nodes of which the same is to be said share a line.
+fn reasons_table(explanation: &Explanation) -> String {
+    let mut lines: Vec<(&ExplainedReason, u32)> = Vec::new();
+    let mut known: HashMap<(&str, &str, &str), usize> = HashMap::new();
+    for reason in &explanation.reasons {
+        if reason.node.is_none() {
+            lines.push((reason, 0));
+            continue;
         }
-        let _ = write!(text, "\n{}", table::text(&rows));
+        let words = (reason.reason.as_str(), reason.need.as_str(), reason.have.as_str());
+        match known.get(&words) {
+            Some(at) => lines[*at].1 += 1,
+            None => {
+                known.insert(words, lines.len());
+                lines.push((reason, 0));
+            }
+        }
+    }
+    let mut rows = table::table(["NODE", "WHAT", "NEED", "HAVE"]);
+    for (reason, more) in lines.iter().take(MAX_LINES) {
+        let node = reason.node.as_deref().unwrap_or("-");
+        let node =
+            if *more > 0 { format!("{} and {more} more nodes", table::short(node, 40)) } else { node.to_owned() };
+        // Nothing of this is said elsewhere: it wraps rather than being cut.
+        rows.add_row([&node, &reason.reason, &reason.need, &reason.have].map(|text| table::one_line(text)));
+    }
+    let mut text = table::text(&rows);
+    let left_out = lines.len().saturating_sub(MAX_LINES);
+    if left_out > 0 {
+        let _ = writeln!(text, "... and {left_out} more lines; --json has them");
+    }
+    if explanation.nodes_left_out > 0 {
+        let _ = writeln!(text, "... and {} more nodes", explanation.nodes_left_out);
+    }
+    text
+}
+
+fn progress_table(explanation: &Explanation) -> String {
+    let mut rows = table::table(["TASK", "NODE", "STATE", "DETAIL"]);
+    for task in explanation.tasks.iter().take(MAX_LINES) {
+        let name = format!("{}[{}]", table::short(&task.role, 40), task.index);
+        rows.add_row([&name, &task.node, &task.state, &task.detail].map(|text| table::one_line(text)));
+    }
+    let mut text = table::text(&rows);
+    let left_out = explanation.tasks.len().saturating_sub(MAX_LINES) + explanation.tasks_left_out as usize;
+    if left_out > 0 {
+        let _ = writeln!(text, "... and {left_out} more tasks; 'wharf job show {}' has them", explanation.job_id);
+    }
+    text
+}
+
+/// How the job came where it is.
+fn decisions_table(explanation: &Explanation) -> String {
+    let mut rows = table::table(["TIME", "EVENT", "WHAT"]);
+    for decision in &explanation.decisions {
+        let of = [decision.task.as_deref(), decision.node.as_deref()];
+        let mut what: Vec<&str> = of.into_iter().flatten().filter(|name| !decision.detail.contains(name)).collect();
+        what.push(&decision.detail);
+        // A second is exact enough for people.
+        let time = decision.time.to_rfc3339().chars().take(19).collect::<String>();
+        rows.add_row([&format!("{time}Z"), &decision.event, &what.join(": ")].map(|text| table::one_line(text)));
+    }
+    let mut text = table::text(&rows);
+    if explanation.decisions_left_out > 0 {
+        let (count, job) = (explanation.decisions_left_out, explanation.job_id);
+        let _ = writeln!(text, "... without {count} in between; 'wharf events --job {job}' has them");
     }
     text
 }
@@ -222,7 +307,7 @@ mod tests {
     use super::*;
     use crate::cli::samples;
     use crate::domain::gpu::GpuState;
-    use crate::domain::view::{ExplainedReason, GpuView, NodeView};
+    use crate::domain::view::{ExplainedDecision, GpuView, NodeView};
 
     const NOW: Timestamp = Timestamp(1_763_819_950_000_000_000);
 
@@ -347,9 +432,41 @@ mod tests {
             state: "WAITING".into(),
             summary: "no node has 8 free GPUs ".repeat(8),
             queue_position: Some(3),
-            reasons: vec![reason; 3],
+            reasons: ["8", "9", "10"].map(|need| ExplainedReason { need: need.into(), ..reason.clone() }).into(),
+            decisions: vec![
+                ExplainedDecision {
+                    time: NOW,
+                    event: "run.placed".into(),
+                    task: None,
+                    node: Some("n0".into()),
+                    detail: "run 7 on n0 ".repeat(20),
+                };
+                2
+            ],
+            decisions_left_out: 4,
+            ..Explanation::default()
         };
         let text = explanation_text(&explanation);
         assert!(widest(&text) <= 100 && text.matches("until").count() == 3, "{text}");
+        assert!(text.contains("2025-11-22T13:59:10Z  run.placed") && text.contains("without 4 in between"), "{text}");
+    }
+
+    #[test]
+    fn nodes_like_each_other_share_a_line() {
+        let reason = |node: usize, have: &str| ExplainedReason {
+            node: Some(format!("n{node}")),
+            reason: "gpus".into(),
+            need: "8".into(),
+            have: have.into(),
+        };
+        let mut reasons: Vec<ExplainedReason> = (0..40).map(|node| reason(node, "0 free of 8")).collect();
+        reasons.push(reason(40, "1 free of 8"));
+        let explanation = Explanation { job_id: 7, reasons, nodes_left_out: 3, ..Explanation::default() };
+        let text = explanation_text(&explanation);
+        assert!(
+            text.contains("n0 and 39 more nodes") && text.contains("n40") && text.contains("3 more nodes"),
+            "{text}"
+        );
+        assert_eq!(text.matches("gpus").count(), 2, "{text}");
     }
 }

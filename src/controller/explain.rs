@@ -24,7 +24,7 @@ use crate::scheduler::{self, Decision, Waiting};
 /// Reasons, tasks, and bytes of reasons in one answer.
 const MAX_REASONS: usize = 5000;
 const MAX_TASKS: usize = 1000;
-const MAX_BYTES: usize = 2 * 1024 * 1024;
+const MAX_BYTES: usize = 1536 * 1024;
 /// Longest text of a reason.
 const MAX_TEXT: usize = 1024;
 
@@ -193,7 +193,11 @@ impl Question {
             reasons.push(whole("back_off", format!("not before {}", until.to_rfc3339()), to_go));
         }
         if let Some(doubt) = &self.doubt {
-            reasons.push(whole("never_possible", "other nodes or limits".to_owned(), doubt.why.clone()));
+            let (word, need) = match doubt.never {
+                true => ("never_possible", "other nodes or limits"),
+                false => ("kept_for_gpus", "nodes whose GPUs are in use"),
+            };
+            reasons.push(whole(word, need.to_owned(), doubt.why.clone()));
         }
         let mut told = match &decision {
             Decision::OverQuota { over, behind } => {
@@ -219,7 +223,8 @@ impl Question {
                 explanation.behind = Some(head.0);
                 let head = self.named(*head);
                 let need = format!("room beside what is kept for {head}");
-                reasons.push(whole("reservation", need.clone(), "none".to_owned()));
+                let have = "what is free now is what that one is going to need".to_owned();
+                reasons.push(whole("reservation", need.clone(), have));
                 let kept = |node: crate::domain::ids::NodeName| ExplainedReason {
                     node: Some(node.0),
                     ..whole("reservation", need.clone(), "room that is going to be needed".to_owned())

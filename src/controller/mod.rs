@@ -10,6 +10,10 @@
 //!                      answers to callers, events to history, commands to agents (dispatch.rs, gang.rs)
 //! ```
 //!
+//! What the scheduler needs from one pass to the next is derived from the state: `placing.rs` has the books of what is
+//! promised and the queues, `possible.rs` knows which jobs could never run, `schedule.rs` asks and obeys. `explain.rs` asks
+//! the scheduler over copies of these, and `decisions.rs` tells from history and records how a job came where it is.
+//!
 //! One task owns every change. It takes what has arrived, changes the state in memory, commits all of it as one
 //! batch, and only then answers and sends commands. Readers look at the state in memory under a short lock and
 //! so never wait for a disk. When a commit fails nothing is known about it: the state is read anew from the

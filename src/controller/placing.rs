@@ -60,15 +60,17 @@ impl Placing {
     }
 
     /// What `take` makes of waiting runs in the order of their turns, of each virtual cluster as many as `most`: a long
-    /// queue in one does not hide what waits in another.
-    pub(super) fn in_order<T>(&self, most: usize, mut take: impl FnMut(QueueKey) -> Option<T>) -> Vec<T> {
+    /// queue in one does not hide what waits in another. Of all together at most `all`, as anybody may make up names.
+    pub(super) fn in_order<T>(&self, all: usize, most: usize, mut take: impl FnMut(QueueKey) -> Option<T>) -> Vec<T> {
         let mut queues: Vec<_> = self.queues.values().map(|queue| (queue.iter(), most)).collect();
         let mut heads = BTreeSet::new();
         for (at, (queue, _)) in queues.iter_mut().enumerate() {
             heads.extend(queue.next().map(|key| (*key, at)));
         }
         let mut taken = Vec::new();
-        while let Some((key, at)) = heads.pop_first() {
+        while taken.len() < all
+            && let Some((key, at)) = heads.pop_first()
+        {
             let (queue, left) = &mut queues[at];
             if let Some(what) = take(key) {
                 taken.push(what);
@@ -79,5 +81,39 @@ impl Placing {
             }
         }
         taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::RunId;
+    use crate::domain::time::Timestamp;
+    use std::cmp::Reverse;
+
+    fn key(priority: i32, id: u64) -> QueueKey {
+        (Reverse(priority), Timestamp(i64::try_from(id).unwrap()), RunId(id))
+    }
+
+    fn ids(placing: &Placing, most: usize, take: impl Fn(u64) -> bool) -> Vec<u64> {
+        placing.in_order(1000, most, |(_, _, id)| take(id.0).then_some(id.0))
+    }
+
+    #[test]
+    fn a_long_queue_in_one_virtual_cluster_hides_no_other() {
+        let mut placing = Placing::default();
+        (1..=1000).for_each(|id| placing.waits("flood", key(0, id)));
+        placing.waits("other", key(0, 2000));
+        placing.waits("other", key(7, 3000));
+        assert_eq!(ids(&placing, 3, |_| true), [3000, 1, 2, 3, 2000]);
+        assert_eq!(ids(&placing, 2, |id| id > 500), [3000, 501, 502, 2000], "who is passed over does not count");
+        assert_eq!(placing.in_order(2, 100, Some).len(), 2);
+        placing.waits_no_more("other", key(7, 3000), JobId(1));
+        placing.waits_no_more("other", key(0, 2000), JobId(1));
+        assert_eq!(
+            (ids(&placing, 1, |_| true), placing.queues.len()),
+            (vec![1], 1),
+            "nothing is left of an empty queue"
+        );
     }
 }

@@ -5,6 +5,7 @@
 //! a hundred thousand jobs make anybody wait. Jobs without hope hardly take part in passes: they would only be in the
 //! way of those that can run.
 
+use super::explain::cut;
 use super::schedule;
 use super::state::{QueueKey, State};
 use crate::domain::spec::JobSpec;
@@ -42,6 +43,9 @@ pub(super) struct Possible {
     verdicts: HashMap<Request, Option<Doubt>>,
     /// Not all that wait have been judged since: where to go on.
     sweeping: Option<Bound<QueueKey>>,
+    /// Nodes have changed on the way: once this is through, all over again. Nodes that change all the time must not keep
+    /// the end of a long queue from its turn.
+    again: bool,
     /// The state was just loaded.
     begun: bool,
 }
@@ -51,7 +55,8 @@ impl Possible {
     pub(super) fn forget(&mut self) {
         self.empty = None;
         self.verdicts.clear();
-        self.sweeping = Some(Bound::Unbounded);
+        self.again = self.sweeping.is_some();
+        self.sweeping.get_or_insert(Bound::Unbounded);
     }
 }
 
@@ -67,6 +72,8 @@ fn judge(state: &mut State, policy: &Policy, request: &Request) -> Option<Doubt>
     let books = schedule::books(state, policy);
     let empty = state.placing.possible.empty.get_or_insert_with(|| EmptyCluster::of(&books.snapshot));
     let doubt = doubt_of(request, empty.judge(request, &books.quotas));
+    // It stands in lists, whatever roles, labels and nodes are called.
+    let doubt = doubt.map(|doubt| Doubt { why: cut(doubt.why), ..doubt });
     state.placing.books = Some(books);
     let verdicts = &mut state.placing.possible.verdicts;
     if verdicts.len() >= REMEMBERED {
@@ -123,9 +130,11 @@ pub(super) fn sweep(state: &mut State, policy: &Policy) {
     let mut verdicts_left = (NODES_AT_ONCE / state.nodes.len().max(1)).clamp(1, AT_ONCE);
     let (mut looked_at, all) = (0, keys.len());
     for key in &keys {
-        let Some(run) = state.runs.get(&key.2) else { continue };
-        let job = run.job;
-        let Some(spec) = state.specs.get(&job).cloned() else { continue };
+        let found = state.runs.get(&key.2).and_then(|run| Some((run.job, state.specs.get(&run.job).cloned()?)));
+        let Some((job, spec)) = found else {
+            looked_at += 1;
+            continue;
+        };
         let request = Request::under(policy, &spec);
         if !state.placing.possible.verdicts.contains_key(&request) {
             if verdicts_left == 0 {
@@ -140,8 +149,11 @@ pub(super) fn sweep(state: &mut State, policy: &Policy) {
             None => state.schedule_due |= before.is_some(),
         }
     }
+    let possible = &mut state.placing.possible;
     if looked_at < all || all == AT_ONCE {
         let at = keys[..looked_at].last();
-        state.placing.possible.sweeping = Some(at.map_or(from, |key| Bound::Excluded(*key)));
+        possible.sweeping = Some(at.map_or(from, |key| Bound::Excluded(*key)));
+    } else if std::mem::take(&mut possible.again) {
+        possible.sweeping = Some(Bound::Unbounded);
     }
 }

@@ -85,7 +85,7 @@ pub(super) fn waiting(state: &State, policy: &Policy, now: Timestamp) -> Vec<Wai
         entry(state, policy, run)
     };
     // What backs off and what has no hope is no reason to look at fewer others.
-    let mut queue: Vec<Waiting> = state.placing.in_order(each, entry);
+    let mut queue: Vec<Waiting> = state.placing.in_order(2 * LOOK_AHEAD, each, entry);
     scheduler::queue::sort(&mut queue);
     queue
 }

@@ -23,6 +23,8 @@ use std::sync::Arc;
 
 /// Unfinished jobs of all users together; one more is refused.
 const MAX_UNFINISHED: usize = 100_000;
+/// Virtual clusters that an error names.
+const NAMES_TOLD: usize = 20;
 /// Longest user name and request id.
 const MAX_WORD: usize = 256;
 
@@ -121,11 +123,14 @@ fn known_cluster(policy: &Policy, spec: &JobSpec) -> Result<(), Violation> {
     }
     let near =
         nearest(name, names.iter().copied()).map_or_else(String::new, |near| format!("; did you mean {near}?"));
+    let more = names.len().saturating_sub(NAMES_TOLD);
+    names.truncate(NAMES_TOLD);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     Err(Violation {
         field: "virtualCluster".to_owned(),
         message: format!("is not a virtual cluster{near}"),
         found: format!("{name:?}"),
-        allowed: format!("{}, or \"\" for {DEFAULT_CLUSTER}", names.join(", ")),
+        allowed: format!("{}{more}, or \"\" for {DEFAULT_CLUSTER}", names.join(", ")),
     })
 }
 

@@ -52,6 +52,11 @@ pub struct NodeSelector {
     pub avoid: Vec<String>,
 }
 
+/// Longest list in a sentence.
+const MAX_TEXT_BYTES: usize = 400;
+/// Values of one label in a sentence.
+const MAX_VALUES: usize = 8;
+
 /// Stands for any value of a label.
 pub const ANY: &str = "*";
 
@@ -81,7 +86,7 @@ impl NodeSelector {
     pub fn wanted_labels(&self) -> String {
         let wanted = self.labels.iter().map(|(key, values)| words(key, "is", values));
         let unwanted = self.without.iter().map(|(key, values)| words(key, "is not", values));
-        wanted.chain(unwanted).collect::<Vec<_>>().join(", ")
+        listed(wanted.chain(unwanted))
     }
 
     /// `zone is b, no disk`: what a node has of the labels that keep it out.
@@ -92,19 +97,34 @@ impl NodeSelector {
             Some(value) => format!("{key} is {value}"),
             None => format!("no {key}"),
         };
-        missing.chain(unwanted).map(found).collect::<Vec<_>>().join(", ")
+        listed(missing.chain(unwanted).map(found))
     }
 
     /// `one of gpu-01, gpu-1*, not gpu-13`: what is asked of names.
     pub fn wanted_names(&self) -> String {
-        let mut wanted = Vec::new();
-        if !self.names.is_empty() {
-            wanted.push(format!("one of {}", self.names.join(", ")));
+        let words = |what: &str, names: &[String]| {
+            (!names.is_empty()).then(|| format!("{what} {}", listed(names.iter().cloned())))
+        };
+        let wanted = [words("one of", &self.names), words("not", &self.avoid)];
+        wanted.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// With commas between; a selector may hold more than anybody reads, and it is told of every node.
+fn listed(parts: impl Iterator<Item = String>) -> String {
+    let (mut text, mut left_out) = (String::new(), 0);
+    for part in parts {
+        if text.len() + part.len() > MAX_TEXT_BYTES {
+            left_out += 1;
+            continue;
         }
-        if !self.avoid.is_empty() {
-            wanted.push(format!("not {}", self.avoid.join(", ")));
-        }
-        wanted.join(", ")
+        text.push_str(if text.is_empty() { "" } else { ", " });
+        text.push_str(&part);
+    }
+    match (left_out, text.is_empty()) {
+        (0, _) => text,
+        (_, true) => format!("{left_out} things"),
+        (_, false) => format!("{text} and {left_out} more"),
     }
 }
 
@@ -118,8 +138,12 @@ fn has(labels: &BTreeMap<String, String>, key: &str, values: &[String]) -> bool 
 
 /// `is` is what stands between the label and its values.
 fn words(key: &str, is: &str, values: &[String]) -> String {
-    let any = values.iter().any(|value| value == ANY);
-    format!("{key} {is} {}", if any { "there".to_owned() } else { values.join(" or ") })
+    if values.iter().any(|value| value == ANY) {
+        return format!("{key} {is} there");
+    }
+    let more = values.len().saturating_sub(MAX_VALUES);
+    let some = values[..values.len() - more].join(" or ");
+    if more > 0 { format!("{key} {is} {some} or {more} others") } else { format!("{key} {is} {some}") }
 }
 
 #[cfg(test)]
@@ -164,5 +188,19 @@ mod tests {
         assert_eq!(wants.wanted_names(), "one of a, b*, not c");
         let labels = BTreeMap::from([("disk".to_owned(), "hdd".to_owned()), ("zone".to_owned(), "b".to_owned())]);
         assert_eq!(wants.found_labels(&labels), "disk is hdd, no rdma, zone is b");
+    }
+
+    #[test]
+    fn it_never_says_more_than_anybody_reads() {
+        let many = |count: usize, length: usize| (0..count).map(move |i| format!("{i:0length$}"));
+        let wants = NodeSelector {
+            labels: many(256, 128).map(|key| (key, many(256, 256).collect())).collect(),
+            without: many(256, 100).map(|key| (key, vec!["a".to_owned(); 20])).collect(),
+            names: many(256, 10).collect(),
+            avoid: many(256, 10).collect(),
+        };
+        let texts = [wants.wanted_labels(), wants.wanted_names(), wants.found_labels(&BTreeMap::new())];
+        assert!(texts.iter().all(|text| (1..1000).contains(&text.len()) && text.contains(" more")), "{texts:?}");
+        assert!(texts[0].contains("or 12 others"), "{}", texts[0]);
     }
 }

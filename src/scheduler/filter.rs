@@ -49,6 +49,8 @@ pub(super) struct Prepared<'a> {
     eligible: Option<Arc<Eligible>>,
     /// [`Request::keeps_for_gpus`].
     keeps_percent: Option<u8>,
+    /// GPUs that are in use now may be free by then.
+    in_future: bool,
 }
 
 impl<'a> Prepared<'a> {
@@ -59,7 +61,13 @@ impl<'a> Prepared<'a> {
             fixed_ports: request.fixed_ports(),
             eligible: snapshot.eligible(&request.selector),
             keeps_percent: request.keeps_for_gpus(),
+            in_future: false,
         }
+    }
+
+    /// For a place that has to be one whoever ends before, or not at all: every GPU of a node keeps its part.
+    pub(super) fn in_future(snapshot: &Snapshot, request: &'a Request) -> Self {
+        Self { in_future: true, ..Self::new(snapshot, request) }
     }
 
     /// Whether the job's selector admits the node at `at`.
@@ -67,20 +75,21 @@ impl<'a> Prepared<'a> {
         self.eligible.as_ref().is_none_or(|eligible| eligible.admits(at))
     }
 
-    /// Whether a node in this state would keep what it has to, if `cpus` and `memory_mb` of it were taken, too.
-    pub(super) fn leaves_enough(&self, node: &NodeSnapshot, gpus_free: usize, cpus: u32, memory_mb: u64) -> bool {
-        if self.keeps_percent.is_none() {
+    /// Whether a node would keep what it has to, if `cpus` and `memory_mb` of it were taken, too.
+    pub(super) fn leaves_enough(&self, node: &NodeSnapshot, cpus: u32, memory_mb: u64) -> bool {
+        if self.keeps_percent.is_none() || node.gpus.is_empty() {
             return true;
         }
-        let (cpus_left, memory_left) = self.beyond_kept(node, gpus_free);
+        let (cpus_left, memory_left) = self.beyond_kept(node);
         cpus <= cpus_left && memory_mb <= memory_left
     }
 
     /// CPUs and memory of a node that are free and not kept.
-    fn beyond_kept(&self, node: &NodeSnapshot, gpus_free: usize) -> (u32, u64) {
+    fn beyond_kept(&self, node: &NodeSnapshot) -> (u32, u64) {
         let (cpus, memory_mb) = (node.cpus_free(), node.memory_mb_free());
-        let Some(percent) = self.keeps_percent.filter(|_| gpus_free > 0) else { return (cpus, memory_mb) };
+        let Some(percent) = self.keeps_percent else { return (cpus, memory_mb) };
         let usable = node.gpus.iter().filter(|slot| slot.why_not.as_deref() != Some(DIVIDED)).count();
+        let gpus_free = if self.in_future { usable } else { node.gpus_free() };
         // In 128 bits nothing that a node may claim to have overflows.
         let kept = |total: u64| {
             let shares = u128::from(total) * gpus_free as u128 * u128::from(percent);
@@ -127,7 +136,7 @@ pub(super) fn fit(snapshot: &Snapshot, at: usize, prepared: &Prepared<'_>, role:
         return Err(Lack::MemoryMb { need: role.memory_mb, have: memory_mb });
     }
     if prepared.keeps_percent.is_some() && !node.gpus.is_empty() {
-        let (cpus, memory_mb) = prepared.beyond_kept(node, node.gpus_free());
+        let (cpus, memory_mb) = prepared.beyond_kept(node);
         if cpus < role.cpus || memory_mb < role.memory_mb {
             return Err(Lack::KeptForGpus { cpus, memory_mb });
         }

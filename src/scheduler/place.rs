@@ -152,7 +152,7 @@ fn attempt(
     for at in order {
         let role = &request.roles[*at];
         let mut rounds = (request.arrangement == Arrangement::Spread)
-            .then(|| Rounds::new(snapshot, &prepared, role, made.iter().map(|made| made.node)));
+            .then(|| Rounds::new(snapshot, &prepared, role, made.iter().map(|made| made.node), beside.as_deref()));
         let mut previous: Option<usize> = None;
         for index in 0..role.count {
             let found = match &mut rounds {

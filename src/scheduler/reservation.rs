@@ -40,7 +40,8 @@ impl<'a> Reservation<'a> {
         let order = nearest(now, request);
         let passers = now.passers(job);
         passers.iter().for_each(|(node, taken)| future.take(*node, taken));
-        let beside_all = walk(future, request, &order);
+        let prepared = Prepared::in_future(future, request);
+        let beside_all = walk(future, &prepared, &order);
         let all = beside_all.is_some();
         let made = match beside_all {
             Some(made) => made,
@@ -48,10 +49,9 @@ impl<'a> Reservation<'a> {
             None if passers.is_empty() => return None,
             None => {
                 passers.iter().for_each(|(node, taken)| future.put_back(*node, taken));
-                walk(future, request, &order)?
+                walk(future, &prepared, &order)?
             }
         };
-        let prepared = Prepared::new(future, request);
         let mut held: HashMap<usize, Vec<Made>> = HashMap::new();
         for made in made {
             held.entry(future.host_of(made.node)).or_default().push(made);
@@ -81,12 +81,10 @@ impl<'a> Reservation<'a> {
             return true;
         }
         let node = &self.future.nodes()[at];
-        let free = node.gpus_free();
         node.cpus_free() >= cpus
             && node.memory_mb_free() >= memory_mb
-            && free >= gpus
-            // A head without GPUs has its place only as long as the GPUs that are left free keep theirs.
-            && self.prepared.leaves_enough(node, free - gpus, cpus, memory_mb)
+            && node.gpus_free() >= gpus
+            && self.prepared.leaves_enough(node, cpus, memory_mb)
     }
 
     /// Whether the head keeps its place if a task gets this, which is free now.
@@ -158,24 +156,23 @@ pub(super) fn place_emptiest(now: &mut Snapshot, request: &Request) -> Option<Ve
     if request.roles.len() < 2 {
         return None;
     }
-    let order = nearest(now, request);
-    walk(now, request, &order)
+    let (order, prepared) = (nearest(now, request), Prepared::new(now, request));
+    walk(now, &prepared, &order)
 }
 
 /// Whether a gang finds its places as a reservation does; changes nothing.
 pub(super) fn could_hold(snapshot: &mut Snapshot, request: &Request) -> bool {
-    let order = nearest(snapshot, request);
-    let Some(made) = walk(snapshot, request, &order) else { return false };
+    let (order, prepared) = (nearest(snapshot, request), Prepared::new(snapshot, request));
+    let Some(made) = walk(snapshot, &prepared, &order) else { return false };
     undo(snapshot, made);
     true
 }
 
 /// Fills node after node with task after task, the roles in one order or another; or leaves the snapshot as it was.
-fn walk(snapshot: &mut Snapshot, request: &Request, nodes: &[usize]) -> Option<Vec<Made>> {
-    let prepared = Prepared::new(snapshot, request);
-    orders(request).iter().find_map(|roles| {
+fn walk(snapshot: &mut Snapshot, prepared: &Prepared<'_>, nodes: &[usize]) -> Option<Vec<Made>> {
+    orders(prepared.request).iter().find_map(|roles| {
         let mut made = Vec::new();
-        if fill(snapshot, &prepared, roles, nodes, &mut made) {
+        if fill(snapshot, prepared, roles, nodes, &mut made) {
             return Some(made);
         }
         undo(snapshot, made);

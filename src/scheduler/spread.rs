@@ -29,12 +29,21 @@ impl Rounds {
         prepared: &Prepared<'_>,
         role: &RoleRequest,
         placed: impl Iterator<Item = usize>,
+        beside: Option<&Reservation<'_>>,
     ) -> Self {
         let mut tasks: HashMap<usize, u32> = HashMap::new();
         placed.for_each(|at| *tasks.entry(at).or_default() += 1);
         let mut rounds = Self { nodes: BinaryHeap::new(), newest: None, without_gpus_first: role.gpus == 0 };
         let roomy = snapshot.by_free_gpus().get(role.gpus as usize..).unwrap_or_default();
-        let keys = roomy.iter().flatten().copied().filter(|at| prepared.selects(*at));
+        // Most of a busy cluster is out at this look, and never gets into the heap.
+        let suitable = |at: &usize| {
+            let node = &snapshot.nodes()[*at];
+            prepared.selects(*at)
+                && node.cpus_free() >= role.cpus
+                && node.memory_mb_free() >= role.memory_mb
+                && beside.is_none_or(|reservation| reservation.may_admit(*at, role))
+        };
+        let keys = roomy.iter().flatten().copied().filter(suitable);
         rounds.nodes =
             keys.map(|at| Reverse(rounds.key(snapshot, at, tasks.get(&at).copied().unwrap_or(0)))).collect();
         rounds

@@ -1,11 +1,13 @@
 //! Choices on known machines, the queue's manners, and what must hold of any cluster and any sequence of requests.
 
 use super::filter::Lack;
+use super::quota::Limits;
 use super::request::RoleRequest;
 use super::*;
 use crate::domain::allocation::Claim;
 use crate::domain::gpu::{Gpu, Link, LinkKind, Topology, type_matches};
 use crate::domain::ids::{Generation, GpuUuid, JobId, NodeName, RunId, TaskId};
+use crate::domain::placement::{Arrangement, NodeSelector};
 use crate::domain::promise::Promise;
 use crate::domain::spec::PortSpec;
 use crate::domain::task::Inventory;
@@ -15,9 +17,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 mod backfill;
 mod choice;
+mod gangs;
 mod gpus;
 mod kept;
 mod property;
+mod quotas;
 mod simulation;
 mod waiting;
 

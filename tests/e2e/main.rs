@@ -14,6 +14,7 @@ mod logs;
 mod main_job;
 mod nonsense;
 mod pipes;
+mod placement;
 mod random_jobs;
 mod sharing;
 mod simulate;

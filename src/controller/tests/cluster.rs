@@ -10,6 +10,7 @@ use crate::domain::command::Heartbeat;
 use crate::domain::ids::{GpuUuid, JobId, JournalId, NodeName, RunId, TaskId};
 use crate::domain::run::{Phase, Run};
 use crate::domain::view::JobView;
+use crate::scheduler::Policy;
 use crate::store::history::EventLog;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Range, Store};

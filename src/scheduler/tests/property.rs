@@ -12,6 +12,7 @@ pub(super) fn clusters() -> impl Strategy<Value = Vec<NodeSnapshot>> {
             node.cpus_total = cpus;
             node.memory_mb_total = 20_000;
             node.ports = 15000..=15011;
+            node.labels = [("zone".to_owned(), ["a", "b"][at % 2].to_owned())].into();
             node.state = if ready { NodeState::Ready } else { NodeState::Cordoned };
             node
         });
@@ -31,12 +32,24 @@ pub(super) fn requests() -> impl Strategy<Value = Request> {
     );
     let types = proptest::sample::select(vec![vec![], vec!["X"], vec!["Y", "X"], vec!["jd_y"]]);
     let avoid = proptest::collection::btree_set(0u32..6, 0..2);
-    (proptest::collection::vec(role, 1..3), types, avoid).prop_map(|(roles, types, avoid)| Request {
-        roles,
-        gpu_types: types.into_iter().map(str::to_owned).collect(),
-        avoid: avoid.into_iter().map(|at| NodeName(format!("n{at}"))).collect(),
-        ..Request::default()
-    })
+    let zones = proptest::sample::select(vec![vec![], vec![], vec![], vec!["a"], vec!["a", "b"]]);
+    let manners =
+        (proptest::sample::select(Arrangement::ALL.to_vec()), proptest::sample::select(vec![0, 0, 50, 100]));
+    (proptest::collection::vec(role, 1..3), types, avoid, zones, manners).prop_map(
+        |(roles, types, avoid, zones, (arrangement, kept_for_gpus_percent))| {
+            let zones: Vec<String> = zones.into_iter().map(str::to_owned).collect();
+            let labels = if zones.is_empty() { BTreeMap::new() } else { [("zone".to_owned(), zones)].into() };
+            Request {
+                roles,
+                gpu_types: types.into_iter().map(str::to_owned).collect(),
+                avoid: avoid.into_iter().map(|at| NodeName(format!("n{at}"))).collect(),
+                selector: NodeSelector { labels, ..NodeSelector::default() },
+                arrangement,
+                kept_for_gpus_percent,
+                ..Request::default()
+            }
+        },
+    )
 }
 
 /// The state as a text, without what only speeds up or varies the next search.
@@ -58,6 +71,7 @@ pub(super) fn check_gang(snapshot: &Snapshot, request: &Request, placements: &[P
         let node = snapshot.node(&placement.node).unwrap();
         assert_eq!(node.state, NodeState::Ready);
         assert!(!request.avoid.contains(&placement.node));
+        assert_eq!(request.selector.check(&node.name.0, &node.labels), Ok(()));
         assert_eq!(placement.gpus.len(), role.gpus as usize);
         for gpu in &placement.gpus {
             let slot = node.gpus.iter().find(|slot| slot.gpu.uuid == *gpu).unwrap();
@@ -91,7 +105,7 @@ proptest! {
             match result {
                 Ok(placements) => {
                     check_gang(&snapshot, &request, &placements);
-                    prop_assert!(!promises.is_empty() || explain(&Snapshot::new(nodes.clone()), &request).is_empty(),
+                    prop_assert!(!promises.is_empty() || request.keeps_for_gpus().is_some() || explain(&Snapshot::new(nodes.clone()), &request).is_empty(),
                         "what fits a busy cluster fits the empty one");
                     promises.extend(gang(&snapshot, job, &request, &placements));
                 }

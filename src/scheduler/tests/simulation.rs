@@ -3,6 +3,8 @@
 use super::property::{check_gang, clusters, requests};
 use super::*;
 use crate::scheduler::queue::sort;
+use crate::scheduler::quota::{Amount, OverQuota, Resource};
+use std::cmp::Reverse;
 
 #[derive(Debug, Clone)]
 struct Arrival {
@@ -12,14 +14,31 @@ struct Arrival {
     request: Request,
 }
 
+const CLUSTERS: [&str; 3] = ["default", "a", "b"];
+
 fn arrivals(roles: usize) -> impl Strategy<Value = Vec<Arrival>> {
-    let one = (0i64..60, 1i64..40, 0i32..10, requests());
-    let arrival = move |(at, lasts, priority, mut request): (i64, i64, i32, Request)| {
+    let one = (0i64..60, 1i64..40, 0i32..10, requests(), proptest::sample::select(CLUSTERS.to_vec()));
+    let arrival = move |(at, lasts, priority, mut request, cluster): (i64, i64, i32, Request, &str)| {
         request.roles.truncate(roles);
+        request.virtual_cluster = cluster.to_owned();
         // Now and then something urgent.
         Arrival { at, lasts, priority: i32::from(priority == 9), request }
     };
     proptest::collection::vec(one.prop_map(arrival), 1..40)
+}
+
+/// The place in the queue.
+fn rank(waiting: &Waiting) -> (Reverse<i32>, Timestamp, JobId) {
+    (Reverse(waiting.priority), waiting.submitted_at, waiting.job)
+}
+
+/// Limits of some of the virtual clusters, some of them none.
+fn limits() -> impl Strategy<Value = BTreeMap<String, Limits>> {
+    let one = (proptest::option::of(0u64..12), proptest::option::of(0u64..16), proptest::option::of(0u64..30_000));
+    let limits = one.prop_map(|(gpus, cpus, memory_mb)| Limits { gpus, cpus, memory_mb });
+    let names = proptest::sample::subsequence(CLUSTERS.to_vec(), 1..=CLUSTERS.len());
+    (names, proptest::collection::vec(limits, CLUSTERS.len()))
+        .prop_map(|(names, limits)| names.into_iter().map(str::to_owned).zip(limits).collect())
 }
 
 /// A cluster in which every job ends after its time.
@@ -35,13 +54,19 @@ struct Simulation {
     /// Whether that is a limit: with several roles, only a search could always find what was reserved.
     in_time: bool,
     started: usize,
+    quotas: Quotas,
+    /// Of each virtual cluster the first that could run, and the jobs that were started while it was that.
+    firsts: HashMap<String, (Waiting, Vec<JobId>)>,
+    /// What each job takes, and of which cluster.
+    takes: HashMap<JobId, (String, Amount)>,
 }
 
 impl Simulation {
-    fn new(nodes: Vec<NodeSnapshot>, in_time: bool) -> Self {
+    fn new(nodes: Vec<NodeSnapshot>, quotas: Quotas, in_time: bool) -> Self {
         let snapshot = cluster(nodes.clone());
         let (queue, lasts, running) = Default::default();
-        Self { nodes, snapshot, queue, lasts, running, head: None, in_time, started: 0 }
+        let (firsts, takes) = Default::default();
+        Self { nodes, snapshot, queue, lasts, running, head: None, in_time, started: 0, quotas, firsts, takes }
     }
 
     fn promises(&self) -> impl Iterator<Item = &Promise> {
@@ -56,8 +81,10 @@ impl Simulation {
     }
 
     fn end_due(&mut self, now: i64) {
-        for (_, (_, promises)) in self.running.extract_if(.., |_, (until, _)| *until <= now) {
+        for (job, (_, promises)) in self.running.extract_if(.., |_, (until, _)| *until <= now) {
             promises.iter().for_each(|promise| self.snapshot.give_back(promise));
+            let (cluster, amount) = &self.takes[&job];
+            self.quotas.give_back(cluster, amount);
         }
     }
 
@@ -65,7 +92,8 @@ impl Simulation {
         if rebuild {
             self.snapshot = rebuilt(&self.nodes, self.promises());
         }
-        let decisions = schedule(&mut self.snapshot, &self.queue, Timestamp(now));
+        self.note_firsts();
+        let decisions = schedule_within(&mut self.snapshot, &mut self.quotas, &self.queue, Timestamp(now));
         let queue = std::mem::take(&mut self.queue);
         let mut head = None;
         for (waiting, (job, decision)) in queue.into_iter().zip(decisions) {
@@ -77,10 +105,15 @@ impl Simulation {
                     assert_eq!(behind, head.filter(|head| *head != job));
                     self.queue.push(waiting);
                 }
+                Decision::OverQuota { over, .. } => {
+                    self.check_over(&waiting, over);
+                    self.queue.push(waiting);
+                }
                 Decision::BackingOff { .. } => unreachable!("nobody backs off"),
             }
         }
         check_promises(&self.nodes, self.promises());
+        self.check_limits();
         self.head = head.map(|job| match self.head {
             Some((before, by)) if before == job => (job, by),
             _ => (job, self.all_but_passers_ended(job)),
@@ -99,8 +132,58 @@ impl Simulation {
             // Started, or overtaken by something more urgent: another turn begins.
             self.head = None;
         }
+        let name = &waiting.request.virtual_cluster;
+        self.takes.insert(waiting.job, (name.clone(), waiting.request.total()));
+        if let Some((first, passed)) = self.firsts.get_mut(name)
+            && rank(first) < rank(waiting)
+        {
+            passed.push(waiting.job);
+        }
         self.running.insert(waiting.job, (now + self.lasts[&waiting.job], promises));
         self.started += 1;
+    }
+
+    /// Who is the first of its cluster, of those that could run at all.
+    fn note_firsts(&mut self) {
+        for name in CLUSTERS {
+            let could = |waiting: &&Waiting| {
+                let alone = self.quotas.over_alone(name, &waiting.request.total()).is_none();
+                alone && explain(&cluster(self.nodes.clone()), &waiting.request).is_empty()
+            };
+            let first = self.queue.iter().filter(|waiting| waiting.request.virtual_cluster == name).find(could);
+            match (first, self.firsts.get(name)) {
+                (Some(first), Some((known, _))) if first.job == known.job => {}
+                (Some(first), _) => drop(self.firsts.insert(name.to_owned(), (first.clone(), Vec::new()))),
+                (None, _) => drop(self.firsts.remove(name)),
+            }
+        }
+    }
+
+    /// The first of a cluster lacks what it would lack without those that passed it, too.
+    fn check_over(&self, waiting: &Waiting, over: OverQuota) {
+        let name = &waiting.request.virtual_cluster;
+        let passed = self.firsts.get(name).filter(|(first, _)| first.job == waiting.job).map(|(_, passed)| passed);
+        let Some(passed) = passed else { return };
+        let running = passed.iter().filter(|job| self.running.contains_key(job));
+        let theirs: u64 = running.map(|job| self.takes[job].1.of(over.resource)).sum();
+        let without = over.used - theirs + over.need;
+        assert!(without > over.limit, "job {} waits for {theirs} of those that passed it: {over:?}", waiting.job);
+        assert_eq!(over.kept, 0, "nothing is kept before the first");
+    }
+
+    fn check_limits(&self) {
+        for name in CLUSTERS {
+            let mut used = Amount::default();
+            for job in self.running.keys() {
+                let (cluster, amount) = &self.takes[job];
+                used = if cluster == name { used.plus(*amount) } else { used };
+            }
+            let Some(limits) = self.quotas.limits_of(name) else { continue };
+            assert_eq!(used, self.quotas.used(name));
+            for resource in Resource::ALL {
+                assert!(limits.of(resource).is_none_or(|limit| used.of(resource) <= limit), "{name}: {used:?}");
+            }
+        }
     }
 
     fn all_but_passers_ended(&self, head: JobId) -> i64 {
@@ -111,9 +194,9 @@ impl Simulation {
 }
 
 /// Lets time go by until nothing runs and nothing more comes.
-fn simulate(nodes: Vec<NodeSnapshot>, mut arrivals: Vec<Arrival>, rebuilds: u32, in_time: bool) {
+fn simulate(nodes: Vec<NodeSnapshot>, quotas: Quotas, mut arrivals: Vec<Arrival>, rebuilds: u32, in_time: bool) {
     arrivals.sort_by_key(|arrival| arrival.at);
-    let mut simulation = Simulation::new(nodes, in_time);
+    let mut simulation = Simulation::new(nodes, quotas, in_time);
     let mut coming = (1u64..).map(JobId).zip(&arrivals).peekable();
     for step in 0.. {
         let next_end = simulation.running.values().map(|(until, _)| *until).min();
@@ -130,7 +213,9 @@ fn simulate(nodes: Vec<NodeSnapshot>, mut arrivals: Vec<Arrival>, rebuilds: u32,
     }
     assert_eq!(simulation.started + simulation.queue.len(), arrivals.len());
     for waiting in &simulation.queue {
-        assert!(!explain(&cluster(simulation.nodes.clone()), &waiting.request).is_empty(), "{} starved", waiting.job);
+        let request = &waiting.request;
+        let over = simulation.quotas.over_alone(&request.virtual_cluster, &request.total()).is_some();
+        assert!(over || !explain(&cluster(simulation.nodes.clone()), request).is_empty(), "{} starved", waiting.job);
     }
 }
 
@@ -141,13 +226,27 @@ proptest! {
     fn nobody_delays_the_first_that_waits_and_nobody_starves(
         nodes in clusters(), arrivals in arrivals(1), rebuilds in any::<u32>(),
     ) {
-        simulate(nodes, arrivals, rebuilds, true);
+        simulate(nodes, Quotas::default(), arrivals, rebuilds, true);
     }
 
     #[test]
     fn nobody_starves_with_several_roles_either(
         nodes in clusters(), arrivals in arrivals(2), rebuilds in any::<u32>(),
     ) {
-        simulate(nodes, arrivals, rebuilds, false);
+        simulate(nodes, Quotas::default(), arrivals, rebuilds, false);
+    }
+
+    #[test]
+    fn quotas_hold_and_starve_nobody(
+        nodes in clusters(), arrivals in arrivals(1), rebuilds in any::<u32>(), limits in limits(),
+    ) {
+        simulate(nodes, Quotas::new(&limits), arrivals, rebuilds, false);
+    }
+
+    #[test]
+    fn quotas_hold_for_gangs_of_several_roles_too(
+        nodes in clusters(), arrivals in arrivals(2), rebuilds in any::<u32>(), limits in limits(),
+    ) {
+        simulate(nodes, Quotas::new(&limits), arrivals, rebuilds, false);
     }
 }
