@@ -29,7 +29,7 @@ pub(super) struct Faults {
 
 impl Faults {
     pub(super) fn retry_count(self, job: u64) -> i64 {
-        if self.rate > 0.0 && job % 2 == 0 { 3 } else { 0 }
+        if self.rate > 0.0 && job.is_multiple_of(2) { 3 } else { 0 }
     }
 
     /// When, as a part of its duration, and how a task of this attempt fails, if it does.

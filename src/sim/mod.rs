@@ -21,6 +21,9 @@
 //! outcome, and the same job meets the same fault under either [`Policy`]. How long a pass takes on this machine is measured
 //! with a [`Stopwatch`] that the caller brings, and is told apart from what is simulated.
 //!
+//! At the end, jobs may still wait: jobs without GPUs that only fit beside GPU jobs ([`crate::scheduler::Policy`]), when no
+//! more of those come; and gangs for which losses never leave enough nodes. They are told as unfinished.
+//!
 //! Where this differs from a real cluster: every agent takes the same time to answer ([`Latencies`]); a job that runs
 //! again does all of its work again; a job that the cluster could not hold when empty is counted as impossible and
 //! left out, rather than waiting for ever.

@@ -50,7 +50,7 @@ impl Synthetic {
         // Jobs of whole nodes must find nodes that have as much.
         let gpus_per_node = groups.iter().map(|group| group.gpus).filter(|gpus| *gpus > 0).min().unwrap_or(0);
         let fits = |size: u32| size <= 1 || u64::from(size) * 4 <= gpus;
-        let whole = |size: u32| size <= gpus_per_node || size % gpus_per_node.max(1) == 0;
+        let whole = |size: u32| size <= gpus_per_node || size.is_multiple_of(gpus_per_node.max(1));
         let sizes: Vec<(u32, f64)> = match gpus {
             0 => vec![(0, 1.0)],
             _ => SIZES.into_iter().filter(|(size, _)| fits(*size) && whole(*size)).collect(),
