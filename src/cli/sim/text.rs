@@ -63,14 +63,15 @@ fn one(outcome: &Outcome) -> String {
         }
     }
     let mut text = table::paragraph("", &text);
-    text.push_str(&format!(
-        "GPUs in use {} ({} while jobs were submitted), promised {}; makespan {}; longest queue {}\n",
+    let gpus = format!(
+        "GPUs in use {} ({} while jobs were submitted), promised {}; makespan {}; longest queue {}",
         percent(report.gpu_utilisation),
         percent(report.gpu_utilisation_while_submitting),
         percent(report.gpu_allocation),
         time(report.makespan_s),
         counts.longest_queue,
-    ));
+    );
+    text.push_str(&table::paragraph("", &gpus));
     text.push_str(&waits(report));
     text
 }
