@@ -21,6 +21,7 @@
 //! | [`domain`] | PURE. Ids, job specification, GPUs, the life of a task and of a run, completion, retry, allocation |
 //! | [`jobfile`] | PURE. Job files into [`domain::spec::JobSpec`]; the environment of their tasks |
 //! | [`scheduler`] | PURE. Where a gang goes, who goes first, why something waits |
+//! | [`sim`] | PURE. A whole cluster in one process: these cores under scripted time |
 //! | [`api`] | the Agent and Controller services as traits |
 //! | [`controller`] | admission, queue, placing, commands to agents, recovery |
 //! | [`agent`] | one node: stage, prepare, launch, stop, release; adopts its tasks after a restart |
@@ -70,6 +71,7 @@ pub mod rpc;
 pub mod runtime;
 pub mod scheduler;
 pub mod shim;
+pub mod sim;
 pub mod store;
 pub mod telemetry;
 pub mod web;

@@ -31,6 +31,16 @@ const SSH_HELP: &str = concat!(
     "wharf ssh train-7 --config > train-7.conf; ssh -F train-7.conf -L 8888:localhost:8888 worker-0"
 );
 
+const SIM_HELP: &str = concat!(
+    "A trace is a file with a header: submit_s,duration_s,tasks,gpus,cpus,memory_mb and, if wanted, ",
+    "priority,gpu_type,user. gpus, cpus and memory_mb are of one task; lines are sorted by submit_s. 'synthetic' makes ",
+    "one from the seed: most jobs with one GPU, few huge, durations with a heavy tail, more by day.\n\n",
+    "The same arguments give the same outcome. With --json it is the object 'simulation', with one object for each policy; ",
+    "'speed' says how fast this machine was.\n\n",
+    "Examples:\n  wharf sim --nodes 100 --gpus 8 --trace synthetic --seed 1 --compare\n",
+    "  wharf sim --nodes 40,10 --gpus 8xA100,4xT4 --trace jobs.csv --faults 0.01"
+);
+
 /// Runs GPU jobs on a fleet of machines.
 #[derive(Debug, Parser)]
 #[command(name = "wharf", version, after_help = EXIT_CODES, propagate_version = true, max_term_width = 100)]
@@ -163,6 +173,9 @@ pub enum Command {
     /// Look whether what commands need is there, or show what every end of a job leads to
     #[command(after_help = "Examples:\n  wharf doctor\n  wharf doctor --exits --json")]
     Doctor(DoctorArgs),
+    /// Simulate a cluster: how long jobs would wait, and how busy its GPUs would be
+    #[command(after_help = SIM_HELP)]
+    Sim(SimArgs),
     /// Print a completion script
     #[command(after_help = "Example:\n  wharf completion bash > /etc/bash_completion.d/wharf")]
     Completion {
@@ -348,6 +361,52 @@ pub struct EventsArgs {
     /// Only events after this sequence number
     #[arg(long, value_name = "N")]
     pub after: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct SimArgs {
+    /// Nodes, or those of each kind: 40,10
+    #[arg(long, value_name = "N", default_value = "100")]
+    pub nodes: String,
+    /// GPUs of each node, with their type if wanted; or for each kind of node: 8xA100,4xT4
+    #[arg(long, value_name = "M", default_value = "8")]
+    pub gpus: String,
+    /// CPUs of each node (default: 12 for each GPU; 96 without GPUs)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub cpus: Option<u32>,
+    /// Memory of each node (default: 8000 MB for each CPU)
+    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..=1_099_511_627_776))]
+    pub memory_mb: Option<u64>,
+    /// What is submitted when: a CSV file, or synthetic
+    #[arg(long, value_name = "FILE", default_value = "synthetic")]
+    pub trace: String,
+    /// What chance comes from: one seed, one outcome
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+    /// Jobs of the synthetic trace
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub jobs: u64,
+    /// Load of the synthetic trace: GPUs asked for, over time, by those of the cluster
+    #[arg(long, value_name = "L", default_value_t = 0.9)]
+    pub load: f64,
+    /// Who may pass whom: the product's order, or plain first in, first out
+    #[arg(long, value_enum, default_value_t = PolicyArg::Wharf, conflicts_with = "compare")]
+    pub policy: PolicyArg,
+    /// Run the trace under both policies, and print what that changes
+    #[arg(long)]
+    pub compare: bool,
+    /// Tasks that fail, prepares that are vetoed, and times a day that a node goes down: 0 to 1
+    #[arg(long, value_name = "RATE", default_value_t = 0.0)]
+    pub faults: f64,
+    /// Compare every decision with what may be, and stop at a mistake
+    #[arg(long)]
+    pub checks: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PolicyArg {
+    Wharf,
+    Fifo,
 }
 
 /// What `dev` and `demo` share.

@@ -19,6 +19,7 @@ mod patience;
 mod samples;
 mod serve;
 mod signals;
+mod sim;
 mod ssh;
 mod submit;
 mod table;
@@ -100,6 +101,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Dev(args) => serve::dev(&context, args).await,
         Command::Controller { config, insecure } => serve::controller(&context, &config, insecure).await,
         Command::Agent { config, insecure } => serve::agent(&context, &config, insecure).await,
+        Command::Sim(args) => sim::sim(&context, args).await,
         Command::Completion { .. } | Command::GpuWorker => Ok(exit_code::OK),
     }
 }

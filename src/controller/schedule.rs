@@ -10,14 +10,13 @@ use crate::domain::retry::LONGEST_BACK_OFF;
 use crate::domain::run::{Run, Seat};
 use crate::domain::spec::JobSpec;
 use crate::domain::time::Timestamp;
+use crate::scheduler::queue::LOOK_AHEAD;
 use crate::scheduler::quota::{Amount, OverQuota};
 use crate::scheduler::{
     self, Decision, NodeSnapshot, NodeState, Placement, Policy, Quotas, Request, Snapshot, Waiting,
 };
 use std::collections::BTreeSet;
 
-/// Runs looked at in one pass, of all virtual clusters together; those behind get their turn as these are placed.
-const LOOK_AHEAD: usize = 2000;
 /// Of each virtual cluster at least.
 const LOOK_AHEAD_EACH: usize = 20;
 /// Nodes that an event names.

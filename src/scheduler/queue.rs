@@ -24,6 +24,8 @@ use crate::domain::time::Timestamp;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
+/// Jobs that callers show to one pass, of all virtual clusters together; those behind get their turn as these are placed.
+pub const LOOK_AHEAD: usize = 2000;
 /// Requests that are remembered as blocked in one pass: looked at again, each would cost as much again.
 const REMEMBERED: usize = 64;
 
@@ -89,7 +91,18 @@ pub fn schedule_within(
         };
         decisions.push((waiting.job, decision));
     }
+    if let Some(lent) = pass.reservation.map(Reservation::into_future).or(pass.empty) {
+        pass.snapshot.take_back(lent);
+    }
     decisions
+}
+
+/// What tells most requests apart at a glance: roles, and of the first its tasks, GPUs, CPUs and memory.
+type Outline = (usize, u32, u32, u32, u64);
+
+fn outline(request: &Request) -> Outline {
+    let first = request.roles.first();
+    first.map_or((0, 0, 0, 0, 0), |role| (request.roles.len(), role.count, role.gpus, role.cpus, role.memory_mb))
 }
 
 struct Pass<'a, 's> {
@@ -101,7 +114,7 @@ struct Pass<'a, 's> {
     /// The same, for looking only.
     idle: Option<Snapshot>,
     /// What became of others with the same request. There is only less for those who come later.
-    blocked: Vec<(&'a Request, Decision)>,
+    blocked: Vec<(Outline, &'a Request, Decision)>,
     /// By virtual cluster, the first that waits and what is kept for those ahead.
     ahead: HashMap<&'a str, (JobId, Amount)>,
 }
@@ -109,7 +122,9 @@ struct Pass<'a, 's> {
 impl<'a> Pass<'a, '_> {
     fn turn(&mut self, waiting: &'a Waiting) -> Decision {
         let request = &waiting.request;
-        if let Some((_, decision)) = self.blocked.iter().find(|(blocked, _)| *blocked == request) {
+        let outline = outline(request);
+        let same = |(other, blocked, _): &&(Outline, &Request, Decision)| *other == outline && *blocked == request;
+        if let Some((.., decision)) = self.blocked.iter().find(same) {
             return decision.clone();
         }
         let need = request.total();
@@ -128,6 +143,7 @@ impl<'a> Pass<'a, '_> {
                 let placements = placements(self.snapshot, made, None);
                 return self.placed(request, &need, placements);
             }
+            self.empty.get_or_insert_with(|| self.snapshot.lend_empty());
             self.reservation = Reservation::of(waiting.job, request, self.snapshot, &mut self.empty);
             reserved = self.reservation.is_some();
         }
@@ -178,7 +194,7 @@ impl<'a> Pass<'a, '_> {
 
     fn remember(&mut self, request: &'a Request, decision: &Decision) {
         if self.blocked.len() < REMEMBERED {
-            self.blocked.push((request, decision.clone()));
+            self.blocked.push((outline(request), request, decision.clone()));
         }
     }
 }

@@ -20,7 +20,6 @@ use super::place::{Made, orders, undo};
 use super::request::{Request, RoleRequest};
 use super::snapshot::{Snapshot, Taken};
 use crate::domain::ids::JobId;
-use std::cmp::Reverse;
 use std::collections::HashMap;
 
 /// Room kept for one job, in the future that is described above.
@@ -64,6 +63,11 @@ impl<'a> Reservation<'a> {
             }
         }
         Some(reservation)
+    }
+
+    /// What it was made in, for another.
+    pub(super) fn into_future(self) -> Snapshot {
+        self.future
     }
 
     /// A look at the counts alone: false if a task of `role` certainly finds no room beside the head on this node.
@@ -138,13 +142,11 @@ impl<'a> Reservation<'a> {
 
 /// Nodes with the most free GPUs first; for a gang without GPUs, those that have none before all others.
 fn nearest(now: &Snapshot, request: &Request) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..now.nodes().len()).collect();
-    let without_gpus = request.gpu_count() == 0;
-    order.sort_by_cached_key(|at| {
-        let node = &now.nodes()[*at];
-        (without_gpus && !node.gpus.is_empty(), Reverse(node.gpus_free()), Reverse(node.cpus_free()), *at)
-    });
-    order
+    if request.gpu_count() > 0 || now.without_gpus().is_empty() {
+        return now.by_room().collect();
+    }
+    let has_none = |at: &usize| now.nodes()[*at].gpus.is_empty();
+    now.by_room().filter(has_none).chain(now.by_room().filter(|at| !has_none(at))).collect()
 }
 
 /// Places a gang as a reservation does, but now. Where packing fails, this may not; and once all that the head waits

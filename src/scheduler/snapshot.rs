@@ -11,6 +11,7 @@ use crate::domain::placement::NodeSelector;
 use crate::domain::promise::Promise;
 use crate::domain::task::Inventory;
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -116,6 +117,15 @@ impl NodeSnapshot {
         self.gpus.iter().filter(|slot| slot.why_not.is_none()).count()
     }
 
+    /// Nothing is promised any more.
+    fn empty(&mut self) {
+        self.cpus_used = 0;
+        self.memory_mb_used = 0;
+        for slot in &mut self.gpus {
+            slot.why_not.take_if(|reason| reason == PROMISED);
+        }
+    }
+
     /// How two GPUs, by position, reach each other.
     pub fn link(&self, a: usize, b: usize) -> LinkKind {
         self.links[a * self.gpus.len() + b]
@@ -132,6 +142,10 @@ fn matrix(gpus: &[Gpu], topology: &Topology) -> Vec<LinkKind> {
         }
     }
     links
+}
+
+fn room(nodes: &[NodeSnapshot], at: usize) -> Room {
+    (Reverse(nodes[at].gpus_free()), Reverse(nodes[at].cpus_free()), at)
 }
 
 /// Ports of one host.
@@ -168,6 +182,24 @@ pub struct Snapshot {
     /// Nodes that have no GPUs at all.
     without_gpus: Vec<usize>,
     selectors: Known,
+    /// Nodes by what is free: most GPUs first, then most CPUs, then by name. Not kept of what is lent.
+    by_room: BTreeSet<Room>,
+    spare: Spare,
+    /// Of what is lent: nodes that were changed, maybe more than once.
+    touched: Option<Vec<usize>>,
+}
+
+type Room = (Reverse<usize>, Reverse<u32>, usize);
+
+/// The same nodes with nothing promised, kept from one pass to the next: making them costs more than a pass.
+/// A copy of a snapshot makes its own.
+#[derive(Debug, Default)]
+struct Spare(Option<Box<Snapshot>>);
+
+impl Clone for Spare {
+    fn clone(&self) -> Self {
+        Self(None)
+    }
 }
 
 impl Snapshot {
@@ -186,6 +218,7 @@ impl Snapshot {
             if snapshot.nodes[at].gpus.is_empty() {
                 snapshot.without_gpus.push(at);
             }
+            snapshot.by_room.insert(room(&snapshot.nodes, at));
         }
         snapshot
     }
@@ -215,6 +248,21 @@ impl Snapshot {
     /// Groups of nodes with 0, 1, 2 ... free GPUs, each in name order.
     pub(super) fn by_free_gpus(&self) -> &[BTreeSet<usize>] {
         &self.by_free_gpus
+    }
+
+    /// Nodes with the most free GPUs first, of those with the most free CPUs.
+    pub(super) fn by_room(&self) -> impl Iterator<Item = usize> + '_ {
+        self.by_room.iter().map(|(.., at)| *at)
+    }
+
+    /// A node takes tasks, or does not any more. False if there is no such node.
+    pub fn set_state(&mut self, name: &NodeName, state: NodeState) -> bool {
+        let Some(at) = self.position(name) else { return false };
+        self.nodes[at].state = state;
+        if let Some(spare) = &mut self.spare.0 {
+            spare.nodes[at].state = state;
+        }
+        true
     }
 
     /// Nodes without any GPU, in name order.
@@ -317,11 +365,7 @@ impl Snapshot {
     pub(super) fn emptied(&self, every_state: bool) -> Self {
         let mut nodes = self.nodes.clone();
         for node in &mut nodes {
-            node.cpus_used = 0;
-            node.memory_mb_used = 0;
-            for slot in &mut node.gpus {
-                slot.why_not.take_if(|reason| reason == PROMISED);
-            }
+            node.empty();
             if every_state {
                 node.state = NodeState::Ready;
             }
@@ -335,14 +379,50 @@ impl Snapshot {
         self.hosts[host].busy = ports;
     }
 
+    /// The same as [`Snapshot::emptied`] of the nodes as they are, to be given back when it was used.
+    pub(super) fn lend_empty(&mut self) -> Self {
+        match self.spare.0.take() {
+            Some(spare) => *spare,
+            None => {
+                let empty = self.emptied(false);
+                Self { touched: Some(Vec::new()), by_room: BTreeSet::new(), ..empty }
+            }
+        }
+    }
+
+    /// Takes back what was lent, and empties it again.
+    pub(super) fn take_back(&mut self, mut lent: Self) {
+        let mut touched = lent.touched.take().unwrap_or_default();
+        touched.iter().for_each(|at| lent.empty_node(*at));
+        touched.clear();
+        lent.touched = Some(touched);
+        self.spare = Spare(Some(Box::new(lent)));
+    }
+
+    fn empty_node(&mut self, at: usize) {
+        self.change(at, |node, ports| {
+            node.empty();
+            *ports = HostPorts::default();
+        });
+    }
+
     fn change(&mut self, at: usize, change: impl FnOnce(&mut NodeSnapshot, &mut HostPorts)) {
+        let before = room(&self.nodes, at);
         let node = &mut self.nodes[at];
-        let before = node.gpus_free();
         change(node, &mut self.hosts[node.host_index]);
-        let after = node.gpus_free();
-        if before != after {
-            self.by_free_gpus[before].remove(&at);
-            self.by_free_gpus[after].insert(at);
+        let after = room(&self.nodes, at);
+        let (Reverse(free_before), Reverse(free_after)) = (before.0, after.0);
+        if free_before != free_after {
+            self.by_free_gpus[free_before].remove(&at);
+            self.by_free_gpus[free_after].insert(at);
+        }
+        match &mut self.touched {
+            Some(touched) => touched.push(at),
+            None if before != after => {
+                self.by_room.remove(&before);
+                self.by_room.insert(after);
+            }
+            None => {}
         }
     }
 

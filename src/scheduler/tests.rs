@@ -19,6 +19,7 @@ mod backfill;
 mod choice;
 mod gangs;
 mod gpus;
+mod kept;
 mod property;
 mod quotas;
 mod simulation;

@@ -21,5 +21,6 @@ mod ports;
 mod random_jobs;
 mod rest;
 mod sharing;
+mod simulate;
 mod ssh;
 mod stopping;
