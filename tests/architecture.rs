@@ -150,7 +150,7 @@ fn pure_folders_do_no_io_and_know_no_time() {
 #[test]
 fn folders_name_only_what_lies_below_them() {
     // Who may not name whom, from the bottom up.
-    let rules: [(&[&str], &[&str]); 7] = [
+    let rules: [(&[&str], &[&str]); 8] = [
         (&["jobfile", "scheduler", "api", "agent", "controller", "rpc"], &["sim"]),
         (
             &["domain"],

@@ -112,6 +112,7 @@ pub(super) fn status(task: TaskId, generation: Generation, state: TaskState, now
         holding: true,
         notices: Vec::new(),
         progress: None,
+        held_until: None,
     }
 }
 

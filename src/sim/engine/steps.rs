@@ -13,8 +13,17 @@ use crate::domain::run::{Action, CommandFailure, Phase, Run, Verb};
 use crate::domain::spec::JobSpec;
 use crate::domain::task::TaskState;
 use crate::scheduler::NodeState;
+use crate::sim::chance::Chance;
 use std::collections::BTreeSet;
 use std::time::Duration;
+
+/// The purpose of a stream of chance.
+const BACK_OFF: u64 = 0xBAC0FF;
+
+/// What a back-off leaves to chance, in 0 to 1: of the run alone, so that policies are compared under the same.
+fn chance_of(run: RunId) -> f64 {
+    Chance::of(&[BACK_OFF, run.0]).uniform()
+}
 
 impl<T: Iterator<Item = Result<TraceJob, TraceError>>> Simulation<T> {
     pub(super) fn happens(&mut self, event: Event) -> Result<(), String> {
@@ -24,7 +33,8 @@ impl<T: Iterator<Item = Result<TraceJob, TraceError>>> Simulation<T> {
             Event::Wake { run } => self.enqueue(run),
             Event::Late { run } => {
                 let now = self.now;
-                self.change(run, |run, _| run.tick(now));
+                let chance = chance_of(run);
+                self.change(run, |run, _| run.tick(now, chance));
             }
             Event::NodeDown { node } => {
                 self.tally.counts.node_losses += 1;
@@ -264,7 +274,7 @@ impl<T: Iterator<Item = Result<TraceJob, TraceError>>> Simulation<T> {
         let Some(run) = self.runs.get(&id).map(|live| &live.run) else { return };
         let Some(outcome) = &run.outcome else { return };
         let Some(job) = self.jobs.get_mut(&run.job).filter(|job| job.newest_run == id) else { return };
-        match retry::decide(job.spec.retry_count, &outcome.exit, job.retries) {
+        match retry::decide(job.spec.retry_count, &outcome.exit, job.retries, chance_of(id)) {
             Decision::End => {
                 match outcome.state {
                     TaskState::Succeeded => self.tally.counts.succeeded += 1,

@@ -68,6 +68,7 @@ impl TraceJob {
             retry_count,
             env: Vec::new(),
             debug: false,
+            debug_hold_s: None,
             extras_json: String::new(),
             roles: vec![role],
             command_style: CommandStyle::Shell,
