@@ -113,9 +113,9 @@ impl PortClaim {
         for range in before.into_iter().chain(slices()) {
             match attempt(&range) {
                 Attempt::Had(listener) => {
-                    let file = data_dir.join(FILE);
-                    if let Err(error) = fs::write(&file, text(&range)) {
-                        tracing::warn!(file = %file.display(), %error, "its ports may be others after a restart");
+                    if let Err(error) = remember(data_dir, &range) {
+                        let dir = data_dir.display();
+                        tracing::warn!(%dir, %error, "its ports may be others after a restart");
                     }
                     return Self::held(range, listener);
                 }
@@ -176,6 +176,16 @@ fn slices() -> impl Iterator<Item = Ports> {
 fn remembered(data_dir: &Path) -> Option<Ports> {
     let range = parse(fs::read_to_string(data_dir.join(FILE)).ok()?.trim())?;
     slices().find(|slice| *slice == range)
+}
+
+/// Whole or not at all.
+fn remember(data_dir: &Path, range: &Ports) -> io::Result<()> {
+    if remembered(data_dir).as_ref() == Some(range) {
+        return Ok(());
+    }
+    let next = data_dir.join(format!("{FILE}.next"));
+    fs::write(&next, text(range))?;
+    fs::rename(next, data_dir.join(FILE))
 }
 
 /// Binds the name, then looks whether that was right.

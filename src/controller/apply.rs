@@ -145,13 +145,13 @@ fn reported(state: &mut State, node: &NodeName, status: &TaskStatus, now: Timest
     if let Some(node) = state.nodes.get_mut(node) {
         node.progress.remove(&id);
     }
-    if let Some(exit) = &status.exit {
-        busy_ports(state, node, id, &exit.busy_ports, now);
-    }
     let held = held_until(state, id);
     let told = state.dirty.events.len();
     if change_run(state, id.run, now, |run, spec| run.reported(status, &spec.roles, now)) {
         state.dirty.tasks.insert(id);
+        if let Some(exit) = &status.exit {
+            busy_ports(state, node, id, &exit.busy_ports, now);
+        }
         // What the task did comes before what followed from it.
         let consequences = state.dirty.events.split_off(told);
         note_task(state, node, status, held, now);

@@ -229,7 +229,9 @@ fn agents_of_one_machine_never_give_out_the_same_ports() {
         let (file, socket) = (cluster.path(&format!("{name}/d/ports")), cluster.path(&format!("{name}/s")));
         let text = until("it has its ports", || {
             let text = std::fs::read_to_string(&file).ok()?;
-            std::os::unix::net::UnixStream::connect(&socket).is_ok().then_some(text)
+            let claims = std::fs::read_to_string("/proc/net/unix").ok()?;
+            let claimed = claims.lines().any(|line| line.ends_with(&format!("@wharf-ports/{text}")));
+            (claimed && std::os::unix::net::UnixStream::connect(&socket).is_ok()).then_some(text)
         });
         (running, text)
     };
@@ -237,7 +239,7 @@ fn agents_of_one_machine_never_give_out_the_same_ports() {
     let (two, of_two) = slice("x3");
     assert_ne!(of_one, of_two);
     one.signal(nix::sys::signal::Signal::SIGKILL);
-    drop(one);
+    one.finish();
     let (again, of_again) = slice("x2");
     assert_eq!(of_again, of_one);
     for running in [two, again] {

@@ -85,6 +85,12 @@ pub(super) fn read(root: &Node, file: &str, report: &mut Report<'_>) -> Option<J
     }
     fields.warn_unknown(report);
 
+    let both = extras.as_ref().zip(env.as_ref());
+    let pointless = both.is_some_and(|(extras, env)| extras.debug_hold_s.is_some() && !env.debug);
+    if let Some(node) = fields.get("extras").filter(|_| pointless) {
+        report.warn("extras.wharf.debugHoldSeconds", node.at, "has no effect without \"isDebug\": true in jobEnvs");
+    }
+
     let [auth_file, data_dir, output_dir, code_dir] = uris;
     let (env, extras) = (env?, extras?);
     let spec = JobSpec {

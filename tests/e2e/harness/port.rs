@@ -7,9 +7,9 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 const PORTS: std::ops::Range<u16> = 30_100..32_700;
 
 /// Ports that one node gives to tasks: below those of which agents without a range take a slice, which may be there too.
-const FIRST: u16 = 4_000;
+const FIRST: u16 = 10_000;
 const BLOCK: u16 = 200;
-const BLOCKS: std::ops::Range<u16> = 0..55;
+const BLOCKS: std::ops::Range<u16> = 0..25;
 
 /// A name that only one process of the machine can have, and that ends with it.
 fn claim(name: &str) -> Option<UnixListener> {
