@@ -1,7 +1,7 @@
 //! How fast the scheduler is on large clusters: whole simulations, in one command, on one core.
 //!
 //! `cargo bench --bench scheduler` prints the table of the README. Each row is a process of its own, so that its memory is its
-//! own. `-- --rounds N` repeats every row, `-- --only NAME` runs one, `-- --part P` the first part (0 to 1) of its jobs.
+//! own. `-- --rounds N` repeats every row, `-- --only 5,000` runs the rows named so, `-- --part P` the first part (0 to 1) of its jobs.
 
 use serde_json::Value;
 use std::process::{Command, Stdio};
@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 /// One row: its name, nodes with 8 GPUs each, jobs and load of the synthetic trace. A hundred jobs have 113 tasks.
 const ROWS: [(&str, u32, u32, f64); 3] = [
     ("5,000 nodes, 1,000,000 tasks", 5_000, 883_000, 0.9),
-    ("10,000 nodes", 10_000, 400_000, 0.9),
-    ("500 nodes, more asked for than there is", 500, 60_000, 1.2),
+    ("10,000 nodes, 80,000 GPUs", 10_000, 600_000, 0.9),
+    ("500 nodes, overloaded", 500, 60_000, 1.2),
 ];
 
 fn main() {
