@@ -10,10 +10,11 @@ use crate::domain::command::{
     Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
 };
 use crate::domain::ids::{Generation, JobId, NodeName, NodeUid, RunId, TaskId, Term};
+use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
 use crate::domain::run::Action;
 use crate::domain::task::TaskStatus;
-use crate::domain::view::Submitted;
+use crate::domain::view::{NodeView, Submitted};
 use crate::store::Store;
 use crate::store::history::EventLog;
 use crate::telemetry::clock::Clock;
@@ -112,6 +113,13 @@ pub(super) enum Message {
         node_uid: NodeUid,
         statuses: Vec<SequencedStatus>,
         reply: Reply<u64>,
+    },
+    /// An operator's word on a node.
+    ChangeNode {
+        who: Principal,
+        node: NodeName,
+        change: NodeChange,
+        reply: Reply<NodeView>,
     },
     /// For a sign of life; changes nothing.
     Ping {

@@ -9,7 +9,7 @@ use crate::domain::run::{Phase, Run, Seat};
 use crate::domain::spec::JobSpec;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{ExplainedReason, Explanation};
-use crate::scheduler::{self, Decision, NodeSnapshot, NodeState, Placement, Request, Snapshot, Waiting};
+use crate::scheduler::{self, Decision, NodeSnapshot, Placement, Request, Snapshot, Waiting};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ fn current(state: &mut State) -> Snapshot {
 /// Nodes, and what is promised on them.
 fn build(state: &State) -> Snapshot {
     let nodes = state.nodes.values().map(|node| {
-        let condition = if node.reachable { NodeState::Ready } else { NodeState::Unreachable };
+        let condition = super::drain::state_of(node);
         let name = node.registration.name.clone();
         let inventory = &node.registration.inventory;
         let mut snapshot = NodeSnapshot::new(name, node.host(), condition, inventory);
