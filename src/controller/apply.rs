@@ -15,6 +15,7 @@ use crate::domain::task::{TaskState, TaskStatus};
 use crate::domain::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Notices of a task that are kept, and the longest sentence of an agent.
@@ -27,6 +28,8 @@ pub(super) struct Context<'a> {
     pub(super) instant: Instant,
     /// When this controller began to listen: before that nobody can have been heard.
     pub(super) started: Instant,
+    /// How long this controller has been running, suspended time included: the clock of leases.
+    pub(super) running_for: Duration,
     pub(super) parts: &'a ControllerParts,
     pub(super) outbox: &'a mut Outbox,
 }
@@ -55,7 +58,7 @@ pub(super) fn message(state: &mut State, message: Message, context: &mut Context
             context.outbox.answer(reply, Ok(result));
         }
         Message::Report { node_uid, statuses, reply } => {
-            lost::heard_from(state, &node_uid, context.instant);
+            lost::heard_from(state, &node_uid, context.running_for);
             let acknowledged = statuses.last().map_or(0, |status| status.sequence);
             for status in statuses {
                 if let Some(node) = state.node_by_uid(&node_uid).map(|(name, _)| name.clone()) {
@@ -67,7 +70,7 @@ pub(super) fn message(state: &mut State, message: Message, context: &mut Context
         Message::Ping { reply } => context.outbox.answer(reply, Ok(())),
         Message::Answered { action, result } => {
             if result.is_ok() {
-                lost::heard_at(state, &action.node, context.instant);
+                lost::heard_at(state, &action.node, context.running_for);
             }
             answered(state, &action, result, context.now);
         }

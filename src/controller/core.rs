@@ -175,6 +175,8 @@ pub async fn start(
     let fresh = uuid::Uuid::new_v4().to_string();
     let taking = |error| Error::unavailable(format!("taking the lead on the store: {error}"));
     let (cluster_id, term) = persist::take_term(&*parts.store, &fresh).await.map_err(taking)?;
+    // Whoever led before may have granted leases until now.
+    let began = parts.clock.boottime();
     let state = persist::load(&*parts.store, cluster_id, term).await?;
     tracing::info!(%term, jobs = state.jobs.len(), nodes = state.nodes.len(), "controller has the lead");
     let parts = Arc::new(parts);
@@ -191,6 +193,7 @@ pub async fn start(
         cancel: cancel.clone(),
         term,
         started: tokio::time::Instant::now(),
+        began,
         swept: tokio::time::Instant::now(),
     };
     let controller = Controller { messages, shared, parts, changed, cancel, tracker: tracker.clone() };
@@ -206,6 +209,8 @@ struct Core {
     cancel: CancellationToken,
     term: Term,
     started: tokio::time::Instant,
+    /// When it had the lead, on the clock of leases.
+    began: Duration,
     swept: tokio::time::Instant,
 }
 
@@ -252,14 +257,16 @@ impl Core {
         {
             let mut state = write(&self.shared);
             let started = self.started;
-            let mut context = apply::Context { now, instant, started, parts: &self.parts, outbox: &mut outbox };
+            let running_for = self.parts.clock.boottime().saturating_sub(self.began);
+            let (parts, outbox) = (&*self.parts, &mut outbox);
+            let mut context = apply::Context { now, instant, started, running_for, parts, outbox };
             for message in batch {
                 apply::message(&mut state, message, &mut context);
             }
             if ticked {
                 apply::tick(&mut state, &mut context);
             }
-            schedule::place_waiting(&mut state, now, &mut outbox.touched);
+            schedule::place_waiting(&mut state, now, &mut context.outbox.touched);
         }
         if ticked {
             outbox.touched.extend(self.dispatcher.due(instant));

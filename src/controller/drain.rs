@@ -156,16 +156,16 @@ fn remove(
     context: &mut Context<'_>,
 ) -> Result<(), Error> {
     let held = nodes::desired_tasks(state, name).len();
-    let reachable = state.nodes.get(name).is_some_and(|node| node.reachable);
+    let live = state.nodes.get(name).is_some_and(|node| nodes::may_live(node, context));
     if !force && held > 0 {
         return Err(Error::refused(format!(
             "node {name} may hold {held} tasks; drain it first. --force takes them for dead and runs their jobs again \
              elsewhere: if the machine lives on, there are two copies of them until its agent is back"
         )));
     }
-    if !force && reachable {
+    if !force && live {
         return Err(Error::refused(format!(
-            "the agent of node {name} is heard and would join again at once, as READY; stop it first, or say --force"
+            "the agent of node {name} may be alive, and would join again at once, as READY; stop it first, or say --force"
         )));
     }
     if held > 0 {

@@ -25,20 +25,19 @@ use crate::domain::run::Phase;
 use crate::domain::spec::OnNodeLost;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// An agent said something, and may have renewed the leases of its tasks with the answer.
-pub(super) fn heard_from(state: &mut State, uid: &NodeUid, instant: Instant) {
+pub(super) fn heard_from(state: &mut State, uid: &NodeUid, running_for: Duration) {
     let name = state.node_by_uid(uid).map(|(name, _)| name.clone());
     if let Some(node) = name.and_then(|name| state.nodes.get_mut(&name)) {
-        node.renewed = Some(instant);
+        node.renewed = Some(running_for);
     }
 }
 
 /// The same, where the node is known by its name.
-pub(super) fn heard_at(state: &mut State, name: &NodeName, instant: Instant) {
+pub(super) fn heard_at(state: &mut State, name: &NodeName, running_for: Duration) {
     if let Some(node) = state.nodes.get_mut(name) {
-        node.renewed = Some(instant);
+        node.renewed = Some(running_for);
     }
 }
 
@@ -118,22 +117,16 @@ fn lease_of(state: &State, job: crate::domain::ids::JobId) -> Option<Duration> {
 
 /// Tasks with this lease on an unreachable node are dead by now.
 fn is_over(node: &Node, lease: Duration, context: &Context<'_>) -> bool {
-    !node.reachable && context.instant.duration_since(context.started) >= dead_at(renewed(node, context), lease)
-}
-
-/// On the clock that begins with this controller.
-fn renewed(node: &Node, context: &Context<'_>) -> Option<Duration> {
-    node.renewed.map(|at| at.duration_since(context.started))
+    !node.reachable && context.running_for >= dead_at(node.renewed, lease)
 }
 
 /// How long tasks with a lease may still be alive on a node that is not heard: until then no other machine may have its
 /// name, for what such a machine does not know of would be replaced at once.
 pub(super) fn may_live_for(state: &State, name: &NodeName, context: &Context<'_>) -> Option<Duration> {
     let node = state.nodes.get(name)?;
-    let passed = context.instant.duration_since(context.started);
     let begun = |task: &DesiredTask| !matches!(task.phase, reconcile::Phase::Placed | reconcile::Phase::Releasing);
     let unfinished = nodes::desired_tasks(state, name).into_iter().filter(begun);
     let leases = unfinished.filter_map(|task| lease_of(state, task.id.job));
-    let last = leases.map(|lease| dead_at(renewed(node, context), lease)).max()?;
-    Some(last.saturating_sub(passed)).filter(|left| !left.is_zero())
+    let last = leases.map(|lease| dead_at(node.renewed, lease)).max()?;
+    Some(last.saturating_sub(context.running_for)).filter(|left| !left.is_zero())
 }

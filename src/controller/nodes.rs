@@ -83,7 +83,7 @@ pub(super) fn register(
     let node = Node {
         registration,
         standing,
-        renewed: Some(context.instant),
+        renewed: Some(context.running_for),
         heard: Some(context.instant),
         last_heartbeat: Some(context.now),
         reachable: true,
@@ -124,7 +124,7 @@ fn note_gpus(state: &mut State, registration: &Registration, context: &Context<'
 }
 
 /// Heard lately, or not yet given the time to be heard by this controller.
-fn may_live(node: &Node, context: &Context<'_>) -> bool {
+pub(super) fn may_live(node: &Node, context: &Context<'_>) -> bool {
     node.reachable || (node.heard.is_none() && context.instant - context.started < context.parts.node_timeout)
 }
 
@@ -187,7 +187,7 @@ pub(super) fn heartbeat(state: &mut State, heartbeat: Heartbeat, context: &mut C
     // Not heard since this start, or silent for long: what is on it has to be compared first.
     let register_again = !node.reachable || node.registration.journal_id != heartbeat.journal_id;
     if !register_again {
-        (node.heard, node.renewed) = (Some(context.instant), Some(context.instant));
+        (node.heard, node.renewed) = (Some(context.instant), Some(context.running_for));
         node.last_heartbeat = Some(context.now);
         node.samples = heartbeat.samples.into_iter().collect();
         node.progress = heartbeat.progress.into_iter().take(MAX_PROGRESS).collect();

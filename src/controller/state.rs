@@ -14,6 +14,7 @@ use crate::scheduler::Snapshot;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Place in the queue: higher priority first, then the longer waiting.
 pub(super) type QueueKey = (Reverse<i32>, Timestamp, RunId);
@@ -78,8 +79,9 @@ pub(super) struct Dirty {
 pub(super) struct Node {
     pub(super) registration: Registration,
     pub(super) standing: Standing,
-    /// When its agent last said anything, which may have renewed leases; `None`: not since this start.
-    pub(super) renewed: Option<tokio::time::Instant>,
+    /// When its agent last said anything, which may have renewed leases, on the clock of leases
+    /// ([`Context::running_for`](super::apply::Context)); `None`: not since this start.
+    pub(super) renewed: Option<Duration>,
     /// When its agent was last heard, on the controller's monotonic clock; `None`: not since this start.
     pub(super) heard: Option<tokio::time::Instant>,
     pub(super) last_heartbeat: Option<Timestamp>,

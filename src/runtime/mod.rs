@@ -37,7 +37,7 @@ pub enum RuntimeEventKind {
     /// The user's command runs.
     Started { at: Timestamp },
     /// The command ended, its output is drained to disk and nothing of the task runs any more.
-    /// `exit.class` is success, user, platform, stopped (the stop was ours) or time_limit (a lease that ran out).
+    /// `exit.class` is success, user, platform (also a lease that ran out) or stopped (the stop was ours).
     Exited { at: Timestamp, exit: Exit },
 }
 

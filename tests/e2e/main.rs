@@ -6,12 +6,14 @@
 mod bad_input;
 mod containers;
 mod demo;
+mod drain;
 mod exec;
 mod harness;
 mod kill;
 mod lifecycle;
 mod logs;
 mod main_job;
+mod node_lost;
 mod nonsense;
 mod pipes;
 mod random_jobs;

@@ -68,7 +68,8 @@ fn class_of(record: &ExitRecord, promised: Promised) -> (ExitClass, String) {
         }
         Why::LeaseExpired => {
             let lease = promised.lease_s.map(|lease| format!(" of {lease} s")).unwrap_or_default();
-            (ExitClass::TimeLimit, format!("its lease{lease} ran out: no renewal came from the controller"))
+            // Nobody set the job a limit: the platform lost sight of it, and it is run again.
+            (ExitClass::Platform, format!("its lease{lease} ran out: no renewal came from the controller"))
         }
         Why::ExecFailed { step, message, .. } => {
             (exec_class(step, promised), format!("the command did not run: {message}"))
@@ -177,7 +178,7 @@ mod tests {
         assert!(outside.1.contains("process 77"), "{}", outside.1);
         assert_eq!(mapped(&record(Why::StoppedByAgent)).0, ExitClass::Stopped);
         let lease = mapped(&record(Why::LeaseExpired));
-        assert_eq!(lease.0, ExitClass::TimeLimit);
+        assert_eq!(lease.0, ExitClass::Platform);
         assert!(lease.1.contains("1800 s"), "{}", lease.1);
         assert_eq!(mapped(&record(Why::AbandonedBeforeGo)).0, ExitClass::Platform);
     }
