@@ -12,6 +12,7 @@ use super::gpus::{GpuBook, Promised};
 use super::journal::Identity;
 use super::message::{Inside, ReportHint, Request};
 use super::ports::HeldPorts;
+use super::pressure::DiskMark;
 use super::watch::Watchers;
 use crate::domain::allocation::Ledger;
 use crate::domain::command::{Error, ErrorKind};
@@ -47,6 +48,7 @@ pub struct Retention {
     pub max_log_bytes: u64,
     /// How often it is looked at.
     pub period: Duration,
+    pub disk: Option<DiskMark>,
 }
 
 #[derive(Debug)]
@@ -74,6 +76,8 @@ pub struct Actor {
     pub(super) executor: Executor,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) retention: Retention,
+    /// A look at the disk is under way.
+    pub(super) looking_at_disk: bool,
     /// Tasks with something in their queue.
     pub(super) ready: BTreeSet<TaskId>,
     pub(super) adopting: watch::Sender<usize>,
@@ -133,6 +137,7 @@ impl Actor {
                     entry.renewing_lease = false;
                 }
             }
+            Inside::DiskLooked { excess_bytes } => self.disk_looked(excess_bytes),
             Inside::Listed(ids) => self.remove_foundlings(ids),
         }
     }

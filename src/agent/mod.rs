@@ -28,6 +28,7 @@ mod lingering;
 mod message;
 mod output;
 mod ports;
+pub mod pressure;
 mod queries;
 mod report;
 mod start;
