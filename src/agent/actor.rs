@@ -12,6 +12,7 @@ use super::gpus::{GpuBook, Promised};
 use super::journal::Identity;
 use super::message::{Inside, ReportHint, Request};
 use super::ports::{HeldPorts, named, taken_by_others};
+use super::pressure::DiskMark;
 use super::watch::Watchers;
 use crate::domain::allocation::Ledger;
 use crate::domain::command::{Error, ErrorKind};
@@ -49,6 +50,7 @@ pub struct Retention {
     pub max_log_bytes: u64,
     /// How often it is looked at.
     pub period: Duration,
+    pub disk: Option<DiskMark>,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,8 @@ pub struct Actor {
     pub(super) executor: Executor,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) retention: Retention,
+    /// A look at the disk is under way.
+    pub(super) looking_at_disk: bool,
     /// Tasks with something in their queue.
     pub(super) ready: BTreeSet<TaskId>,
     pub(super) adopting: watch::Sender<usize>,
@@ -137,6 +141,7 @@ impl Actor {
                     entry.renewing_lease = false;
                 }
             }
+            Inside::DiskLooked { excess_bytes } => self.disk_looked(excess_bytes),
             Inside::Listed(ids) => self.remove_foundlings(ids),
         }
     }

@@ -6,6 +6,7 @@
 use super::backoff::Backoff;
 use super::gpus::{Gate, Promised};
 use super::message::Inside;
+use super::pressure::DiskMark;
 use crate::domain::ids::{Generation, TaskId};
 use crate::domain::task::TaskSpec;
 use crate::runtime::{Adopted, Decision, Launch, Notices, Runtime, RuntimeError};
@@ -194,6 +195,25 @@ impl Executor {
                 }
             }
             let _ = this.inside.send(Inside::LeaseRenewed(id)).await;
+        });
+    }
+
+    /// Looks how full the disk is; [`Inside::DiskLooked`] follows. A disk that hangs is looked at again when it answers.
+    pub fn look_at_disk(&self, mark: DiskMark) {
+        let this = self.clone();
+        self.tracker.spawn(async move {
+            let look =
+                tokio::task::spawn_blocking(move || (mark.measure)(&mark.folder).map(|used| mark.excess(used)));
+            let excess_bytes = match this.cancel.run_until_cancelled(look).await {
+                None => return,
+                Some(Ok(Ok(excess_bytes))) => excess_bytes,
+                Some(Ok(Err(error))) => {
+                    warn!(%error, "how full the disk is cannot be told");
+                    0
+                }
+                Some(Err(_)) => 0,
+            };
+            let _ = this.inside.send(Inside::DiskLooked { excess_bytes }).await;
         });
     }
 

@@ -1,8 +1,10 @@
 //! What is forgotten, and when: the logs of released tasks after `keep_ended`, or earlier when there are more
-//! than `max_ended` or they take more than `max_log_bytes`; their tombstones after a day. What anybody reads, waits for or works on is left alone.
+//! than `max_ended`, or they take more than `max_log_bytes`, or the disk is nearly full (`pressure`); their tombstones
+//! after a day. What anybody reads, waits for or works on is left alone.
 
 use super::actor::Actor;
 use super::executor::Work;
+use super::pressure::{Kept, to_free};
 use crate::domain::ids::TaskId;
 use crate::domain::lifecycle::TOMBSTONE;
 use crate::domain::time::Timestamp;
@@ -16,11 +18,11 @@ impl Actor {
             return self.go_on_without_journal();
         }
         let now = self.clock.now();
-        for id in self.logs_to_purge(now) {
-            if let Some(entry) = self.entries.get_mut(&id) {
-                entry.enqueue(Work::Purge);
-                self.ready.insert(id);
-            }
+        let due = self.logs_to_purge(now);
+        self.purge(due);
+        if let Some(mark) = self.retention.disk.clone().filter(|_| !self.looking_at_disk) {
+            self.looking_at_disk = true;
+            self.executor.look_at_disk(mark);
         }
         let forgettable: Vec<TaskId> = self
             .entries
@@ -39,6 +41,42 @@ impl Actor {
                 self.writer.forget(id);
             }
         }
+    }
+
+    fn purge(&mut self, ids: Vec<TaskId>) {
+        for id in ids {
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.enqueue(Work::Purge);
+                self.ready.insert(id);
+            }
+        }
+    }
+
+    /// The disk was looked at: what is too much goes, as far as it is ours and nobody needs it.
+    pub(super) fn disk_looked(&mut self, excess_bytes: u64) {
+        self.looking_at_disk = false;
+        if excess_bytes == 0 {
+            return;
+        }
+        let now = self.clock.now();
+        let mut kept: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.record.released && !entry.purged)
+            .map(|(id, entry)| {
+                let released = entry.record.tombstone_until.unwrap_or_default();
+                let free = entry.is_idle() && self.is_acknowledged(entry.published);
+                let age = now.plus(TOMBSTONE).since(released);
+                (released, Kept { id: *id, bytes: entry.log_bytes, age, free })
+            })
+            .collect();
+        kept.sort_unstable_by_key(|(released, log)| (*released, log.id));
+        let kept: Vec<_> = kept.into_iter().map(|(_, log)| log).collect();
+        let going = to_free(&kept, excess_bytes);
+        if !going.is_empty() {
+            info!(logs = going.len(), excess_bytes, "the disk is nearly full: the oldest logs of ended tasks go");
+        }
+        self.purge(going);
     }
 
     /// Released tasks with a log whose time is over, and the oldest of too many.

@@ -117,6 +117,10 @@ pub enum Inside {
     /// A round of questions about the GPUs.
     Gpus(Box<GpuReport>),
     LeaseRenewed(TaskId),
+    /// How much more than its mark the disk of the logs holds.
+    DiskLooked {
+        excess_bytes: u64,
+    },
     /// Everything the runtime has on this machine.
     Listed(Vec<TaskId>),
 }

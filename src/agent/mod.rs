@@ -29,6 +29,7 @@ mod message;
 mod output;
 mod port_claim;
 mod ports;
+pub mod pressure;
 mod queries;
 mod report;
 mod start;

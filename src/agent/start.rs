@@ -6,6 +6,7 @@ use super::commit::Writer;
 use super::executor::{Deadlines, Executor};
 use super::gpus::{Gate, GpuBook, Poller};
 use super::message::ReportHint;
+use super::pressure::DiskMark;
 use super::report::Reporter;
 use super::watch::Watchers;
 use super::{adopt, gpus, journal};
@@ -72,6 +73,8 @@ pub struct Tuning {
     pub max_ended: usize,
     /// ... and at most this much of the disk, oldest first.
     pub max_log_bytes: u64,
+    /// ... and goes, oldest first, while the disk is fuller than this.
+    pub disk: Option<DiskMark>,
     pub garbage_period: Duration,
     /// Log streams served at a time; more are refused.
     pub max_log_streams: usize,
@@ -87,6 +90,7 @@ impl Default for Tuning {
             keep_ended: Duration::from_secs(24 * 60 * 60),
             max_ended: 1000,
             max_log_bytes: 20 * 1024 * 1024 * 1024,
+            disk: None,
             garbage_period: Duration::from_secs(30),
             max_log_streams: 1024,
             sample_period: Duration::from_secs(5),
@@ -198,7 +202,9 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
             max_ended: parts.tuning.max_ended,
             max_log_bytes: parts.tuning.max_log_bytes,
             period: parts.tuning.garbage_period,
+            disk: parts.tuning.disk.clone(),
         },
+        looking_at_disk: false,
         ready: BTreeSet::new(),
         adopting,
     };

@@ -4,6 +4,7 @@ use super::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
 use crate::domain::command::{Error, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus};
 use crate::domain::event::Event;
 use crate::domain::ids::{JournalId, NodeUid, TaskId};
+use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
 use crate::domain::ssh::SshAccess;
 use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, Submitted};
@@ -38,6 +39,9 @@ pub trait ControllerApi: std::fmt::Debug + Send + Sync + 'static {
 
     /// One node with its GPUs and the tasks on it.
     async fn describe_node(&self, who: &Principal, node: &str) -> Result<NodeDetail, Error>;
+
+    /// An operator's word on a node: durable before it answers, with the node as it is then. A drain goes on by itself.
+    async fn change_node(&self, who: &Principal, node: &str, change: NodeChange) -> Result<NodeView, Error>;
 
     async fn list_gpus(&self, who: &Principal, node: Option<&str>) -> Result<Vec<GpuView>, Error>;
 

@@ -146,8 +146,8 @@ pub enum Command {
     /// List nodes
     #[command(after_help = "Example:\n  wharf nodes --json")]
     Nodes,
-    /// Look at one node
-    #[command(after_help = "Example:\n  wharf node show gpu-03")]
+    /// Look at one node, close it, empty it, forget it
+    #[command(after_help = "Examples:\n  wharf node show gpu-03\n  wharf node drain gpu-03 --deadline 2h --wait")]
     Node {
         #[command(subcommand)]
         command: NodeCommand,
@@ -213,6 +213,45 @@ pub enum NodeCommand {
     Show {
         /// The node's name
         node: String,
+    },
+    /// Place nothing more on a node; what runs there goes on
+    #[command(after_help = "Example:\n  wharf node cordon gpu-03 --reason 'fan 2 is loud'")]
+    Cordon {
+        /// The node's name
+        node: String,
+        /// Why, for those who look
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+    /// Let a node take tasks again; ends a drain
+    #[command(after_help = "Example:\n  wharf node uncordon gpu-03")]
+    Uncordon {
+        /// The node's name
+        node: String,
+    },
+    /// Empty a node: place nothing more there, and let what runs end or move it
+    #[command(after_help = "Example:\n  wharf node drain gpu-03 --reason 'new driver' --deadline 2h --wait")]
+    Drain {
+        /// The node's name
+        node: String,
+        /// Why, for those who look
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+        /// After this long (90s, 15m, 2h, 1d) stop what still runs there and run it elsewhere, uncounted
+        #[arg(long, value_name = "DURATION")]
+        deadline: Option<String>,
+        /// Wait until nothing is held there
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Forget a node; an agent that comes back joins anew
+    #[command(after_help = "Example:\n  wharf node remove gpu-03")]
+    Remove {
+        /// The node's name
+        node: String,
+        /// Also while it may hold tasks: they are taken for dead and run again elsewhere
+        #[arg(long)]
+        force: bool,
     },
 }
 

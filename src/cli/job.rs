@@ -389,7 +389,7 @@ mod tests {
             version: "10.11.12".into(),
             node_uid: String::new(),
             last_heartbeat: None,
-            gpu_driver: Default::default(),
+            ..NodeView::default()
         };
         let nodes = crate::cli::nodes::nodes_table(&[node]);
         assert!(widest(&nodes) <= 100 && nodes.lines().count() == 2, "{nodes}");

@@ -12,6 +12,7 @@ mod job;
 mod jobs;
 mod logs;
 mod node;
+mod node_change;
 mod nodes;
 mod output;
 mod patience;
@@ -30,7 +31,7 @@ mod wait;
 
 pub use args::Cli;
 
-use args::{Command, JobCommand, NodeCommand};
+use args::{Command, JobCommand};
 use clap::{CommandFactory, Parser};
 use context::Context;
 use fail::Failure;
@@ -92,7 +93,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Exec(args) => exec::exec(&context, args).await,
         Command::Ssh(args) => ssh::ssh(&context, args).await,
         Command::Nodes => nodes::nodes(&context).await,
-        Command::Node { command: NodeCommand::Show { node } } => node::show(&context, &node).await,
+        Command::Node { command } => node_change::change(&context, command).await,
         Command::Top => top::top(&context).await,
         Command::Gpus { node, agent } => nodes::gpus(&context, node, agent).await,
         Command::Events(args) => events::events(&context, args).await,

@@ -5,7 +5,7 @@ use super::exit_code::OK;
 use super::fail::Failure;
 use super::{nodes, table};
 use crate::domain::gpu::{DriverState, GpuDriver};
-use crate::domain::view::{NodeDetail, NodeTask};
+use crate::domain::view::{NodeDetail, NodeTask, NodeView};
 
 pub async fn show(context: &Context, node: &str) -> Result<u8, Failure> {
     let detail = context.controller()?.describe_node(&context.who, node).await?;
@@ -23,6 +23,9 @@ fn text(detail: &NodeDetail) -> String {
     let mut text = format!("{}  {}  at {}, heard {heard}\n", node.name, node.state, node.address);
     if let Some(reason) = &node.reason {
         text.push_str(&table::paragraph("  why:     ", reason));
+    }
+    if let Some(line) = closed(node) {
+        text.push_str(&table::paragraph("  closed:  ", &line));
     }
     text.push_str(&format!(
         "  free:    {} of {} CPUs, {} of {} MB, {} of {} GPUs\n",
@@ -49,6 +52,19 @@ fn text(detail: &NodeDetail) -> String {
         text.push_str(&tasks_table(&detail.tasks));
     }
     text
+}
+
+/// What operators want of the node, where that is anything.
+fn closed(node: &NodeView) -> Option<String> {
+    let by = node.by.as_ref()?;
+    let mut line = format!("{} by {by}", node.standing);
+    if let Some(since) = node.since {
+        line.push_str(&format!(", since {} ago", table::ago(since)));
+    }
+    if let Some(deadline) = node.deadline {
+        line.push_str(&format!(", tasks are moved at {}", deadline.to_rfc3339()));
+    }
+    Some(line)
 }
 
 /// Nothing where the node has no GPUs.

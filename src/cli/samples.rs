@@ -6,6 +6,7 @@ use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
 use crate::domain::command::*;
 use crate::domain::event::Event;
 use crate::domain::ids::{JournalId, NodeUid, TaskId};
+use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
 use crate::domain::time::Timestamp;
 use crate::domain::view::*;
@@ -158,6 +159,10 @@ impl ControllerApi for Scripted {
     }
 
     async fn describe_node(&self, _: &Principal, _: &str) -> Result<NodeDetail, Error> {
+        unscripted()
+    }
+
+    async fn change_node(&self, _: &Principal, _: &str, _: NodeChange) -> Result<NodeView, Error> {
         unscripted()
     }
 

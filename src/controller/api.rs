@@ -12,6 +12,7 @@ use crate::domain::command::{
 use crate::domain::event::Event;
 use crate::domain::ids::{JobId, JournalId, NodeName, NodeUid, TaskId};
 use crate::domain::job::Job;
+use crate::domain::node::NodeChange;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::quantity::DEFAULT_GRACE_MS;
 use crate::domain::ssh::SshAccess;
@@ -85,6 +86,15 @@ fn may_touch(who: &Principal, owner: &str, what: &str) -> Result<(), Error> {
     Err(Error::new(ErrorKind::NotAllowed, message))
 }
 
+/// Only operators and admins decide about nodes.
+fn operators_only(who: &Principal, what: &str) -> Result<(), Error> {
+    if who.roles.iter().any(|role| matches!(role, Role::Admin | Role::Operator)) {
+        return Ok(());
+    }
+    let message = format!("{what}: only an operator or an admin may do that, not {}", who.user);
+    Err(Error::new(ErrorKind::NotAllowed, message))
+}
+
 /// Only agents speak for nodes.
 fn agents_only(who: &Principal) -> Result<(), Error> {
     if who.roles.contains(&Role::Agent) {
@@ -140,13 +150,25 @@ impl ControllerApi for Controller {
     async fn list_nodes(&self, _who: &Principal) -> Result<Vec<NodeView>, Error> {
         let state = read(&self.shared);
         let holders = views::holders(&state);
-        Ok(state.nodes.values().map(|node| views::node(node, &holders)).collect())
+        Ok(state.nodes.values().map(|node| views::node(&state, node, &holders)).collect())
     }
 
     async fn describe_node(&self, _who: &Principal, node: &str) -> Result<NodeDetail, Error> {
         let state = read(&self.shared);
         let known = state.nodes.get(&NodeName::from(node)).ok_or_else(|| unknown_node(&state, node))?;
         Ok(node_detail::of(&state, known))
+    }
+
+    async fn change_node(&self, who: &Principal, node: &str, change: NodeChange) -> Result<NodeView, Error> {
+        operators_only(who, &format!("node {node}"))?;
+        let name = {
+            let state = read(&self.shared);
+            let name = NodeName::from(node);
+            state.nodes.get(&name).ok_or_else(|| unknown_node(&state, node))?;
+            name
+        };
+        let who = who.clone();
+        self.ask(|reply| Message::ChangeNode { who, node: name, change, reply }).await
     }
 
     async fn list_gpus(&self, _who: &Principal, node: Option<&str>) -> Result<Vec<GpuView>, Error> {

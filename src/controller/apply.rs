@@ -3,7 +3,7 @@
 use super::core::{ControllerParts, Message, Outbox};
 use super::persist::keys_of_generation;
 use super::state::{Node, State};
-use super::{forget, nodes, possible, schedule, submit};
+use super::{drain, forget, lost, nodes, possible, schedule, submit};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::ids::{Generation, JobId, NodeName, RunId, TaskId};
 use crate::domain::job::JobState;
@@ -15,6 +15,7 @@ use crate::domain::task::{TaskState, TaskStatus};
 use crate::domain::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Notices of a task that are kept, and the longest sentence of an agent.
@@ -29,6 +30,8 @@ pub(super) struct Context<'a> {
     pub(super) instant: Instant,
     /// When this controller began to listen: before that nobody can have been heard.
     pub(super) started: Instant,
+    /// How long this controller has been running, suspended time included: the clock of leases.
+    pub(super) running_for: Duration,
     pub(super) parts: &'a ControllerParts,
     pub(super) outbox: &'a mut Outbox,
 }
@@ -44,6 +47,10 @@ pub(super) fn message(state: &mut State, message: Message, context: &mut Context
             stop_job(state, job, grace_ms, &who.user, context.now);
             context.outbox.answer(reply, Ok(()));
         }
+        Message::ChangeNode { who, node, change, reply } => {
+            let result = drain::change(state, &who, &node, &change, context);
+            context.outbox.answer(reply, result);
+        }
         Message::Register { registration, reply } => {
             let result = nodes::register(state, registration, context);
             context.outbox.answer(reply, result);
@@ -53,6 +60,7 @@ pub(super) fn message(state: &mut State, message: Message, context: &mut Context
             context.outbox.answer(reply, Ok(result));
         }
         Message::Report { node_uid, statuses, reply } => {
+            lost::heard_from(state, &node_uid, context.running_for);
             let acknowledged = statuses.last().map_or(0, |status| status.sequence);
             for status in statuses {
                 if let Some(node) = state.node_by_uid(&node_uid).map(|(name, _)| name.clone()) {
@@ -62,7 +70,12 @@ pub(super) fn message(state: &mut State, message: Message, context: &mut Context
             context.outbox.answer(reply, Ok(acknowledged));
         }
         Message::Ping { reply } => context.outbox.answer(reply, Ok(())),
-        Message::Answered { action, result } => answered(state, &action, result, context.now),
+        Message::Answered { action, result } => {
+            if result.is_ok() {
+                lost::heard_at(state, &action.node, context.running_for);
+            }
+            answered(state, &action, result, context.now);
+        }
         Message::Listed { node, node_uid, asked, result } => {
             if state.nodes.get(&node).is_some_and(|known| *known.uid() == node_uid) {
                 listed(state, &node, &asked, result, context);
@@ -77,6 +90,7 @@ pub(super) fn refuse(message: Message, error: &Error) {
     match message {
         Message::Submit { reply, .. } => drop(reply.send(Err(error.clone()))),
         Message::StopJob { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Message::ChangeNode { reply, .. } => drop(reply.send(Err(error.clone()))),
         Message::Register { reply, .. } => drop(reply.send(Err(error.clone()))),
         Message::Heartbeat { reply, .. } => drop(reply.send(Err(error.clone()))),
         Message::Report { reply, .. } => drop(reply.send(Err(error.clone()))),
@@ -87,7 +101,10 @@ pub(super) fn refuse(message: Message, error: &Error) {
 
 /// Time passes.
 pub(super) fn tick(state: &mut State, context: &mut Context<'_>) {
-    nodes::notice_silence(state, context);
+    lost::notice_silence(state, context);
+    lost::doubt(state, context);
+    lost::replace(state, context);
+    drain::tick(state, context.now);
     let silent = nodes::silent(state, context);
     forget::old_jobs(state, context.parts.keep_ended_jobs);
     schedule::notice_back_offs(state, context.now);
@@ -128,7 +145,8 @@ pub(super) fn keep_heard(state: &mut State, heard: BTreeMap<NodeName, Node>) {
         {
             // The batch that brought it may be the one that was lost.
             state.dirty.nodes.insert(name);
-            *loaded = node;
+            // What operators want is the store's word alone.
+            *loaded = Node { standing: loaded.standing.clone(), ..node };
         }
     }
 }
@@ -254,7 +272,7 @@ fn answered(state: &mut State, action: &Action, result: Result<TaskStatus, Error
 }
 
 /// An agent has let go of a task: its resources are free.
-fn release(state: &mut State, action: &Action, now: Timestamp) {
+pub(super) fn release(state: &mut State, action: &Action, now: Timestamp) {
     let id = action.task;
     let seat = state.runs.get(&id.run).and_then(|run| run.seat_of(id.role, id.index, action.generation).cloned());
     let released = change_run(state, id.run, now, |run, _| run.released(id.role, id.index, action.generation));

@@ -10,10 +10,11 @@ use crate::domain::command::{
     Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
 };
 use crate::domain::ids::{Generation, JobId, NodeName, NodeUid, RunId, TaskId, Term};
+use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
 use crate::domain::run::Action;
 use crate::domain::task::TaskStatus;
-use crate::domain::view::Submitted;
+use crate::domain::view::{NodeView, Submitted};
 use crate::scheduler::Policy;
 use crate::store::Store;
 use crate::store::history::EventLog;
@@ -120,6 +121,13 @@ pub(super) enum Message {
         statuses: Vec<SequencedStatus>,
         reply: Reply<u64>,
     },
+    /// An operator's word on a node.
+    ChangeNode {
+        who: Principal,
+        node: NodeName,
+        change: NodeChange,
+        reply: Reply<NodeView>,
+    },
     /// For a sign of life; changes nothing.
     Ping {
         reply: Reply<()>,
@@ -174,6 +182,8 @@ pub async fn start(
     let fresh = uuid::Uuid::new_v4().to_string();
     let taking = |error| Error::unavailable(format!("taking the lead on the store: {error}"));
     let (cluster_id, term) = persist::take_term(&*parts.store, &fresh).await.map_err(taking)?;
+    // Whoever led before may have granted leases until now.
+    let began = parts.clock.boottime();
     let state = persist::load(&*parts.store, cluster_id, term).await?;
     tracing::info!(%term, jobs = state.jobs.len(), nodes = state.nodes.len(), "controller has the lead");
     let parts = Arc::new(parts);
@@ -190,6 +200,7 @@ pub async fn start(
         cancel: cancel.clone(),
         term,
         started: tokio::time::Instant::now(),
+        began,
         swept: tokio::time::Instant::now(),
     };
     let explaining = Arc::new(Semaphore::new(EXPLAINING));
@@ -206,6 +217,8 @@ struct Core {
     cancel: CancellationToken,
     term: Term,
     started: tokio::time::Instant,
+    /// When it had the lead, on the clock of leases.
+    began: Duration,
     swept: tokio::time::Instant,
 }
 
@@ -252,14 +265,16 @@ impl Core {
         {
             let mut state = write(&self.shared);
             let started = self.started;
-            let mut context = apply::Context { now, instant, started, parts: &self.parts, outbox: &mut outbox };
+            let running_for = self.parts.clock.boottime().saturating_sub(self.began);
+            let (parts, outbox) = (&*self.parts, &mut outbox);
+            let mut context = apply::Context { now, instant, started, running_for, parts, outbox };
             for message in batch {
                 apply::message(&mut state, message, &mut context);
             }
             if ticked {
                 apply::tick(&mut state, &mut context);
             }
-            schedule::place_waiting(&mut state, &self.parts.policy, now, &mut outbox.touched);
+            schedule::place_waiting(&mut state, &self.parts.policy, now, &mut context.outbox.touched);
         }
         if ticked {
             outbox.touched.extend(self.dispatcher.due(instant));

@@ -21,7 +21,7 @@ pub(super) fn of(state: &State, node: &Node) -> NodeDetail {
     let tasks: Vec<NodeTask> = tasks.into_iter().map(|(_, task)| task).collect();
     let cpus_held = tasks.iter().fold(0u32, |sum, task| sum.saturating_add(task.cpus));
     let memory_held = tasks.iter().fold(0u64, |sum, task| sum.saturating_add(task.memory_mb));
-    let view = views::node(node, &holders);
+    let view = views::node(state, node, &holders);
     NodeDetail {
         cpus_free: view.cpus.saturating_sub(cpus_held),
         memory_free_mb: view.memory_mb.saturating_sub(memory_held),

@@ -1,12 +1,14 @@
 //! Nodes: who is there, who is silent, and what should be on them.
 
 use super::apply::{Context, change_run};
-use super::persist::{key_of_node, registration_bytes};
+use super::lost;
+use super::persist::registration_bytes;
 use super::schedule;
 use super::state::{Node, State};
 use crate::domain::command::{Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration};
 use crate::domain::gpu::GpuState;
 use crate::domain::ids::{Generation, NodeName, TaskId, Term};
+use crate::domain::node::Standing;
 use crate::domain::reconcile::{self, DesiredTask, Phase};
 use crate::domain::run::{Action, Leftover, Phase as RunPhase, Run, RunTask, Verb};
 use crate::domain::task::TaskState;
@@ -48,7 +50,18 @@ pub(super) fn register(
         );
         return Err(Error::new(ErrorKind::AlreadyExists, message));
     }
-    rename(state, &registration)?;
+    if let Some(known) = state.nodes.get(&name).filter(|known| *known.uid() != registration.node_uid)
+        && let Some(left) = lost::may_live_for(state, &name, context)
+    {
+        let message = format!(
+            "tasks may still live on {}, which had the name {name} and is not heard; the name is free in {} s, or when \
+             that node is removed with --force",
+            known.registration.address,
+            left.as_secs() + 1
+        );
+        return Err(Error::new(ErrorKind::AlreadyExists, message));
+    }
+    let renamed = rename(state, &registration)?;
     // Whom it obeyed is of this moment and not stored: kept, it would make every node look changed, and be written
     // again, each time that a controller starts.
     (registration.cluster_id, registration.term) = (String::new(), Term(0));
@@ -61,8 +74,16 @@ pub(super) fn register(
         state.note(context.now, "node.joined", None, None, Some(&name), message);
     }
     note_gpus(state, &registration, context);
+    // What operators want of a node holds for the machine, and for the next one of its name.
+    let before = renamed.or_else(|| state.nodes.get(&name).map(|known| known.standing.clone())).unwrap_or_default();
+    let standing = Standing { lost_at: None, ..before };
+    if state.nodes.get(&name).is_none_or(|known| known.standing != standing) {
+        state.dirty.standings.insert(name.clone());
+    }
     let node = Node {
         registration,
+        standing,
+        renewed: Some(context.running_for),
         heard: Some(context.instant),
         last_heartbeat: Some(context.now),
         reachable: true,
@@ -104,7 +125,7 @@ fn note_gpus(state: &mut State, registration: &Registration, context: &Context<'
 }
 
 /// Heard lately, or not yet given the time to be heard by this controller.
-fn may_live(node: &Node, context: &Context<'_>) -> bool {
+pub(super) fn may_live(node: &Node, context: &Context<'_>) -> bool {
     node.reachable || (node.heard.is_none() && context.instant - context.started < context.parts.node_timeout)
 }
 
@@ -139,10 +160,11 @@ fn refuse_oversized(registration: &Registration) -> Result<(), Error> {
     Err(Error::new(ErrorKind::Invalid, message))
 }
 
-/// A node that comes back under another name leaves the old one, once nothing of it is on the books.
-fn rename(state: &mut State, registration: &Registration) -> Result<(), Error> {
+/// A node that comes back under another name leaves the old one, once nothing of it is on the books, and takes along
+/// what operators want of it.
+fn rename(state: &mut State, registration: &Registration) -> Result<Option<Standing>, Error> {
     let known = state.node_by_uid(&registration.node_uid).map(|(name, _)| name.clone());
-    let Some(old) = known.filter(|old| *old != registration.name) else { return Ok(()) };
+    let Some(old) = known.filter(|old| *old != registration.name) else { return Ok(None) };
     let tasks = desired_tasks(state, &old).len();
     if tasks > 0 {
         let message = format!(
@@ -151,9 +173,10 @@ fn rename(state: &mut State, registration: &Registration) -> Result<(), Error> {
         );
         return Err(Error::refused(message));
     }
-    state.nodes.remove(&old);
-    state.garbage.push(key_of_node(&old));
-    Ok(())
+    let standing = state.nodes.remove(&old).map(|node| node.standing);
+    state.dirty.nodes.insert(old.clone());
+    state.dirty.standings.insert(old);
+    Ok(standing)
 }
 
 pub(super) fn heartbeat(state: &mut State, heartbeat: Heartbeat, context: &mut Context<'_>) -> HeartbeatReply {
@@ -165,34 +188,12 @@ pub(super) fn heartbeat(state: &mut State, heartbeat: Heartbeat, context: &mut C
     // Not heard since this start, or silent for long: what is on it has to be compared first.
     let register_again = !node.reachable || node.registration.journal_id != heartbeat.journal_id;
     if !register_again {
-        node.heard = Some(context.instant);
+        (node.heard, node.renewed) = (Some(context.instant), Some(context.running_for));
         node.last_heartbeat = Some(context.now);
         node.samples = heartbeat.samples.into_iter().collect();
         node.progress = heartbeat.progress.into_iter().take(MAX_PROGRESS).collect();
     }
     HeartbeatReply { term, register_again }
-}
-
-/// Nodes that have not been heard for too long are unreachable: nothing is placed there.
-pub(super) fn notice_silence(state: &mut State, context: &mut Context<'_>) {
-    let silent: Vec<NodeName> = state
-        .nodes
-        .iter()
-        .filter(|(_, node)| node.reachable)
-        .filter(|(_, node)| {
-            context.instant.duration_since(node.heard.unwrap_or(context.started)) > context.parts.node_timeout
-        })
-        .map(|(name, _)| name.clone())
-        .collect();
-    for name in silent {
-        if let Some(node) = state.nodes.get_mut(&name) {
-            node.reachable = false;
-        }
-        schedule::nodes_changed(state);
-        let message = format!("not heard for {} s", context.parts.node_timeout.as_secs_f32());
-        tracing::warn!(node = %name, "{message}");
-        state.note(context.now, "node.unreachable", None, None, Some(&name), message);
-    }
 }
 
 /// Nodes that have had their time to be heard and were not.
@@ -258,13 +259,13 @@ pub(super) fn reconcile(
         // Reports of the same list were taken already.
         reconcile::Action::Adopt(_) => {}
         reconcile::Action::Stop { id, generation } => {
-            if !is_ours(state, id, generation) {
+            if !is_ours(state, node, id, generation) {
                 tracing::warn!(%node, task = %id, "stopping a task that no job has there");
                 context.outbox.orphans.push(command(Verb::Stop, id, generation));
             }
         }
         reconcile::Action::Release { id, generation } => {
-            if !is_ours(state, id, generation) {
+            if !is_ours(state, node, id, generation) {
                 context.outbox.orphans.push(command(Verb::Release, id, generation));
             }
         }
@@ -278,10 +279,13 @@ pub(super) fn reconcile(
 }
 
 /// A run still looks after this generation of the task by itself.
-fn is_ours(state: &State, id: TaskId, generation: Generation) -> bool {
+fn is_ours(state: &State, node: &NodeName, id: TaskId, generation: Generation) -> bool {
     state.runs.get(&id.run).is_some_and(|run| {
-        let seated = run.generation == generation && run.find(id.role, id.index).is_some();
-        let left = |left: &Leftover| (left.role, left.index, left.generation) == (id.role, id.index, generation);
+        let held = |at: usize| !run.tasks[at].released && run.tasks[at].seat.node == *node;
+        let seated = run.generation == generation && run.find(id.role, id.index).is_some_and(held);
+        let left = |left: &Leftover| {
+            (left.role, left.index, left.generation) == (id.role, id.index, generation) && left.seat.node == *node
+        };
         (seated && !run.settled) || run.leftovers.iter().any(left)
     })
 }

@@ -1,7 +1,9 @@
 //! A sign of life: answered by the core itself, with what it has to do.
 
 use super::core::{Controller, Message, read};
+use super::drain::state_of;
 use crate::domain::command::{Error, ErrorKind};
+use crate::scheduler::NodeState;
 use std::fmt;
 use tokio::sync::oneshot;
 
@@ -13,7 +15,7 @@ pub struct Pulse {
     pub nodes: usize,
     /// In the state that `wharf nodes` shows as READY.
     pub nodes_ready: usize,
-    /// Why the last batch did not get into the store.
+    /// Why the last batch did not get into the store, or why the controller doubts itself.
     pub trouble: Option<String>,
 }
 
@@ -41,8 +43,8 @@ impl Controller {
             jobs_unfinished: state.names.len(),
             runs_queued: state.queue.len(),
             nodes: state.nodes.len(),
-            nodes_ready: state.nodes.values().filter(|node| node.reachable).count(),
-            trouble,
+            nodes_ready: state.nodes.values().filter(|node| state_of(node) == NodeState::Ready).count(),
+            trouble: trouble.or_else(|| state.suspicion.map(|suspicion| suspicion.to_string())),
         })
     }
 }

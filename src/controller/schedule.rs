@@ -12,9 +12,7 @@ use crate::domain::spec::JobSpec;
 use crate::domain::time::Timestamp;
 use crate::scheduler::queue::LOOK_AHEAD;
 use crate::scheduler::quota::{Amount, OverQuota};
-use crate::scheduler::{
-    self, Decision, NodeSnapshot, NodeState, Placement, Policy, Quotas, Request, Snapshot, Waiting,
-};
+use crate::scheduler::{self, Decision, NodeSnapshot, Placement, Policy, Quotas, Request, Snapshot, Waiting};
 use std::collections::BTreeSet;
 
 /// Of each virtual cluster at least.
@@ -122,7 +120,7 @@ pub(super) fn books(state: &mut State, policy: &Policy, now: Timestamp) -> Books
 /// Nodes, and what is promised on them.
 pub(super) fn build(state: &State, policy: &Policy, now: Timestamp) -> Books {
     let nodes = state.nodes.values().map(|node| {
-        let condition = if node.reachable { NodeState::Ready } else { NodeState::Unreachable };
+        let condition = super::drain::state_of(node);
         let name = node.registration.name.clone();
         let inventory = &node.registration.inventory;
         let mut snapshot = NodeSnapshot::new(name, node.host(), condition, inventory);

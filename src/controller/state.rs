@@ -7,12 +7,15 @@ use crate::domain::event::Event;
 use crate::domain::gpu::GpuSample;
 use crate::domain::ids::{Generation, GpuUuid, JobId, NodeName, NodeUid, RunId, TaskId, Term};
 use crate::domain::job::{Job, JobState};
+use crate::domain::node::Standing;
+use crate::domain::node_lost::Suspicion;
 use crate::domain::run::{Phase, Run};
 use crate::domain::spec::JobSpec;
 use crate::domain::time::Timestamp;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Place in the queue: higher priority first, then the longer waiting.
 pub(super) type QueueKey = (Reverse<i32>, Timestamp, RunId);
@@ -45,6 +48,8 @@ pub(super) struct State {
     pub(super) busy_ports: BusyPorts,
     /// Something was freed, or waits anew: worth a pass of the scheduler.
     pub(super) schedule_due: bool,
+    /// Why the controller doubts that silent nodes are lost.
+    pub(super) suspicion: Option<Suspicion>,
     /// When back-offs were last looked at.
     pub(super) looked_at: Timestamp,
 }
@@ -66,15 +71,22 @@ pub(super) struct Dirty {
     pub(super) tasks: BTreeSet<TaskId>,
     /// Tasks of rolled back generations that were let go of.
     pub(super) freed: BTreeSet<(TaskId, Generation)>,
+    /// Those that are no more are deleted.
     pub(super) nodes: BTreeSet<NodeName>,
+    /// Nodes whose standing has changed.
+    pub(super) standings: BTreeSet<NodeName>,
     /// Not written to the store but to history, after the commit; sequence numbers are given there.
     pub(super) events: Vec<Event>,
 }
 
-/// One node. Only the registration is stored; the rest is heard again after a restart.
+/// One node. Only registration and standing are stored; the rest is heard again after a restart.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) registration: Registration,
+    pub(super) standing: Standing,
+    /// When its agent last said anything, which may have renewed leases, on the clock of leases
+    /// ([`Context::running_for`](super::apply::Context)); `None`: not since this start.
+    pub(super) renewed: Option<Duration>,
     /// When its agent was last heard, on the controller's monotonic clock; `None`: not since this start.
     pub(super) heard: Option<tokio::time::Instant>,
     pub(super) last_heartbeat: Option<Timestamp>,

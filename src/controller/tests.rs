@@ -3,10 +3,12 @@
 mod agent;
 mod big;
 mod cluster;
+mod draining;
 mod events;
 mod forgetting;
 mod jobs;
 mod life;
+mod lost;
 mod nodes;
 mod placing;
 mod reading;

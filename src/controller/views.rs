@@ -1,7 +1,9 @@
 //! The state as callers are shown it.
 
-use super::schedule;
+use super::nodes::desired_tasks;
+use super::{drain, schedule};
 use super::state::{Node, State};
+use crate::domain::exit::ExitClass;
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::{GpuUuid, TaskId};
 use crate::domain::job::Job;
@@ -95,7 +97,11 @@ fn reason(state: &State, job: &Job, run: Option<&Run>) -> Option<String> {
                 .map(|task| task.seat.node.0.as_str())
                 .collect();
             let names = unreachable.into_iter().collect::<Vec<_>>().join(", ");
-            (!names.is_empty()).then(|| format!("its tasks on {names} cannot be reached"))
+            let preempted = run.outcome.as_ref().filter(|outcome| outcome.exit.class == ExitClass::Preempted);
+            match names.is_empty() {
+                false => Some(format!("its tasks on {names} cannot be reached")),
+                true => preempted.map(|outcome| format!("it makes room: {}", outcome.exit.reason)),
+            }
         }
         Phase::Staging => Some("its images and code are being fetched".to_owned()),
         Phase::Preparing | Phase::Launching => Some("its tasks are being prepared".to_owned()),
@@ -192,7 +198,7 @@ pub(super) fn holders(state: &State) -> HashMap<GpuUuid, TaskId> {
     holders
 }
 
-pub(super) fn node(node: &Node, holders: &HashMap<GpuUuid, TaskId>) -> NodeView {
+pub(super) fn node(state: &State, node: &Node, holders: &HashMap<GpuUuid, TaskId>) -> NodeView {
     let inventory = &node.registration.inventory;
     let divided = |gpu: &Gpu| inventory.gpus.iter().any(|other| other.mig_parent.as_ref() == Some(&gpu.uuid));
     let usable: Vec<&Gpu> = inventory.gpus.iter().filter(|gpu| !divided(gpu)).collect();
@@ -201,8 +207,13 @@ pub(super) fn node(node: &Node, holders: &HashMap<GpuUuid, TaskId>) -> NodeView 
     NodeView {
         name: node.registration.name.0.clone(),
         address: node.registration.address.clone(),
-        state: if node.reachable { "READY" } else { "UNREACHABLE" }.to_owned(),
-        reason: (!node.reachable).then(|| "its agent has not been heard".to_owned()),
+        state: drain::state_of(node).as_str().to_owned(),
+        reason: why(state, node),
+        by: Some(node.standing.by.clone()).filter(|by| !by.is_empty()),
+        since: node.standing.since.or(node.standing.lost_at),
+        deadline: node.standing.deadline,
+        standing: drain::standing_of(&node.standing).as_str().to_owned(),
+        tasks_held: u32::try_from(desired_tasks(state, &node.registration.name).len()).unwrap_or(u32::MAX),
         gpus_total: u32::try_from(usable.len()).unwrap_or(u32::MAX),
         gpus_free: u32::try_from(free).unwrap_or(u32::MAX),
         cpus: inventory.cpus,
@@ -213,6 +224,18 @@ pub(super) fn node(node: &Node, holders: &HashMap<GpuUuid, TaskId>) -> NodeView 
         last_heartbeat: node.last_heartbeat,
         gpu_driver: inventory.gpu_driver.clone(),
     }
+}
+
+/// One sentence on why a node takes no tasks.
+fn why(state: &State, node: &Node) -> Option<String> {
+    let wished = node.standing.sentence();
+    if node.reachable {
+        return wished;
+    }
+    let doubt = state.suspicion.filter(|_| node.standing.lost_at.is_some());
+    let silent = "its agent has not been heard".to_owned();
+    let parts = std::iter::once(silent).chain(doubt.map(|doubt| doubt.to_string())).chain(wished);
+    Some(parts.collect::<Vec<_>>().join("; "))
 }
 
 pub(super) fn gpus(state: &State, node: &Node, holders: &HashMap<GpuUuid, TaskId>) -> Vec<GpuView> {

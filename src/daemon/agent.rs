@@ -2,6 +2,7 @@
 
 use super::notify::{ServiceManager, keep_informed};
 use super::{host, make_state_dir, pulse, runtime};
+use crate::agent::pressure::DiskMark;
 use crate::agent::{self, AgentHandle, AgentParts, AgentRunning, PortClaim, Tuning, load_identity};
 use crate::api::ControllerApi;
 use crate::config::{AgentConfig, GpuChoice};
@@ -68,6 +69,8 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
         clock: Arc::new(SystemClock),
         tuning: Tuning {
             keep_ended: Duration::from_secs(u64::from(config.keep_ended_hours) * 3600),
+            disk: (config.disk_high_percent < 100)
+                .then(|| DiskMark::of(config.data_dir.clone(), config.disk_high_percent)),
             ignored_processes: IgnoredProcesses::new(config.ignore_processes.iter().cloned()),
             ..Tuning::default()
         },

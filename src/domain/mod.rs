@@ -12,6 +12,8 @@ pub mod ids;
 pub mod job;
 pub mod lifecycle;
 pub mod nearest;
+pub mod node;
+pub mod node_lost;
 pub mod placement;
 pub mod principal;
 pub mod promise;

@@ -182,7 +182,7 @@ pub struct ExplainedReason {
 }
 
 /// `wharf nodes`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct NodeView {
     pub name: String,
     pub address: String,
@@ -199,6 +199,21 @@ pub struct NodeView {
     pub last_heartbeat: Option<Timestamp>,
     #[serde(default)]
     pub gpu_driver: GpuDriver,
+    /// What `state` is, or would be if the agent were heard.
+    #[serde(default)]
+    pub standing: String,
+    /// Who closed it.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// Since when it is closed, or not heard.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
+    /// Of a drain: what still runs then is moved.
+    #[serde(default)]
+    pub deadline: Option<Timestamp>,
+    /// Tasks that hold anything there, or may.
+    #[serde(default)]
+    pub tasks_held: u32,
 }
 
 /// `wharf node show`: the node's own fields, and these.

@@ -14,6 +14,7 @@ use crate::domain::command::{
 };
 use crate::domain::event::Event;
 use crate::domain::ids::{JournalId, NodeUid, TaskId};
+use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
 use crate::domain::quantity::MAX_MESSAGE_BYTES;
 use crate::domain::ssh::SshAccess;
@@ -161,6 +162,12 @@ impl ControllerApi for ControllerClient {
         let message = pb::DescribeNodeRequest { principal: Some(who.clone().into()), node: node.to_owned() };
         self.call("DescribeNode", message, |mut c, r| async move { c.describe_node(r).await }, NodeDetail::try_from)
             .await
+    }
+
+    async fn change_node(&self, who: &Principal, node: &str, change: NodeChange) -> Result<NodeView, Error> {
+        let change = Some(convert::node_change::message(change));
+        let message = pb::ChangeNodeRequest { principal: Some(who.clone().into()), node: node.to_owned(), change };
+        self.call("ChangeNode", message, |mut c, r| async move { c.change_node(r).await }, NodeView::try_from).await
     }
 
     async fn list_gpus(&self, who: &Principal, node: Option<&str>) -> Result<Vec<GpuView>, Error> {

@@ -128,6 +128,17 @@ impl Controller for ControllerService {
         call.reply(answer.await)
     }
 
+    async fn change_node(&self, request: Request<pb::ChangeNodeRequest>) -> Result<Response<pb::Node>, Status> {
+        let (call, request) = self.gate.open("ChangeNode", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            let node = call.parsed(filled(request.node, "node", MAX_WORD_BYTES))?;
+            let change = call.parsed(convert::node_change::parse(request.change))?;
+            Ok(self.api.change_node(&who, &node, change).await?.into())
+        };
+        call.reply(answer.await)
+    }
+
     async fn list_gpus(&self, request: Request<pb::ListGpusRequest>) -> Result<Response<pb::ListGpusReply>, Status> {
         let (call, request) = self.gate.open("ListGpus", request);
         let answer = async {

@@ -8,6 +8,7 @@ use crate::domain::command::{
 };
 use crate::domain::event::Event;
 use crate::domain::ids::{JournalId, NodeUid, TaskId, Term};
+use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
 use crate::domain::task::TaskStatus;
 use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, Submitted};
@@ -101,6 +102,10 @@ impl ControllerApi for Scripted {
     }
 
     async fn describe_node(&self, _: &Principal, _: &str) -> Result<NodeDetail, Error> {
+        unscripted()
+    }
+
+    async fn change_node(&self, _: &Principal, _: &str, _: NodeChange) -> Result<NodeView, Error> {
         unscripted()
     }
 

@@ -234,3 +234,52 @@ async fn released_tasks_leave_logs_within_a_budget_and_nothing_else() {
     assert_eq!([0, 2, 3].map(|index| machine.count("purge", task(index))), [1, 0, 0]);
     node.end().await;
 }
+
+/// Nearly full once for each time that the file `full` is put there.
+fn full_once(folder: &std::path::Path) -> std::io::Result<crate::agent::pressure::DiskUse> {
+    let full = std::fs::remove_file(folder.join("full")).is_ok();
+    let available_bytes = if full { 50 * 1024 } else { 900 * 1024 };
+    Ok(crate::agent::pressure::DiskUse { total_bytes: 1000 * 1024, available_bytes })
+}
+
+#[tokio::test]
+async fn a_disk_that_is_nearly_full_costs_the_oldest_logs_also_after_a_restart() {
+    const KIB: usize = 1024;
+    let logs = tempfile::tempdir().unwrap();
+    let mark =
+        crate::agent::pressure::DiskMark { folder: logs.path().to_owned(), high_percent: 90, measure: full_once };
+    let mut node = Node::with(None, super::Tuning { disk: Some(mark), ..tuning() }).await;
+    node.machine.set_logs(logs.path().to_owned());
+    for index in 0..3 {
+        let dir = logs.path().join(task(index).to_string());
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("log.0"), vec![7; 100 * KIB]).unwrap();
+        running(&node, index, "GPU-0").await;
+        node.clock.advance(Duration::from_secs(1));
+        node.agent.release(header(1), task(index)).await.unwrap();
+        super::eventually("it is cleared", || node.machine.count("clear_work", task(index)) == 1).await;
+    }
+    let full = logs.path().join("full");
+    let fill = || std::fs::write(&full, "").unwrap();
+    // Too young: somebody may be about to read them.
+    for _ in 0..2 {
+        fill();
+        super::eventually("it was looked at", || !full.exists()).await;
+    }
+    assert_eq!([0, 1, 2].map(|index| node.machine.count("purge", task(index))), [0; 3]);
+    node.clock.advance(Duration::from_secs(600));
+    for index in 0..3 {
+        super::eventually("it is purged", || {
+            fill();
+            node.machine.count("purge", task(index)) == 1
+        })
+        .await;
+    }
+    node.restart().await;
+    for _ in 0..2 {
+        fill();
+        super::eventually("it was looked at", || !full.exists()).await;
+    }
+    assert_eq!([0, 1, 2].map(|index| node.machine.count("purge", task(index))), [1; 3], "what is gone is gone");
+    node.end().await;
+}

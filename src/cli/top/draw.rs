@@ -71,7 +71,7 @@ fn head<'a>(picture: &Picture, silent: Option<&str>, view: &View) -> Paragraph<'
             format!("NO ANSWER since {clock} UTC: {}", one_line(why)),
             view.style(Color::Red).add_modifier(Modifier::BOLD),
         ),
-        None => Line::raw(format!("{clock} UTC")),
+        None => Line::raw(format!("{clock} UTC   {}", picture.closed_line())),
     };
     Paragraph::new(vec![first, second])
 }

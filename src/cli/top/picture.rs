@@ -1,5 +1,6 @@
 //! What the controller said at one time, and the sums over it. Pure.
 
+use crate::cli::table::one_line;
 use crate::domain::gpu::GpuState;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{GpuView, JobView, NodeView};
@@ -28,6 +29,14 @@ impl Picture {
             }
         }
         line
+    }
+
+    /// `gpu-03 DRAINING: being drained by ann: new driver`; of every node that takes no tasks.
+    pub(super) fn closed_line(&self) -> String {
+        let closed = self.nodes.iter().filter_map(|node| Some((node, one_line(node.reason.as_ref()?))));
+        let parts: Vec<String> =
+            closed.map(|(node, why)| format!("{} {}: {why}", one_line(&node.name), node.state)).collect();
+        parts.join("; ")
     }
 
     /// `16 GPUs, 12 HELD, 3 FREE, 1 WITHHELD`.

@@ -3,7 +3,7 @@
 use super::draw::{View, draw};
 use super::picture::Picture;
 use crate::cli::samples;
-use crate::domain::gpu::{GpuDriver, GpuState};
+use crate::domain::gpu::GpuState;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{GpuView, NodeView};
 use ratatui::Terminal;
@@ -46,7 +46,7 @@ fn picture(gpus: u32) -> Picture {
         version: "0.1.0".into(),
         node_uid: "u".into(),
         last_heartbeat: None,
-        gpu_driver: GpuDriver::default(),
+        ..NodeView::default()
     };
     let mut all: Vec<GpuView> = (0..gpus).map(|index| gpu(index, GpuState::Held, Some("7.7.0.0"))).collect();
     all[0] = gpu(0, GpuState::Withheld, None);

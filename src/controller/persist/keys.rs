@@ -4,9 +4,12 @@ use crate::domain::command::Error;
 use crate::domain::ids::{Generation, JobId, NodeName, RunId, TaskId};
 use crate::domain::job::Job;
 
-/// The key of a node that goes by another name now.
-pub(in crate::controller) fn key_of_node(name: &NodeName) -> String {
+pub(super) fn key_of_node(name: &NodeName) -> String {
     format!("node/{name}")
+}
+
+pub(super) fn key_of_standing(name: &NodeName) -> String {
+    format!("standing/{name}")
 }
 
 /// Everything that the store has of a job, in the order to delete it: what makes it known goes last, so that a

@@ -6,6 +6,7 @@ use super::record::{StoredNode, StoredSeat, StoredTask, decode, loaded_task};
 use crate::domain::command::Error;
 use crate::domain::ids::{Generation, JobId, RunId, Term};
 use crate::domain::job::Job;
+use crate::domain::node::Standing;
 use crate::domain::run::{Leftover, Run};
 use crate::domain::spec::JobSpec;
 use crate::store::{Range, Store, StoreError, chunked};
@@ -27,10 +28,16 @@ pub(in crate::controller) async fn load(store: &dyn Store, cluster_id: String, t
     }
     load_specs(store, &mut state).await?;
     load_runs(store, &mut state).await?;
+    let mut standings: HashMap<String, Standing> = HashMap::new();
+    for (key, value) in scan(store, "standing/").await? {
+        standings.insert(key.trim_start_matches("standing/").to_owned(), decode(&key, &value)?);
+    }
     for (key, value) in scan(store, "node/").await? {
         let registration = decode::<StoredNode>(&key, &value)?.registration();
         let node = Node {
+            standing: standings.remove(&registration.name.0).unwrap_or_default(),
             registration,
+            renewed: None,
             heard: None,
             last_heartbeat: None,
             reachable: false,

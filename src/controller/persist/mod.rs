@@ -10,6 +10,7 @@
 //! | `plan/ID/GENERATION/CHUNK` | pieces of the seats of one generation |
 //! | `task/ID/GENERATION/ROLE/INDEX` | what is known of a task beyond its seat |
 //! | `node/NAME` | the last registration |
+//! | `standing/NAME` | what operators want of the node, where that is anything: [`Standing`](crate::domain::node::Standing) |
 //!
 //! A gang bigger than one transaction is written in chunks under its new generation, which nothing refers to
 //! until the run's header with that generation follows.
@@ -19,7 +20,7 @@ mod load;
 mod record;
 mod write;
 
-pub(super) use keys::{key_of_node, keys_of_generation, keys_of_job, keys_of_run};
+pub(super) use keys::{keys_of_generation, keys_of_job, keys_of_run};
 pub(super) use load::{load, read_file};
 pub(super) use record::{registration_bytes, spec_bytes};
 pub(super) use write::{WriteError, Writes, barrier, delete_all, take_term};

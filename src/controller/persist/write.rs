@@ -1,9 +1,10 @@
 //! From what changed to transactions, fenced by the term.
 
 use super::super::state::{Dirty, State};
-use super::keys::{file_key, job_key, key_of_node, plan_key, run_key, spec_key, task_key};
+use super::keys::{file_key, job_key, key_of_node, key_of_standing, plan_key, run_key, spec_key, task_key};
 use super::record::{StoredNode, StoredSeat, StoredTask, json, stored_task};
 use crate::domain::ids::{JobId, Term};
+use crate::domain::node::Standing;
 use crate::domain::run::Run;
 use crate::domain::spec::JobSpec;
 use crate::store::{
@@ -75,9 +76,18 @@ impl Writes {
         }
         writes.headers(state, dirty);
         for name in &dirty.nodes {
-            if let Some(node) = state.nodes.get(name) {
-                writes.units.push(vec![put(key_of_node(name), json(&StoredNode::of(&node.registration)))]);
-            }
+            let key = key_of_node(name);
+            writes.units.push(vec![match state.nodes.get(name) {
+                Some(node) => put(key, json(&StoredNode::of(&node.registration))),
+                None => Op::Delete { key },
+            }]);
+        }
+        for name in &dirty.standings {
+            let (key, node) = (key_of_standing(name), state.nodes.get(name));
+            writes.units.push(vec![match node.map(|node| &node.standing).filter(|s| **s != Standing::default()) {
+                Some(standing) => put(key, json(standing)),
+                None => Op::Delete { key },
+            }]);
         }
         writes
     }

@@ -10,6 +10,7 @@
 //!    +----------+-----------+   rolled back: another generation
 //! ```
 
+mod away;
 mod step;
 
 use super::exit::Exit;

@@ -169,6 +169,11 @@ impl Run {
             Phase::Stopping => {
                 if let Some(outcome) = &mut self.outcome {
                     outcome.grace_ms = outcome.grace_ms.min(grace_ms);
+                    if outcome.exit.class == ExitClass::Preempted {
+                        // It was to be run again, and that is what nobody wants any more.
+                        outcome.state = TaskState::Stopped;
+                        outcome.exit = Exit::without_status(ExitClass::Stopped, why);
+                    }
                 }
             }
             Phase::Waiting | Phase::Staging | Phase::Preparing | Phase::Launching | Phase::Running => {
@@ -312,14 +317,14 @@ impl Run {
         }
     }
 
-    fn decide(&mut self, state: TaskState, exit: Exit, now: Timestamp) {
+    pub(super) fn decide(&mut self, state: TaskState, exit: Exit, now: Timestamp) {
         self.outcome = Some(Outcome { state, exit, grace_ms: DEFAULT_GRACE_MS });
         self.phase = Phase::Stopping;
         self.prepare_by = None;
         self.end_if_all_ended(now);
     }
 
-    fn end_if_all_ended(&mut self, now: Timestamp) {
+    pub(super) fn end_if_all_ended(&mut self, now: Timestamp) {
         if self.phase == Phase::Stopping && self.tasks.iter().all(|task| task.state.is_terminal()) {
             self.phase = Phase::Ended;
             self.ended_at = Some(now);
@@ -333,7 +338,14 @@ impl Run {
     }
 
     /// Gives the whole gang back and queues again, without `nodes` next time.
-    fn roll_back(&mut self, setback: Setback, nodes: BTreeSet<NodeName>, why: &str, now: Timestamp, chance: f64) {
+    pub(super) fn roll_back(
+        &mut self,
+        setback: Setback,
+        nodes: BTreeSet<NodeName>,
+        why: &str,
+        now: Timestamp,
+        chance: f64,
+    ) {
         let generation = self.generation;
         let tasks = std::mem::take(&mut self.tasks);
         self.leftovers.extend(tasks.into_iter().map(|task| Leftover {

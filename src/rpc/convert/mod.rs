@@ -9,6 +9,7 @@ mod gpu;
 mod job;
 mod logs;
 pub(super) mod node;
+pub(super) mod node_change;
 pub(super) mod principal;
 mod task;
 

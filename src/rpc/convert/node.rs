@@ -86,6 +86,11 @@ impl From<NodeView> for pb::Node {
             node_uid,
             last_heartbeat,
             gpu_driver,
+            standing,
+            by,
+            since,
+            deadline,
+            tasks_held,
         } = view;
         Self {
             name,
@@ -101,6 +106,11 @@ impl From<NodeView> for pb::Node {
             node_uid,
             last_heartbeat: nanos(last_heartbeat),
             gpu_driver: Some(gpu_driver.into()),
+            standing,
+            by,
+            since: nanos(since),
+            deadline: nanos(deadline),
+            tasks_held,
         }
     }
 }
@@ -123,6 +133,11 @@ impl TryFrom<pb::Node> for NodeView {
             node_uid: text(wire.node_uid, "node_uid", MAX_WORD_BYTES)?,
             last_heartbeat: time(wire.last_heartbeat),
             gpu_driver: optional(wire.gpu_driver, "gpu_driver")?.unwrap_or_default(),
+            standing: text(wire.standing, "standing", MAX_WORD_BYTES)?,
+            by: optional_text(wire.by, "by", MAX_WORD_BYTES)?,
+            since: time(wire.since),
+            deadline: time(wire.deadline),
+            tasks_held: wire.tasks_held,
         })
     }
 }

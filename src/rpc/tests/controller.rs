@@ -6,6 +6,7 @@ use super::*;
 use crate::api::controller::{ControllerApi, EventFilter, JobFilter, Submit};
 use crate::api::stream::{ExecOutput, ExecSpec, LogQuery, StreamFilter};
 use crate::domain::command::{ErrorKind, HeartbeatReply, Registered, SequencedStatus};
+use crate::domain::node::NodeChange;
 use crate::domain::ssh::{SshAccess, SshSeed};
 use std::sync::atomic::Ordering;
 
@@ -44,6 +45,18 @@ async fn every_question_of_a_user_arrives_and_answers_whole() {
         noted("describe_node", &"node-1");
         assert_eq!(client.list_gpus(&who, Some("node-1")).await.unwrap(), vec![samples::gpu_view()]);
         noted("list_gpus", &Some("node-1"));
+        let (reason, deadline) = ("fan".to_owned(), Some(std::time::Duration::from_millis(1500)));
+        for change in [
+            NodeChange::Cordon { reason: reason.clone() },
+            NodeChange::Uncordon,
+            NodeChange::Drain { reason: reason.clone(), deadline },
+            NodeChange::Drain { reason, deadline: None },
+            NodeChange::Remove { force: true },
+            NodeChange::Remove { force: false },
+        ] {
+            assert_eq!(client.change_node(&who, "node-1", change.clone()).await.unwrap(), samples::node_view());
+            noted("change_node", &("node-1", change));
+        }
         client.list_gpus(&who, None).await.unwrap();
         noted("list_gpus", &None::<&str>);
     }

@@ -7,6 +7,7 @@ use crate::api::stream::*;
 use crate::domain::command::*;
 use crate::domain::event::Event;
 use crate::domain::ids::*;
+use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
 use crate::domain::ssh::{SshAccess, SshSeed};
 use crate::domain::task::*;
@@ -259,6 +260,11 @@ impl ControllerApi for FakeController {
     async fn describe_node(&self, who: &Principal, node: &str) -> Result<NodeDetail, Error> {
         self.0.note("describe_node", who, &node)?;
         Ok(node_detail())
+    }
+
+    async fn change_node(&self, who: &Principal, node: &str, change: NodeChange) -> Result<NodeView, Error> {
+        self.0.note("change_node", who, &(node, change))?;
+        Ok(node_view())
     }
 
     async fn list_gpus(&self, who: &Principal, node: Option<&str>) -> Result<Vec<GpuView>, Error> {

@@ -306,6 +306,11 @@ pub(super) fn node_view() -> NodeView {
         node_uid: "u-1".into(),
         last_heartbeat: Some(Timestamp(9)),
         gpu_driver: driver(),
+        standing: "DRAINING".into(),
+        by: Some("bob".into()),
+        since: Some(Timestamp(6)),
+        deadline: Some(Timestamp(8)),
+        tasks_held: 3,
     }
 }
 
