@@ -3,6 +3,7 @@
 use super::{Phase, Run};
 use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::ids::NodeName;
+use crate::domain::retry::Setback;
 use crate::domain::task::TaskState;
 use crate::domain::time::Timestamp;
 use std::collections::BTreeSet;
@@ -20,7 +21,7 @@ impl Run {
         }
         let here = self.tasks.iter().map(|task| &task.seat.node).filter(|node| nodes.contains(*node));
         let avoid = here.cloned().collect();
-        self.roll_back(avoid, why, now);
+        self.roll_back(Setback::Refused, avoid, why, now, 0.0);
         true
     }
 
@@ -135,7 +136,7 @@ mod tests {
         assert_eq!(verbs, [Verb::Stop; 2]);
         let exit = run.outcome.unwrap().exit;
         assert_eq!((exit.class, exit.reason.as_str()), (ExitClass::Preempted, "a is drained"));
-        let Decision::Retry { retries, .. } = decide(0, &exit, Retries::default()) else {
+        let Decision::Retry { retries, .. } = decide(0, &exit, Retries::default(), 0.5) else {
             panic!("it ended the job")
         };
         assert_eq!(retries.counted, 0);
