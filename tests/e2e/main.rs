@@ -6,6 +6,7 @@
 mod bad_input;
 mod containers;
 mod demo;
+mod etcd;
 mod exec;
 mod harness;
 mod kill;
