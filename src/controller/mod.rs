@@ -30,6 +30,7 @@ mod resolve;
 mod schedule;
 mod state;
 mod submit;
+pub mod transfer;
 mod views;
 
 pub use self::core::{Controller, ControllerParts, ControllerRunning, start};

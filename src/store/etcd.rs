@@ -23,6 +23,8 @@ mod link;
 mod range;
 mod watch;
 
+pub(crate) use range::Reading;
+
 use super::{Change, Entry, Outcome, Range, Store, StoreError, Transaction, limits};
 use async_trait::async_trait;
 use commit::Session;

@@ -5,6 +5,7 @@
 //! on all: see [`MAX_VALUE_BYTES`], [`MAX_OPERATIONS`], [`MAX_TRANSACTION_BYTES`]. A decision too big for one
 //! transaction is written in chunks and made true by flipping one header key.
 
+pub mod backup;
 pub mod chunked;
 pub mod contract;
 pub mod etcd;
@@ -14,6 +15,7 @@ pub mod flaky;
 pub mod history;
 pub mod limits;
 mod reader;
+pub mod snapshot;
 pub mod sqlite;
 mod worker;
 

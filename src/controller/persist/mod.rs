@@ -3,6 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `meta/cluster_id`, `meta/term`, `meta/next_id` | text |
+//! | `meta/transfer`, `meta/moved` | marks of a store that no controller may use: see [`super::transfer`] |
 //! | `job/ID` | [`Job`](crate::domain::job::Job) |
 //! | `spec/ID/CHUNK` | pieces of the [`JobSpec`](crate::domain::spec::JobSpec) |
 //! | `run/ID` | [`Run`](crate::domain::run::Run) without its tasks: the header that makes a plan true |
@@ -18,7 +19,10 @@ mod load;
 mod record;
 mod write;
 
-pub(super) use keys::{key_of_node, keys_of_generation, keys_of_job, keys_of_run};
+pub(super) use keys::{
+    CLUSTER_ID, MOVED, NEXT_ID, TERM, TRANSFER, key_of_node, keys_of_generation, keys_of_job, keys_of_run,
+    written_together,
+};
 pub(super) use load::load;
 pub(super) use record::{registration_bytes, spec_bytes};
 pub(super) use write::{WriteError, Writes, barrier, delete_all, take_term};

@@ -96,6 +96,12 @@ impl EtcdStore {
         Page { entries, revision: reading.revision, next: reading.at.clone() }
     }
 
+    /// The next page of a reading that cannot begin anew.
+    pub(crate) async fn read_page(&self, reading: &mut Reading) -> Result<Page, StoreError> {
+        let page = self.next_page(reading, self.settings.deadline).await;
+        page.map_err(|failed| failed.into_error(READING))
+    }
+
     /// A range, read again from the start if compaction overtakes it.
     pub(super) async fn read_range(&self, range: Range) -> Result<(Vec<Entry>, u64), StoreError> {
         let mut restarts = 0;
