@@ -18,6 +18,7 @@ mod patience;
 mod samples;
 mod serve;
 mod signals;
+mod store;
 mod submit;
 mod table;
 mod terminal;
@@ -96,6 +97,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Dev(args) => serve::dev(&context, args).await,
         Command::Controller { config, insecure } => serve::controller(&context, &config, insecure).await,
         Command::Agent { config, insecure } => serve::agent(&context, &config, insecure).await,
+        Command::Store { command } => store::store(&context, command).await,
         Command::Completion { .. } | Command::GpuWorker => Ok(exit_code::OK),
     }
 }

@@ -19,6 +19,7 @@ mod api;
 mod apply;
 mod core;
 mod dispatch;
+pub mod election;
 mod forget;
 mod gang;
 mod logs;

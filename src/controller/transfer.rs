@@ -101,6 +101,12 @@ pub async fn transfer(
     let theirs = facts_of(source.open().await.map_err(reading)?).await?;
     check_source(&theirs, &from, target_name)?;
     let ours = facts(&**target).await?;
+    let arrived = theirs.moved.as_deref() == Some(target_name) && ours.cluster_id == theirs.cluster_id;
+    if arrived && ours.marker.is_none() {
+        // Only the answer was lost.
+        let Facts { cluster_id, term, next_id, .. } = ours;
+        return Ok(Transferred { entries: 0, cluster_id, term, next_id });
+    }
     check_target(&ours, &from, target_name, replace)?;
     let marker = begin(&**target, &from, &ours).await?;
     clear(&**target, progress).await?;
@@ -125,7 +131,8 @@ fn check_source(facts: &Facts, from: &str, target_name: &str) -> Result<(), Erro
         return Err(Error::refused(format!("{from} holds nothing of a controller")));
     }
     if let Some(marker) = &facts.marker {
-        let message = format!("{from} is half-written: the transfer from {} was cut short; finish that one", marker.from);
+        let message =
+            format!("{from} is half-written: the transfer from {} was cut short; finish that one", marker.from);
         return Err(Error::refused(message));
     }
     match &facts.moved {
@@ -310,7 +317,9 @@ async fn commit(store: &dyn Store, compares: Vec<Compare>, ops: Vec<Op>) -> Resu
     match store.commit(Transaction { compares, ops }).await {
         Ok(Outcome::Committed { .. }) => Ok(()),
         Ok(Outcome::Conflict) => Err(Error::refused("somebody else writes to the store; nothing is in use yet")),
-        Err(error) => Err(Error::unavailable(format!("writing the store: {error}; the same command takes it up again"))),
+        Err(error) => {
+            Err(Error::unavailable(format!("writing the store: {error}; the same command takes it up again")))
+        }
     }
 }
 

@@ -14,7 +14,8 @@ pub(in crate::controller) const MOVED: &str = "meta/moved";
 
 /// Two entries, one after the other, that only one transaction may write: chunks of one value.
 pub(in crate::controller) fn written_together(before: &str, after: &str) -> bool {
-    let stem = |key: &str| key.strip_prefix("spec/").and_then(|key| key.rsplit_once('/')).map(|(id, _)| id.to_owned());
+    let stem =
+        |key: &str| key.strip_prefix("spec/").and_then(|key| key.rsplit_once('/')).map(|(id, _)| id.to_owned());
     stem(before).is_some_and(|before| stem(after) == Some(before))
 }
 
