@@ -14,6 +14,8 @@
 //! batch, and only then answers and sends commands. Readers look at the state in memory under a short lock and
 //! so never wait for a disk. When a commit fails nothing is known about it: the state is read anew from the
 //! store and the work goes on from there, as after a restart.
+//!
+//! Of several controllers on one store one leads: [`election`]. A whole store is put into another by [`transfer`].
 
 mod api;
 mod apply;

@@ -174,7 +174,7 @@ fn check(path: &Path, file: &mut BufReader<File>) -> Result<(Header, u64), Store
     let (mut entries, mut last): (u64, Option<String>) = (0, None);
     loop {
         let line = next_line(path, file)?;
-        if line.is_empty() {
+        if !line.ends_with(b"\n") {
             return Err(failed(path, "its end is missing: it was cut short; nothing was changed"));
         }
         if let Ok(trailer) = serde_json::from_slice::<Trailer>(&line) {
@@ -223,16 +223,16 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    fn entries() -> Vec<Entry> {
+    fn entries(largest: usize) -> Vec<Entry> {
         let entry = |key: &str, value: &[u8]| Entry { key: key.to_owned(), value: value.to_vec(), mod_revision: 0 };
-        vec![entry("a", b""), entry("b\n\"", b"text \0 \n"), entry("c", b"\0\xff"), entry("d", &[0; MAX_VALUE_BYTES])]
+        vec![entry("a", b""), entry("b\n\"", b"text \0 \n"), entry("c", b"\0\xff"), entry("d", &vec![0; largest])]
     }
 
-    fn made() -> (tempfile::TempDir, PathBuf) {
+    fn made(largest: usize) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("b");
         let mut writer = BackupWriter::create(&path, Timestamp(5), "sqlite:/x", 9).unwrap();
-        entries().into_iter().for_each(|entry| writer.add(entry).unwrap());
+        entries(largest).into_iter().for_each(|entry| writer.add(entry).unwrap());
         let bytes = writer.finish().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().len(), bytes);
         (folder, path)
@@ -240,12 +240,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_written_comes_back_and_only_its_owner_may_read_it() {
-        let (folder, path) = made();
+        let (folder, path) = made(MAX_VALUE_BYTES);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
         let mut snapshot = Snapshot::of_backup(&path).unwrap();
         assert_eq!(snapshot.revision(), 9);
-        for expected in entries() {
+        for expected in entries(MAX_VALUE_BYTES) {
             assert_eq!(snapshot.next().await.unwrap(), Some(expected));
         }
         assert_eq!(snapshot.next().await.unwrap(), None);
@@ -255,18 +255,15 @@ mod tests {
 
     #[test]
     fn every_single_change_is_found() {
-        let (_folder, path) = made();
+        let (_folder, path) = made(100);
         let good = fs::read(&path).unwrap();
-        let places = (0..good.len()).filter(|at| *at < 400 || *at + 100 > good.len() || at % 4099 == 0);
-        for at in places {
+        for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 1;
             fs::write(&path, &bad).unwrap();
             assert!(BackupReader::open(&path).is_err(), "byte {at} changed");
-            if at % 7 == 0 {
-                fs::write(&path, &good[..at]).unwrap();
-                assert!(BackupReader::open(&path).is_err(), "cut at {at}");
-            }
+            fs::write(&path, &good[..at]).unwrap();
+            assert!(BackupReader::open(&path).is_err(), "cut at {at}");
         }
         fs::write(&path, [&good[..], b"x"].concat()).unwrap();
         assert!(BackupReader::open(&path).is_err(), "something follows");

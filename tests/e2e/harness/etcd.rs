@@ -50,6 +50,12 @@ impl Etcd {
         self.members.iter().map(|member| format!("127.0.0.1:{}", member.client.number)).collect()
     }
 
+    /// Lines for the settings of a controller.
+    pub fn settings(&self) -> String {
+        let endpoints: Vec<String> = self.endpoints().iter().map(|endpoint| format!("'{endpoint}'")).collect();
+        format!("[etcd]\nendpoints = [{}]\n", endpoints.join(", "))
+    }
+
     pub fn start_member(&self, i: usize) {
         let mut slot = self.members[i].process.lock().expect("no test panics with it");
         assert!(slot.is_none(), "member {i} runs already");
