@@ -5,6 +5,7 @@ use std::process::Command;
 
 fn main() {
     compile_protocol();
+    compile_etcd_protocol();
     build_shim();
 }
 
@@ -17,6 +18,13 @@ fn compile_protocol() {
     // For the reflection service.
     std::fs::write(out.join("wharf.v1.bin"), compiler.encode_file_descriptor_set()).expect("OUT_DIR can be written");
     tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set()).expect("code is generated for proto/");
+}
+
+/// What the store says to etcd; apart from ours, which the reflection service shows.
+fn compile_etcd_protocol() {
+    let files = protox::compile(["proto/etcd/rpc.proto"], ["proto/etcd"]).expect("proto/etcd/rpc.proto is valid");
+    let code = tonic_prost_build::configure().build_server(false);
+    code.compile_fds(files).expect("code is generated for proto/etcd");
 }
 
 /// The shim runs in any image, so it is linked statically, from std and libc alone, outside cargo's crates.

@@ -29,7 +29,7 @@
 //! | [`shim`] | the static program under every command, and its protocol |
 //! | [`logs`] | reads what shims write: records, segments, cursors, following |
 //! | [`gpu`] | the trait that knows GPUs; [`gpu::nvml`] asks the driver in a worker process, [`gpu::sim`] |
-//! | [`store`] | the trait that keeps state; [`store::sqlite`]; the history of events |
+//! | [`store`] | the trait that keeps state; [`store::sqlite`], [`store::etcd`]; the history of events |
 //! | [`web`] | HTTP on the controller's port: OpenPAI's REST API ([`web::pai`]) |
 //! | [`rpc`] | the only place that sees generated code: conversions, servers, clients, sockets |
 //! | [`daemon`] | an agent and a controller from their settings; what the service manager is told |

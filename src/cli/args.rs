@@ -176,6 +176,12 @@ pub enum Command {
     /// Simulate a cluster: how long jobs would wait, and how busy its GPUs would be
     #[command(after_help = SIM_HELP)]
     Sim(SimArgs),
+    /// Save, restore or move the controller's state
+    #[command(after_help = "Example:\n  wharf store backup /var/backups/wharf-$(date +%F)")]
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Print a completion script
     #[command(after_help = "Example:\n  wharf completion bash > /etc/bash_completion.d/wharf")]
     Completion {
@@ -204,6 +210,65 @@ pub enum JobCommand {
         /// Job id, a name of yours, or USER/NAME
         job: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Save everything at one moment, while the controller goes on
+    #[command(
+        after_help = "Examples:\n  wharf store backup /var/backups/wharf-$(date +%F)\n  wharf store backup --store etcd:127.0.0.1:2379 saved"
+    )]
+    Backup {
+        /// File to write; one that is there is not overwritten
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        at: StoreArgs,
+    },
+    /// Put a backup into a store that no controller uses
+    #[command(after_help = "Example:\n  wharf store restore --replace /var/backups/wharf-2026-11-22")]
+    Restore {
+        /// What 'wharf store backup' has written
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Delete what the store holds
+        #[arg(long)]
+        replace: bool,
+        #[command(flatten)]
+        at: StoreArgs,
+    },
+    /// Put everything of one store into another and give the first one up
+    #[command(
+        after_help = "Example:\n  wharf store move --from sqlite:/var/lib/wharf/controller --to etcd:127.0.0.1:2379"
+    )]
+    Move {
+        /// sqlite:DIR or etcd:HOST:PORT[,HOST:PORT...][/PREFIX/]
+        #[arg(long, value_name = "STORE")]
+        from: String,
+        /// sqlite:DIR or etcd:HOST:PORT[,HOST:PORT...][/PREFIX/]
+        #[arg(long, value_name = "STORE")]
+        to: String,
+        /// Delete what the second store holds
+        #[arg(long)]
+        replace: bool,
+        /// Allow an etcd on other machines, without TLS
+        #[arg(long)]
+        insecure: bool,
+    },
+}
+
+/// Which store.
+#[derive(Debug, Args)]
+pub struct StoreArgs {
+    /// sqlite:DIR or etcd:HOST:PORT[,HOST:PORT...][/PREFIX/] (default: what the controller's settings say)
+    #[arg(long, value_name = "STORE")]
+    pub store: Option<String>,
+    /// The controller's settings
+    #[arg(long, value_name = "FILE", default_value = "/etc/wharf/controller.toml")]
+    pub config: PathBuf,
+    /// Allow an etcd on other machines, without TLS
+    #[arg(long)]
+    pub insecure: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -22,6 +22,7 @@ mod serve;
 mod signals;
 mod sim;
 mod ssh;
+mod store;
 mod submit;
 mod table;
 mod terminal;
@@ -103,6 +104,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Controller { config, insecure } => serve::controller(&context, &config, insecure).await,
         Command::Agent { config, insecure } => serve::agent(&context, &config, insecure).await,
         Command::Sim(args) => sim::sim(&context, args).await,
+        Command::Store { command } => store::store(&context, command).await,
         Command::Completion { .. } | Command::GpuWorker => Ok(exit_code::OK),
     }
 }

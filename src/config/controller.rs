@@ -9,6 +9,7 @@ use crate::domain::quantity::MAX_NAME_BYTES;
 use crate::scheduler::Policy;
 use crate::scheduler::policy::KEPT_FOR_GPUS_PERCENT;
 use crate::scheduler::quota::Limits;
+use crate::store::etcd::EtcdSettings;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -38,6 +39,12 @@ pub struct ControllerConfig {
     pub kept_for_gpus_percent: u8,
     /// The queues and what each may hold. Without any, every name is accepted and nothing is limited.
     pub virtual_clusters: BTreeMap<String, VirtualCluster>,
+    /// What clients of another controller are told when this one leads, if it is not the first of `listen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise_address: Option<Endpoint>,
+    /// The store is in etcd, and several controllers may use it, of which one leads; default: in `data_dir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<EtcdConfig>,
 }
 
 /// The quota of one virtual cluster; what is absent is not limited.
@@ -50,6 +57,49 @@ pub struct VirtualCluster {
     pub cpus: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_mb: Option<u64>,
+}
+
+/// The table `[etcd]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EtcdConfig {
+    /// Its members.
+    #[serde(deserialize_with = "one_or_many")]
+    pub endpoints: Vec<Endpoint>,
+    /// Of all keys; one cluster has it for itself.
+    pub prefix: String,
+    /// How long the lead outlives a leader that is gone.
+    pub lease_s: u32,
+}
+
+impl Default for EtcdConfig {
+    fn default() -> Self {
+        Self { endpoints: Vec::new(), prefix: EtcdSettings::DEFAULT_PREFIX.to_owned(), lease_s: 6 }
+    }
+}
+
+impl EtcdConfig {
+    /// For the store.
+    pub fn settings(&self) -> EtcdSettings {
+        let endpoints = self.endpoints.iter().map(ToString::to_string).collect();
+        EtcdSettings { prefix: self.prefix.clone(), ..EtcdSettings::new(endpoints) }
+    }
+
+    fn check(&self, insecure: bool, checks: &mut Checks) {
+        let field = "etcd.endpoints";
+        checks.expect(!self.endpoints.is_empty(), field, "there is no member to ask", "[]", "HOST:PORT");
+        for endpoint in &self.endpoints {
+            let tcp = matches!(endpoint, Endpoint::Tcp { .. });
+            checks.expect(tcp, field, "is no member of an etcd", endpoint, "HOST:PORT");
+            let message = "there is no TLS to etcd yet, so that only this machine may be asked";
+            let allowed = "a loopback address such as 127.0.0.1:2379, or insecure = true (--insecure)";
+            checks.expect(insecure || endpoint.is_local(), field, message, endpoint, allowed);
+        }
+        let right = self.prefix.starts_with('/') && self.prefix.ends_with('/') && self.prefix.len() <= 100;
+        checks.expect(right, "etcd.prefix", "is no prefix of keys", &self.prefix, "/NAME/, at most 100 bytes");
+        let lease = self.lease_s;
+        checks.expect((3..=60).contains(&lease), "etcd.lease_s", "is out of range", lease, "3 to 60");
+    }
 }
 
 impl Default for ControllerConfig {
@@ -65,6 +115,8 @@ impl Default for ControllerConfig {
             placement: Arrangement::Pack,
             kept_for_gpus_percent: KEPT_FOR_GPUS_PERCENT,
             virtual_clusters: BTreeMap::new(),
+            advertise_address: None,
+            etcd: None,
         }
     }
 }
@@ -96,7 +148,12 @@ impl ControllerConfig {
 
     /// What to say at every start.
     pub fn warnings(&self) -> Vec<String> {
-        listen::check("listen", &self.listen, self.insecure).unwrap_or_default()
+        let mut warnings = listen::check("listen", &self.listen, self.insecure).unwrap_or_default();
+        let endpoints = self.etcd.iter().flat_map(|etcd| &etcd.endpoints);
+        warnings.extend(endpoints.filter(|endpoint| !endpoint.is_local()).map(|endpoint| {
+            format!("etcd.endpoints: what is said to {endpoint} can be read and changed on the way: there is no TLS (insecure is set)")
+        }));
+        warnings
     }
 }
 
@@ -112,6 +169,8 @@ impl Settings for ControllerConfig {
         "placement",
         "kept_for_gpus_percent",
         "virtual_clusters",
+        "advertise_address",
+        "etcd",
     ];
 
     fn check(&self) -> Vec<Violation> {
@@ -137,6 +196,9 @@ impl Settings for ControllerConfig {
             let found = name.escape_debug();
             checks.expect(right, "virtual_clusters", "is not the name of a virtual cluster", found, &allowed);
         }
+        if let Some(etcd) = &self.etcd {
+            etcd.check(self.insecure, &mut checks);
+        }
         checks.0
     }
 }
@@ -161,6 +223,24 @@ mod tests {
         assert!(error.to_string().contains("insecure = true"), "{error}");
         let config: ControllerConfig = parse("c.toml", "listen = '0.0.0.0:7600'\ninsecure = true").unwrap();
         assert_eq!(config.warnings().len(), 1);
+    }
+
+    #[test]
+    fn an_etcd_of_others_needs_insecure_and_everything_wrong_is_named() {
+        let config: ControllerConfig =
+            parse("c.toml", "[etcd]\nendpoints = ['127.0.0.1:2379', '[::1]:2379']").unwrap();
+        let etcd = config.etcd.clone().unwrap();
+        assert_eq!((etcd.prefix.as_str(), etcd.lease_s, etcd.settings().endpoints.len()), ("/wharf/", 6, 2));
+        assert_eq!(parse("c.toml", &toml::to_string(&config).unwrap()), Ok(config));
+        let text = "[etcd]\nendpoints = ['10.0.0.1:2379', 'unix:/x']\nprefix = 'x'\nlease_s = 1";
+        let error = parse::<ControllerConfig>("c.toml", text).unwrap_err().to_string();
+        for part in ["found '10.0.0.1:2379'", "insecure = true", "found 'unix:/x'", "etcd.prefix", "etcd.lease_s"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        let config: ControllerConfig =
+            parse("c.toml", "insecure = true\n[etcd]\nendpoints = '10.0.0.1:2379'").unwrap();
+        assert!(config.warnings()[0].contains("10.0.0.1:2379"), "{:?}", config.warnings());
+        assert!(parse::<ControllerConfig>("c.toml", "[etcd]\nendpoint = 'x'").is_err(), "unknown keys are errors");
     }
 
     #[test]

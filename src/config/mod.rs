@@ -9,7 +9,7 @@ mod source;
 
 pub use agent::AgentConfig;
 pub use choice::{GpuChoice, PortRange, RuntimeChoice};
-pub use controller::ControllerConfig;
+pub use controller::{ControllerConfig, EtcdConfig};
 pub use listen::Endpoint;
 pub use source::{ConfigError, Problem, Settings, load, parse};
 

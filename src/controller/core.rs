@@ -68,9 +68,18 @@ pub struct Controller {
     /// Moves on with every batch: for whoever waits for a change.
     pub(super) changed: watch::Receiver<u64>,
     pub(super) cancel: CancellationToken,
+    /// Ends the core alone.
+    core: CancellationToken,
     pub(super) tracker: TaskTracker,
     /// For explanations, which copy the books: a few at a time.
     pub(super) explaining: Arc<Semaphore>,
+}
+
+impl Controller {
+    /// Nothing is decided or sent any more; what was known can still be read, and streams go on.
+    pub fn retire(&self) {
+        self.core.cancel();
+    }
 }
 
 /// The controller's own task.
@@ -81,6 +90,11 @@ pub struct ControllerRunning {
 }
 
 impl ControllerRunning {
+    /// Waits for the end of the core alone.
+    pub async fn retired(&mut self) -> Result<(), Error> {
+        (&mut self.core).await.unwrap_or_else(|error| Err(Error::internal(format!("controller: {error}"))))
+    }
+
     /// Waits for the end: after the cancellation, or with an error when another controller has taken over.
     pub async fn join(self) -> Result<(), Error> {
         let result = self.core.await.unwrap_or_else(|error| Err(Error::internal(format!("controller: {error}"))));
@@ -191,20 +205,23 @@ pub async fn start(
     let (change, changed) = watch::channel(0);
     let shared: Shared = Arc::new(RwLock::new(state));
     let tracker = TaskTracker::new();
+    let retired = cancel.child_token();
     let core = Core {
         shared: shared.clone(),
-        dispatcher: Dispatcher::new(parts.clone(), messages.clone(), tracker.clone(), cancel.clone()),
+        dispatcher: Dispatcher::new(parts.clone(), messages.clone(), tracker.clone(), retired.clone()),
         parts: parts.clone(),
         inbox,
         change,
-        cancel: cancel.clone(),
+        cancel: retired.clone(),
         term,
         started: tokio::time::Instant::now(),
         began,
         swept: tokio::time::Instant::now(),
     };
     let explaining = Arc::new(Semaphore::new(EXPLAINING));
-    let controller = Controller { messages, shared, parts, changed, cancel, tracker: tracker.clone(), explaining };
+    let tracked = tracker.clone();
+    let controller =
+        Controller { messages, shared, parts, changed, cancel, core: retired, tracker: tracked, explaining };
     Ok((controller, ControllerRunning { tracker, core: tokio::spawn(core.run()) }))
 }
 

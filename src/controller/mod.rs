@@ -18,6 +18,8 @@
 //! batch, and only then answers and sends commands. Readers look at the state in memory under a short lock and
 //! so never wait for a disk. When a commit fails nothing is known about it: the state is read anew from the
 //! store and the work goes on from there, as after a restart.
+//!
+//! Of several controllers on one store one leads: [`election`]. A whole store is put into another by [`transfer`].
 
 mod api;
 mod apply;
@@ -26,6 +28,7 @@ mod core;
 mod decisions;
 mod dispatch;
 mod drain;
+pub mod election;
 mod explain;
 mod forget;
 mod gang;
@@ -42,6 +45,7 @@ mod resolve;
 mod schedule;
 mod state;
 mod submit;
+pub mod transfer;
 mod views;
 
 pub use self::core::{Controller, ControllerParts, ControllerRunning, start};

@@ -1,7 +1,7 @@
 //! Everything the controller knows, in memory. A copy of what the store holds, plus what agents keep telling.
 
-use super::placing::Placing;
 use super::busy_ports::BusyPorts;
+use super::placing::Placing;
 use crate::domain::command::Registration;
 use crate::domain::event::Event;
 use crate::domain::gpu::GpuSample;

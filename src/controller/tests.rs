@@ -17,6 +17,7 @@ mod restart;
 mod rollback;
 mod stopping;
 mod store_failures;
+mod transfer;
 
 use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::principal::{Principal, Role};

@@ -1,8 +1,8 @@
 //! The state as callers are shown it.
 
 use super::nodes::desired_tasks;
-use super::{drain, schedule};
 use super::state::{Node, State};
+use super::{drain, schedule};
 use crate::domain::exit::ExitClass;
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::{GpuUuid, TaskId};

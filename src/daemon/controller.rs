@@ -3,13 +3,16 @@
 use super::host::host_names;
 use super::make_state_dir;
 use super::notify::{ServiceManager, keep_informed};
-use crate::config::ControllerConfig;
-use crate::controller::{self, Controller, ControllerParts, ControllerRunning};
+use crate::api::RecordsApi;
+use crate::config::{ControllerConfig, EtcdConfig};
+use crate::controller::election::{Candidate, Claim, Elected};
+use crate::controller::{self, Controller, ControllerParts};
 use crate::domain::command::Error;
 use crate::rpc;
-use crate::store::StoreError;
+use crate::store::etcd::EtcdStore;
 use crate::store::history::EventLog;
 use crate::store::sqlite::SqliteStore;
+use crate::store::{Store, StoreError};
 use crate::telemetry::clock::SystemClock;
 use crate::web::Web;
 use std::path::Path;
@@ -26,10 +29,35 @@ const KEEP_ENDED_JOBS: usize = 10_000;
 pub struct ControllerService {
     /// Where it really listens, as clients may be told.
     pub addresses: Vec<String>,
-    controller: Controller,
-    running: ControllerRunning,
+    front: Front,
+    running: JoinHandle<Result<(), Error>>,
     serving: JoinHandle<Result<(), Error>>,
     cancel: CancellationToken,
+}
+
+/// Who answers.
+#[derive(Debug, Clone)]
+enum Front {
+    /// The only controller of its store.
+    Sole(Controller),
+    /// One of several.
+    Elected(Elected),
+}
+
+impl Front {
+    async fn pulse(&self) -> Result<String, Error> {
+        match self {
+            Self::Sole(controller) => controller.pulse().await.map(|pulse| pulse.to_string()),
+            Self::Elected(elected) => elected.pulse().await,
+        }
+    }
+
+    fn api(&self) -> Arc<dyn RecordsApi> {
+        match self {
+            Self::Sole(controller) => Arc::new(controller.clone()),
+            Self::Elected(elected) => Arc::new(elected.clone()),
+        }
+    }
 }
 
 /// Opens the store, binds the sockets, takes the lead and serves until `cancel`.
@@ -42,17 +70,66 @@ pub async fn start_controller(
     let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     let listeners = rpc::bind(&addresses, config.insecure).await?;
     let addresses: Vec<String> = listeners.iter().map(|listener| listener.address().to_owned()).collect();
-    let (store_path, history_path) = (config.store_path(), config.event_log_path());
-    let keep = config.event_retention as usize;
+    let history = open_history(config).await?;
+    let (front, running) = match &config.etcd {
+        None => start_sole(config, history, cancel.clone()).await?,
+        Some(etcd) => start_elected(config, etcd, &addresses, history, cancel.clone())?,
+    };
+    let routes = rpc::controller_routes(front.api()).await?.with_web(Web::new(front.api(), host_names()));
+    tracing::info!(addresses = addresses.join(", "), "controller listens");
+    let serving = tokio::spawn(rpc::serve(listeners, routes, cancel.clone()));
+    Ok(ControllerService { addresses, front, running, serving, cancel })
+}
+
+async fn open_history(config: &ControllerConfig) -> Result<Arc<EventLog>, Error> {
+    let (path, keep) = (config.event_log_path(), config.event_retention as usize);
     let opened = tokio::task::spawn_blocking(move || {
-        let store = SqliteStore::open(&store_path).map_err(|error| opening(&store_path, &error))?;
-        let history = EventLog::open(&history_path, keep).map_err(|error| opening(&history_path, &error))?;
-        Ok::<_, Error>((store, history))
+        EventLog::open(&path, keep).map(Arc::new).map_err(|error| opening(&path, &error))
     });
-    let (store, history) = opened.await.map_err(|error| Error::internal(format!("opening the store: {error}")))??;
-    let parts = ControllerParts {
-        store: Arc::new(store),
-        history: Arc::new(history),
+    opened.await.map_err(|error| Error::internal(format!("opening the event log: {error}")))?
+}
+
+/// The store is a file that nobody else has open: whoever has it leads.
+async fn start_sole(
+    config: &ControllerConfig,
+    history: Arc<EventLog>,
+    cancel: CancellationToken,
+) -> Result<(Front, JoinHandle<Result<(), Error>>), Error> {
+    let path = config.store_path();
+    let opened =
+        tokio::task::spawn_blocking(move || SqliteStore::open(&path).map_err(|error| opening(&path, &error)));
+    let store = opened.await.map_err(|error| Error::internal(format!("opening the store: {error}")))??;
+    let (api, running) = controller::start(parts(config, Arc::new(store), history), cancel).await?;
+    Ok((Front::Sole(api), tokio::spawn(running.join())))
+}
+
+/// The store is shared: leading is a matter of election.
+fn start_elected(
+    config: &ControllerConfig,
+    etcd: &EtcdConfig,
+    addresses: &[String],
+    history: Arc<EventLog>,
+    cancel: CancellationToken,
+) -> Result<(Front, JoinHandle<Result<(), Error>>), Error> {
+    let store = EtcdStore::new(etcd.settings()).map_err(|error| Error::unavailable(error.to_string()))?;
+    let store = Arc::new(store);
+    let named = config.advertise_address.as_ref().map(ToString::to_string);
+    let claim = Claim {
+        address: named.or_else(|| addresses.first().cloned()).unwrap_or_default(),
+        id: uuid::Uuid::new_v4().to_string(),
+    };
+    let lease = Duration::from_secs(u64::from(etcd.lease_s));
+    let candidate = Candidate { store: store.clone(), claim, lease };
+    let (elected, config) = (Elected::new(), config.clone());
+    let parts = move || parts(&config, store.clone(), history.clone());
+    let running = tokio::spawn(elected.clone().run(candidate, parts, cancel));
+    Ok((Front::Elected(elected), running))
+}
+
+fn parts(config: &ControllerConfig, store: Arc<dyn Store>, history: Arc<EventLog>) -> ControllerParts {
+    ControllerParts {
+        store,
+        history,
         dialer: Arc::new(rpc::Dialer::default()),
         clock: Arc::new(SystemClock),
         policy: config.policy(),
@@ -60,13 +137,7 @@ pub async fn start_controller(
         heartbeat: Duration::from_millis(u64::from(config.heartbeat_ms)),
         node_timeout: Duration::from_millis(u64::from(config.node_timeout_ms)),
         keep_ended_jobs: KEEP_ENDED_JOBS,
-    };
-    let (api, running) = controller::start(parts, cancel.clone()).await?;
-    let routes = rpc::controller_routes(Arc::new(api.clone())).await?;
-    let routes = routes.with_web(Web::new(Arc::new(api.clone()), host_names()));
-    tracing::info!(addresses = addresses.join(", "), "controller listens");
-    let serving = tokio::spawn(rpc::serve(listeners, routes, cancel.clone()));
-    Ok(ControllerService { addresses, controller: api, running, serving, cancel })
+    }
 }
 
 fn opening(path: &Path, error: &StoreError) -> Error {
@@ -76,8 +147,8 @@ fn opening(path: &Path, error: &StoreError) -> Error {
 impl ControllerService {
     /// Waits for the end as [`Self::join`] does, and keeps the service manager informed until then.
     pub async fn join_informing(self, manager: Option<ServiceManager>) -> Result<(), Error> {
-        let (controller, cancel) = (self.controller.clone(), self.cancel.clone());
-        let look = || async { controller.pulse().await.map(|pulse| pulse.to_string()) };
+        let (front, cancel) = (self.front.clone(), self.cancel.clone());
+        let look = || async { front.pulse().await };
         tokio::join!(self.join(), keep_informed(manager, look, cancel)).0
     }
 
@@ -85,9 +156,9 @@ impl ControllerService {
     pub async fn join(self) -> Result<(), Error> {
         let cancel = self.cancel;
         let running = async {
-            let result = self.running.join().await;
+            let result = self.running.await;
             cancel.cancel();
-            result
+            result.unwrap_or_else(|error| Err(Error::internal(format!("controller: {error}"))))
         };
         let serving = async {
             let result = self.serving.await;

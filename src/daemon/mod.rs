@@ -41,7 +41,7 @@ pub fn until_asked_to_end() -> Result<CancellationToken, Error> {
 
 /// Makes a folder for state with these rights, whatever the umask says. One that is there keeps the rights that
 /// somebody gave it. Folders above it that are missing can be passed through by everybody.
-fn make_state_dir(path: &Path, mode: u32) -> Result<(), Error> {
+pub(crate) fn make_state_dir(path: &Path, mode: u32) -> Result<(), Error> {
     let missing = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.is_dir());
     let missing: Vec<&Path> = missing.collect();
     for folder in missing.into_iter().rev() {

@@ -22,8 +22,17 @@ use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, S
 use async_trait::async_trait;
 use prost::Message;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
+
+/// The first wait for one of several controllers; one that is frozen must not hold up what another can answer.
+const FIRST_LIMIT: Duration = Duration::from_secs(3);
+/// A change of leader takes less, usually.
+const TAKEOVER_LIMIT: Duration = Duration::from_secs(10);
+/// Between rounds meanwhile.
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// [`ControllerApi`] over gRPC. An address that is unavailable or does not answer in time is followed by the next; the
 /// one that answered last is asked first.
@@ -49,35 +58,42 @@ impl ControllerClient {
         Ok(Self { wires, preferred: AtomicUsize::new(0) })
     }
 
-    /// Asks one address after the other until one is available.
+    /// Asks one address after the other until one is available. Where there are several, one that hangs gets little
+    /// time at first, and while a controller on standby says that the lead is changing, all are asked again.
     async fn each_in_turn<'a, T, F, Fut>(&'a self, ask: F) -> Result<T, Error>
     where
-        F: Fn(&'a Wire) -> Fut,
+        F: Fn(&'a Wire, Option<Duration>) -> Fut,
         Fut: Future<Output = Result<T, Error>>,
     {
-        let first = self.preferred.load(Ordering::Relaxed);
-        let mut failures: Vec<Error> = Vec::new();
-        for i in 0..self.wires.len() {
-            let at = (first + i) % self.wires.len();
-            match ask(&self.wires[at]).await {
-                // One that hangs is as good as one that is away, where there is another.
-                Err(error) if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::DeadlineExceeded) => {
-                    failures.push(error);
-                }
-                answer => {
-                    self.preferred.store(at, Ordering::Relaxed);
-                    return answer;
+        let deadline = Instant::now() + TAKEOVER_LIMIT;
+        let several = self.wires.len() > 1;
+        let mut limit = several.then_some(FIRST_LIMIT);
+        loop {
+            let first = self.preferred.load(Ordering::Relaxed);
+            let mut failures: Vec<Error> = Vec::new();
+            for i in 0..self.wires.len() {
+                let at = (first + i) % self.wires.len();
+                match ask(&self.wires[at], limit).await {
+                    // One that hangs is as good as one that is away, where there is another.
+                    Err(error) if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::DeadlineExceeded) => {
+                        failures.push(error);
+                    }
+                    answer => {
+                        self.preferred.store(at, Ordering::Relaxed);
+                        return answer;
+                    }
                 }
             }
+            let hung = failures.iter().any(|error| error.kind == ErrorKind::DeadlineExceeded);
+            let changing = several && failures.iter().any(|error| error.retry_after_ms.is_some());
+            if limit.is_some() && hung && !changing {
+                // Nobody else answers for it, so it gets all its time.
+                limit = None;
+            } else if !changing || Instant::now() + PAUSE >= deadline {
+                return Err(all_failed(failures));
+            }
+            tokio::time::sleep(PAUSE).await;
         }
-        if failures.len() == 1 {
-            return Err(failures.remove(0));
-        }
-        // What may have been sent goes first, so that the whole does not read as if nothing had been.
-        failures.sort_by_key(never_sent);
-        let retry_after_ms = failures.iter().filter_map(|error| error.retry_after_ms).min();
-        let messages: Vec<String> = failures.into_iter().map(|error| error.message).collect();
-        Err(Error { retry_after_ms, ..Error::unavailable(messages.join("; ")) })
     }
 
     async fn call<M, T, D, F, Fut>(
@@ -93,9 +109,9 @@ impl ControllerClient {
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         let (send, message) = (&send, &message);
-        self.each_in_turn(|wire| async move {
+        self.each_in_turn(|wire, limit| async move {
             let send = |channel, request| send(client(channel), request);
-            let reply = wire.call(method, CALL_LIMIT, message.clone(), send).await?;
+            let reply = wire.call(method, limit.unwrap_or(CALL_LIMIT), message.clone(), send).await?;
             wire.parsed(method, parse(reply))
         })
         .await
@@ -182,8 +198,8 @@ impl ControllerApi for ControllerClient {
         let (job, node) = (job.unwrap_or_default(), node.unwrap_or_default());
         let message = &pb::WatchRequest { principal: Some(who.clone().into()), after, follow, job, node };
         let send = |channel, request| async move { client(channel).watch(request).await };
-        self.each_in_turn(|wire| async move {
-            let messages = wire.open("Watch", OPEN_LIMIT, message.clone(), send).await?;
+        self.each_in_turn(|wire, limit| async move {
+            let messages = wire.open("Watch", limit.unwrap_or(OPEN_LIMIT), message.clone(), send).await?;
             Ok(stream::answers(wire, "Watch", messages, ()))
         })
         .await
@@ -192,8 +208,8 @@ impl ControllerApi for ControllerClient {
     async fn logs(&self, who: &Principal, query: LogQuery) -> Result<Answers<LogBatch>, Error> {
         let message = &convert::logs_request(who.clone(), query);
         let send = |channel, request| async move { client(channel).logs(request).await };
-        self.each_in_turn(|wire| async move {
-            let messages = wire.open("Logs", OPEN_LIMIT, message.clone(), send).await?;
+        self.each_in_turn(|wire, limit| async move {
+            let messages = wire.open("Logs", limit.unwrap_or(OPEN_LIMIT), message.clone(), send).await?;
             Ok(stream::answers(wire, "Logs", messages, ()))
         })
         .await
@@ -202,9 +218,9 @@ impl ControllerApi for ControllerClient {
     async fn exec(&self, who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error> {
         let start = &convert::exec_start(who.clone(), task, exec);
         let send = |channel, request| async move { client(channel).exec(request).await };
-        self.each_in_turn(|wire| async move {
+        self.each_in_turn(|wire, limit| async move {
             let (input, requests) = exec::Requests::new(start.clone());
-            let replies = wire.open("Exec", EXEC_LIMIT, requests, send).await?;
+            let replies = wire.open("Exec", limit.unwrap_or(EXEC_LIMIT), requests, send).await?;
             Ok(exec::session(wire, input, replies))
         })
         .await
@@ -237,6 +253,18 @@ impl ControllerApi for ControllerClient {
         let parse = |reply: pb::ReportReply| Ok(reply.acknowledged);
         self.call("Report", message, |mut c, r| async move { c.report(r).await }, parse).await
     }
+}
+
+/// What is said when no address would answer.
+fn all_failed(mut failures: Vec<Error>) -> Error {
+    if failures.len() == 1 {
+        return failures.remove(0);
+    }
+    // What may have been sent goes first, so that the whole does not read as if nothing had been.
+    failures.sort_by_key(never_sent);
+    let retry_after_ms = failures.iter().filter_map(|error| error.retry_after_ms).min();
+    let messages: Vec<String> = failures.into_iter().map(|error| error.message).collect();
+    Error { retry_after_ms, ..Error::unavailable(messages.join("; ")) }
 }
 
 fn job_ref(text: &str) -> pb::JobRef {

@@ -124,7 +124,7 @@ fn create_private(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn check_owner(connection: &Connection, path: &Path, format: Format) -> Result<(), StoreError> {
+pub(crate) fn check_owner(connection: &Connection, path: &Path, format: Format) -> Result<(), StoreError> {
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
     let read = || -> rusqlite::Result<(i64, i64, i64)> {
         let tables = number("SELECT count(*) FROM sqlite_schema")?;

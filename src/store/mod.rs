@@ -1,18 +1,21 @@
 //! Ordered keys with transactions: what the controller must not forget, and the agent's journal.
 //!
-//! Keys are text, compared by bytes. Every successful transaction raises the revision by one, and every key
+//! Keys are text, compared by bytes. Every successful transaction raises the revision, and every key
 //! remembers the revision that wrote it. Limits hold in every implementation, so that what works on one works
 //! on all: see [`MAX_VALUE_BYTES`], [`MAX_OPERATIONS`], [`MAX_TRANSACTION_BYTES`]. A decision too big for one
 //! transaction is written in chunks and made true by flipping one header key.
 
+pub mod backup;
 pub mod chunked;
 pub mod contract;
+pub mod etcd;
 pub mod failing;
 mod file;
 pub mod flaky;
 pub mod history;
 pub mod limits;
 mod reader;
+pub mod snapshot;
 pub mod sqlite;
 mod worker;
 
@@ -104,7 +107,7 @@ pub enum StoreError {
     Unavailable { operation: &'static str, message: String },
 }
 
-/// Ordered keys. Implementations: [`sqlite`]. The suite in `contract` runs against each.
+/// Ordered keys. Implementations: [`sqlite`], [`etcd`]. The suite in `contract` runs against each.
 #[async_trait]
 pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
@@ -112,7 +115,8 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// Entries in key order, read at one revision, which is returned with them.
     async fn range(&self, range: Range) -> Result<(Vec<Entry>, u64), StoreError>;
 
-    /// All or nothing; durable before it returns `Committed`.
+    /// All or nothing; durable before it returns `Committed`. After `Unavailable` nothing is known, until a later commit
+    /// of the same store is answered: then the one before it has happened or never will.
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError>;
 
     /// Changes of keys with `prefix` after `revision`, in order, then as they happen. The channel is bounded:

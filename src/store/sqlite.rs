@@ -4,6 +4,7 @@
 //! a deadline. See the file `write` for how many small transactions share one sync of the disk.
 
 mod schema;
+pub(super) mod snapshot;
 #[cfg(test)]
 mod tests;
 mod watch;

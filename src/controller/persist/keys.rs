@@ -4,7 +4,22 @@ use crate::domain::command::Error;
 use crate::domain::ids::{Generation, JobId, NodeName, RunId, TaskId};
 use crate::domain::job::Job;
 
-pub(super) fn key_of_node(name: &NodeName) -> String {
+pub(in crate::controller) const CLUSTER_ID: &str = "meta/cluster_id";
+pub(in crate::controller) const TERM: &str = "meta/term";
+pub(in crate::controller) const NEXT_ID: &str = "meta/next_id";
+/// There while the store is being filled from another or from a backup: what it holds is not whole.
+pub(in crate::controller) const TRANSFER: &str = "meta/transfer";
+/// Where the store was moved to: what it holds is history.
+pub(in crate::controller) const MOVED: &str = "meta/moved";
+
+/// Two entries, one after the other, that only one transaction may write: chunks of one value.
+pub(in crate::controller) fn written_together(before: &str, after: &str) -> bool {
+    let stem =
+        |key: &str| key.strip_prefix("spec/").and_then(|key| key.rsplit_once('/')).map(|(id, _)| id.to_owned());
+    stem(before).is_some_and(|before| stem(after) == Some(before))
+}
+
+pub(in crate::controller) fn key_of_node(name: &NodeName) -> String {
     format!("node/{name}")
 }
 

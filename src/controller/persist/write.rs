@@ -1,7 +1,9 @@
 //! From what changed to transactions, fenced by the term.
 
 use super::super::state::{Dirty, State};
-use super::keys::{file_key, job_key, key_of_node, key_of_standing, plan_key, run_key, spec_key, task_key};
+use super::keys::{
+    MOVED, TRANSFER, file_key, job_key, key_of_node, key_of_standing, plan_key, run_key, spec_key, task_key,
+};
 use super::record::{StoredNode, StoredSeat, StoredTask, json, stored_task};
 use crate::domain::ids::{JobId, Term};
 use crate::domain::node::Standing;
@@ -161,6 +163,7 @@ pub(in crate::controller) async fn take_term(
     fresh_cluster_id: &str,
 ) -> Result<(String, Term), StoreError> {
     loop {
+        refuse_unusable(store).await?;
         let cluster = store.get("meta/cluster_id").await?;
         let term = store.get("meta/term").await?;
         let old = term.as_ref().and_then(|entry| super::load::parse_number(&entry.value)).unwrap_or(0);
@@ -170,6 +173,8 @@ pub(in crate::controller) async fn take_term(
             Some(entry) => Compare::ModRevision { key: "meta/term".into(), revision: entry.mod_revision },
             None => Compare::Absent { key: "meta/term".into() },
         });
+        // What was looked at before may have changed since.
+        transaction.compares.extend([TRANSFER, MOVED].map(|key| Compare::Absent { key: key.into() }));
         transaction.ops.push(put("meta/term".into(), new.to_string().into_bytes()));
         let cluster_id = match &cluster {
             Some(entry) => String::from_utf8_lossy(&entry.value).into_owned(),
@@ -182,6 +187,21 @@ pub(in crate::controller) async fn take_term(
             return Ok((cluster_id, new));
         }
     }
+}
+
+/// A store that is half-written, or that has been moved elsewhere, has no controller.
+async fn refuse_unusable(store: &dyn Store) -> Result<(), StoreError> {
+    let refused = |message: String| StoreError::Unavailable { operation: "taking the store", message };
+    if store.get(TRANSFER).await?.is_some() {
+        let message = "it was being filled by 'wharf store restore' or 'wharf store move' when that was cut short; \
+            run the same command again";
+        return Err(refused(message.to_owned()));
+    }
+    if let Some(entry) = store.get(MOVED).await? {
+        let to = String::from_utf8_lossy(&entry.value).into_owned();
+        return Err(refused(format!("it was moved to {to}; let the settings say so, or move it back")));
+    }
+    Ok(())
 }
 
 /// Deletes each of `keys`; one that ends with `/` stands for all below it. In their order.

@@ -11,7 +11,8 @@ use crate::domain::event::Event;
 use crate::domain::task::AssignedPorts;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{
-    ExplainedDecision, ExplainedReason, ExplainedTask, Explanation, JobView, RetriesView, RunView, Submitted, TaskView,
+    ExplainedDecision, ExplainedReason, ExplainedTask, Explanation, JobView, RetriesView, RunView, Submitted,
+    TaskView,
 };
 use crate::rpc::generated as pb;
 

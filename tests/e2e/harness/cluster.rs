@@ -49,6 +49,8 @@ pub struct Cluster {
     /// One per node: on one machine two would give the same port to two tasks.
     blocks: Vec<Block>,
     controller: Mutex<Option<Child>>,
+    /// A second controller, for a store that both can reach.
+    second: Option<(Port, Mutex<Option<Child>>)>,
     agents: Vec<(Node, Mutex<Option<Child>>)>,
     node_uids: Vec<String>,
 }
@@ -61,15 +63,28 @@ impl Cluster {
 
     /// These nodes, and a controller with more lines in its configuration.
     pub fn with(nodes: Vec<Node>, controller: &str) -> Self {
+        Self::of(nodes, controller, None)
+    }
+
+    /// The same with two controllers, whose store the lines must say.
+    pub fn with_two_controllers(nodes: Vec<Node>, controller: &str) -> Self {
+        Self::of(nodes, controller, Some((Port::claim(), Mutex::new(None))))
+    }
+
+    fn of(nodes: Vec<Node>, controller: &str, second: Option<(Port, Mutex<Option<Child>>)>) -> Self {
         let folder = tempfile::Builder::new().prefix("wh-").tempdir().expect("a temporary folder can be made");
         // Tasks may run as another user and have to get through.
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
         let agents: Vec<_> = nodes.into_iter().map(|node| (node, Mutex::new(None))).collect();
         let blocks = agents.iter().map(|_| Block::claim()).collect();
+        let (port, controllers) = (Port::claim(), Mutex::new(None));
         let mut cluster =
-            Self { folder, port: Port::claim(), blocks, controller: Mutex::new(None), agents, node_uids: Vec::new() };
+            Self { folder, port, blocks, controller: controllers, second, agents, node_uids: Vec::new() };
         cluster.write_settings(controller);
         cluster.start_controller();
+        if cluster.second.is_some() {
+            cluster.start_second();
+        }
         (0..cluster.agents.len()).for_each(|i| cluster.start_agent(i));
         cluster.wait_ready();
         let uids = cluster.json(&["nodes"]);
@@ -96,6 +111,12 @@ impl Cluster {
         format!("127.0.0.1:{}", self.port.number)
     }
 
+    /// Of all controllers, as a client is told them.
+    pub fn addresses(&self) -> String {
+        let second = self.second.iter().map(|(port, _)| format!(",127.0.0.1:{}", port.number));
+        std::iter::once(self.address()).chain(second).collect()
+    }
+
     pub fn port(&self) -> u16 {
         self.port.number
     }
@@ -116,15 +137,21 @@ impl Cluster {
             "data_dir = '{folder}/c'\nlisten = '{}'\nheartbeat_ms = 250\nnode_timeout_ms = 10000\n{more}\n",
             self.address()
         );
+        if let Some((port, _)) = &self.second {
+            let address = format!("127.0.0.1:{}", port.number);
+            let other = controller.replace(&self.address(), &address).replace("/c'", "/c2'");
+            fs::write(self.path("second.toml"), other).expect("the folder is ours");
+        }
         fs::write(self.path("controller.toml"), controller).expect("the folder is ours");
+        let controllers: Vec<String> = self.addresses().split(',').map(|address| format!("'{address}'")).collect();
+        let controllers = controllers.join(", ");
         for (i, (node, _)) in self.agents.iter().enumerate() {
             let ports = &self.blocks[i];
             let agent = format!(
-                "data_dir = '{folder}/a{i}'\nrun_dir = '{folder}/r{i}'\nname = '{}'\ncontroller = '{}'\n\
+                "data_dir = '{folder}/a{i}'\nrun_dir = '{folder}/r{i}'\nname = '{}'\ncontroller = [{controllers}]\n\
                  listen = 'unix:{folder}/a{i}.sock'\ntask_ip = '127.0.1.{}'\ngpus = '{}'\nruntime = '{}'\n\
                  cpus = {}\nmemory_mb = {}\nports = '{}-{}'\n{}\n",
                 node.name,
-                self.address(),
                 i + 1,
                 node.gpus,
                 node.runtime,
@@ -152,6 +179,29 @@ impl Cluster {
         let mut slot = self.controller.lock().expect("no test panics with it");
         assert!(slot.is_none(), "the controller runs already");
         *slot = Some(self.daemon("controller", "controller", &[]));
+    }
+
+    pub fn start_second(&self) {
+        let mut slot = self.second().lock().expect("no test panics with it");
+        assert!(slot.is_none(), "the second controller runs already");
+        *slot = Some(self.daemon("controller", "second", &[]));
+    }
+
+    fn second(&self) -> &Mutex<Option<Child>> {
+        &self.second.as_ref().expect("there are two controllers").1
+    }
+
+    /// SIGKILL to one of two, and gone when this returns.
+    pub fn kill9_one(&self, second: bool) {
+        end(if second { self.second() } else { &self.controller });
+    }
+
+    /// A signal to one of two.
+    pub fn signal_one(&self, second: bool, signal: nix::sys::signal::Signal) {
+        let slot = if second { self.second() } else { &self.controller };
+        let pid = slot.lock().expect("no test panics with it").as_ref().expect("it runs").id();
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("process ids are small"));
+        nix::sys::signal::kill(pid, signal).expect("it is ours");
     }
 
     pub fn start_agent(&self, i: usize) {
@@ -210,7 +260,7 @@ impl Cluster {
     /// The command line, ready for more arguments.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = program();
-        command.env("WHARF_CONTROLLER", self.address()).args(args);
+        command.env("WHARF_CONTROLLER", self.addresses()).args(args);
         command
     }
 
@@ -337,13 +387,15 @@ fn stop(slot: &Mutex<Option<Child>>) -> i32 {
 impl Drop for Cluster {
     fn drop(&mut self) {
         end(&self.controller);
+        self.second.iter().for_each(|(_, slot)| end(slot));
         self.agents.iter().for_each(|(_, slot)| end(slot));
         proc::kill_folder(self.folder.path());
         self.node_uids.iter().for_each(|uid| proc::remove_groups(uid));
         if !std::thread::panicking() {
             return;
         }
-        let names = (0..self.agents.len()).map(|i| format!("agent{i}")).chain(["controller".to_owned()]);
+        let names =
+            (0..self.agents.len()).map(|i| format!("agent{i}")).chain(["controller".to_owned(), "second".to_owned()]);
         for name in names {
             let text = fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod docker;
+pub mod etcd;
 pub mod job;
 pub mod port;
 pub mod proc;
@@ -12,6 +13,7 @@ pub mod skip;
 pub mod wait;
 
 pub use cluster::{Cluster, Node};
+pub use etcd::Etcd;
 pub use job::{job, role};
 pub use running::{Output, Running};
 pub use skip::skip;
