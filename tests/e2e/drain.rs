@@ -42,7 +42,7 @@ fn a_drain_moves_a_running_gang_and_survives_the_controllers_death() {
     assert_eq!((&drained["state"], &drained["tasks_held"]), (&json!("DRAINING"), &json!(1)), "{drained}");
     cluster.kill9_controller();
     cluster.start_controller();
-    // Whoever waits does so over the restart.
+    until("it answers again", || (cluster.cli(&["nodes"]).code == 0).then_some(()));
     cluster.cli(&["node", "drain", "n0", "--reason", "new driver", "--deadline", "1s", "--wait"]).expect(0);
     let shown = node(&cluster, "n0");
     assert_eq!((&shown["state"], &shown["tasks_held"]), (&json!("DRAINED"), &json!(0)), "{shown}");

@@ -72,6 +72,17 @@ impl Beside {
     }
 }
 
+/// Commands that the agent has noted, below its state directory.
+fn notes(dir: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let within = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
+    let count = |path: std::path::PathBuf| match path.ends_with("execs") {
+        true => std::fs::read_dir(&path).into_iter().flatten().flatten().count(),
+        false => notes(&path),
+    };
+    within.map(count).sum()
+}
+
 fn gone(marker: &str) {
     until("nothing is left of the command", || proc::with_argument(marker).is_empty().then_some(()));
 }
@@ -174,6 +185,8 @@ fn a_lost_agent_is_255_with_a_sentence_and_the_terminal_given_back() {
         let marker = beside.marker(6);
         let silent = beside.cluster.spawn(&beside.args(&["--", "/bin/sh", "-c", &format!("sleep {marker}; true")]));
         until("a silent one runs", || (proc::with_argument(&marker).len() == 1).then_some(()));
+        // A moment after a command runs; what the agent's end catches in between goes on until its task ends.
+        until("all three are noted", || (notes(&beside.cluster.path("a0")) == 3).then_some(()));
         beside.cluster.kill9_agent(0);
         silent.finish().expect(255);
         assert_eq!(terminal.end(), 255);

@@ -146,7 +146,7 @@ mod tests {
             (of(ExitClass::User, None, Some(9), false), 137, "UNKNOWN"),
             (of(ExitClass::User, None, Some(11), false), 139, "NON_TRANSIENT"),
             (of(ExitClass::User, None, Some(9), true), 196, "NON_TRANSIENT"),
-            (of(ExitClass::User, None, None, false), 255, "UNKNOWN"),
+            (of(ExitClass::User, None, None, false), 255, "NON_TRANSIENT"),
             (of(ExitClass::User, Some(0), None, false), 255, "UNKNOWN"),
             (of(ExitClass::Platform, None, Some(15), false), 143, "TRANSIENT_NORMAL"),
             (of(ExitClass::Platform, None, None, false), -8000, "TRANSIENT_NORMAL"),

@@ -6,9 +6,12 @@ use nix::sched::CloneFlags;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use tokio::process::Command;
 
 const UMASK: Mode = Mode::from_bits_truncate(crate::runtime::process::setup::UMASK);
@@ -19,7 +22,9 @@ pub(super) fn join_task(
     child_pid: u32,
     tty: bool,
     open_files: Option<OpenFiles>,
+    folder: &Path,
 ) -> io::Result<()> {
+    let folder = CString::new(folder.as_os_str().as_bytes())?;
     let entries = task.remains.groups.payload_entries()?;
     // Best effort: without rights, or on a machine where the task shares the node's.
     let ends = parent_of(child_pid) != Some(task.shim.pid);
@@ -61,6 +66,8 @@ pub(super) fn join_task(
             nix::unistd::setgid(gid)?;
             nix::unistd::setuid(uid)?;
         }
+        // As the task's user: root would enter folders of others.
+        nix::unistd::chdir(folder.as_c_str())?;
         Ok(())
     };
     // SAFETY: the closure makes system calls only; everything that it touches was allocated before the fork.

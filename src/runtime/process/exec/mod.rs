@@ -119,8 +119,8 @@ fn spawn(
     }
     command.envs(of_task.env.iter().map(|(name, value)| (text(name), text(value))));
     command.envs(exec.env.iter().map(|(name, value)| (name, value)));
-    command.current_dir(exec.cwd.as_deref().map_or(task.record.facts.cwd.as_path(), Path::new));
-    joining::join_task(&mut command, task, child_pid, exec.tty.is_some(), open_files)?;
+    let folder = exec.cwd.as_deref().map_or(task.record.facts.cwd.as_path(), Path::new);
+    joining::join_task(&mut command, task, child_pid, exec.tty.is_some(), open_files, folder)?;
     match exec.tty {
         Some(size) => spawn_on_terminal(command, size, task),
         None => spawn_on_pipes(command, task.record.facts.account.uid),

@@ -1,6 +1,6 @@
 //! A pseudoterminal for an interactive command.
 
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -28,18 +28,19 @@ pub(super) fn resize(terminal: &OwnedFd, (rows, columns): (u16, u16)) -> io::Res
 
 /// Opens a terminal of this many rows and columns, owned by the task's user as after a login.
 pub(super) fn open((rows, columns): (u16, u16), uid: u32) -> io::Result<Terminal> {
-    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    let (mut ours, mut theirs) = (-1, -1);
-    // SAFETY: two integers to fill, no name and no settings wanted, a size that outlives the call.
-    let result = unsafe { libc::openpty(&mut ours, &mut theirs, std::ptr::null_mut(), std::ptr::null(), &size) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: openpty just made both descriptors; nobody else owns them.
-    let (ours, theirs) = unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
-    for fd in [&ours, &theirs] {
-        fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    }
+    // Closed on exec from the first moment: other commands are started meanwhile.
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: takes integers only.
+    let ours = nix::errno::Errno::result(unsafe { libc::posix_openpt(flags) })?;
+    // SAFETY: made just now; nobody else owns it.
+    let ours = unsafe { OwnedFd::from_raw_fd(ours) };
+    // SAFETY: a terminal's own descriptor.
+    nix::errno::Errno::result(unsafe { libc::unlockpt(ours.as_raw_fd()) })?;
+    // SAFETY: the call takes one integer and answers a new descriptor.
+    let theirs = nix::errno::Errno::result(unsafe { libc::ioctl(ours.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
+    // SAFETY: made just now; nobody else owns it.
+    let theirs = unsafe { OwnedFd::from_raw_fd(theirs) };
+    resize(&ours, (rows, columns))?;
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK | OFlag::O_RDWR))?;
     if nix::unistd::Uid::effective().is_root() {
         fchown(&theirs, Some(uid), None)?;
