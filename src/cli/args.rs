@@ -242,10 +242,10 @@ pub enum StoreCommand {
         after_help = "Example:\n  wharf store move --from sqlite:/var/lib/wharf/controller --to etcd:127.0.0.1:2379"
     )]
     Move {
-        /// sqlite:DIR or etcd:HOST:PORT[,HOST:PORT...][/PREFIX/]
+        /// sqlite:DIR or etcd:HOST:PORT,..., with /PREFIX/ behind it where it is not /wharf/
         #[arg(long, value_name = "STORE")]
         from: String,
-        /// sqlite:DIR or etcd:HOST:PORT[,HOST:PORT...][/PREFIX/]
+        /// sqlite:DIR or etcd:HOST:PORT,..., with /PREFIX/ behind it where it is not /wharf/
         #[arg(long, value_name = "STORE")]
         to: String,
         /// Delete what the second store holds
@@ -260,7 +260,7 @@ pub enum StoreCommand {
 /// Which store.
 #[derive(Debug, Args)]
 pub struct StoreArgs {
-    /// sqlite:DIR or etcd:HOST:PORT[,HOST:PORT...][/PREFIX/] (default: what the controller's settings say)
+    /// sqlite:DIR or etcd:HOST:PORT,..., with /PREFIX/ behind it where it is not /wharf/ (default: what the controller's settings say)
     #[arg(long, value_name = "STORE")]
     pub store: Option<String>,
     /// The controller's settings

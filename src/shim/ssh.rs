@@ -5,7 +5,7 @@
 //! - `ssh-session` is what sshd runs for every session: it gives it the task's environment.
 //!
 //! These run beside the task's own shim, as the container's user. They change no file of the image: what sshd needs is
-//! in [`FOLDER`], which the agent has written, and the one folder that sshd wants to be there is made if it is not.
+//! in `FOLDER`, which the agent has written, and the one folder that sshd wants to be there is made if it is not.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
