@@ -184,7 +184,9 @@ impl Actor {
         if !failed || !soon || asked || self.publishes_ports(record) {
             return exit;
         }
-        let busy_ports = taken_by_others(record.claim().map_or_else(Vec::new, |claim| claim.ports));
+        // The image's own ssh server, which we started, lives as long as its container.
+        let ports = record.spec.iter().flat_map(|spec| &spec.ports).filter(|ports| ports.label != "ssh");
+        let busy_ports = taken_by_others(ports.flat_map(|ports| ports.ports.iter().copied()));
         if busy_ports.is_empty() {
             return exit;
         }

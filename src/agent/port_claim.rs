@@ -14,7 +14,6 @@
 
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::quantity::DEFAULT_PORTS;
-use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt};
 use std::fs;
 use std::io;
@@ -240,10 +239,12 @@ fn holder(name: &str) -> Option<i32> {
     match connect(fd.as_raw_fd(), &address) {
         Ok(()) => {
             let peer = getsockopt(&fd, sockopt::PeerCredentials).ok()?;
+            let processes = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+            // Root of a container on this network is not the node's: a task must not keep its agent from starting.
+            let here = processes(&peer.pid().to_string()).is_some_and(|found| Some(found) == processes("self"));
             let counts = peer.uid() == 0 || peer.uid() == nix::unistd::Uid::effective().as_raw();
-            counts.then(|| peer.pid())
+            (here && counts).then(|| peer.pid())
         }
-        Err(Errno::EAGAIN) => Some(0),
         Err(_) => None,
     }
 }

@@ -26,6 +26,9 @@ use crate::domain::spec::OnNodeLost;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+/// Nodes that a reason names.
+const NAMED: usize = 8;
+
 /// An agent said something, and may have renewed the leases of its tasks with the answer.
 pub(super) fn heard_from(state: &mut State, uid: &NodeUid, running_for: Duration) {
     let name = state.node_by_uid(uid).map(|(name, _)| name.clone());
@@ -102,8 +105,11 @@ pub(super) fn replace(state: &mut State, context: &Context<'_>) {
         })
         .collect();
     for (id, lease, nodes) in due {
-        let names = nodes.iter().map(|node| node.0.as_str()).collect::<Vec<_>>().join(", ");
-        let why = format!("{names} is lost: not heard for longer than the lease of {} s", lease.as_secs());
+        // Every task of the gang is told.
+        let names = nodes.iter().take(NAMED).map(|node| node.0.as_str()).collect::<Vec<_>>().join(", ");
+        let more = nodes.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let why = format!("{names}{more} is lost: not heard for longer than the lease of {} s", lease.as_secs());
         drain::take_for_dead(state, id, &nodes, &why, context.now);
     }
 }

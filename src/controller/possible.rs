@@ -77,8 +77,8 @@ fn judge(state: &mut State, policy: &Policy, request: &Request) -> Option<Doubt>
     if let Some(known) = state.placing.possible.verdicts.get(request) {
         return known.clone();
     }
-    let now = state.looked_at;
-    let books = schedule::books(state, policy, now);
+    // Which ports are busy is brought up to date by whoever places: it is told of each change once.
+    let books = state.placing.books.take().unwrap_or_else(|| schedule::build(state, policy, state.looked_at));
     let empty = state.placing.possible.empty.get_or_insert_with(|| EmptyCluster::of(&books.snapshot));
     let doubt = doubt_of(request, empty.judge(request, &books.quotas));
     // It stands in lists, whatever roles, labels and nodes are called.

@@ -181,7 +181,8 @@ impl Supervisor {
         let held = self.run.as_ref().and_then(|run| run.hold.as_ref());
         let ended_realtime_ns = end.filter(|_| held.is_none()).map_or_else(sys::realtime_ns, |end| end.realtime_ns);
         let memory = self.task.as_ref().map(|task| (task.memory_before, task.files.memory_counts()));
-        let (before, after) = memory.unwrap_or_default();
+        let (before, counted) = memory.unwrap_or_default();
+        let after = held.map_or(counted, |hold| hold.memory);
         let limit_hits = after.limit_hits.map(|hits| hits.saturating_sub(before.limit_hits.unwrap_or(0)));
         ExitRecord {
             code: status.and_then(code_of),

@@ -14,6 +14,7 @@ use super::protocol::ShimFrame;
 use super::record::{Kind, Stamp};
 use super::supervise::{Stage, Supervisor};
 use super::sys;
+use super::task::MemoryCounts;
 use std::time::Instant;
 
 /// Until when.
@@ -21,6 +22,8 @@ use std::time::Instant;
 pub struct Hold {
     pub until_boottime_ns: u64,
     pub until_realtime_ns: u64,
+    /// As the command had left it: what is tried beside it later is not its doing.
+    pub memory: MemoryCounts,
 }
 
 impl Supervisor {
@@ -33,7 +36,8 @@ impl Supervisor {
     pub(super) fn begin_hold(&mut self, now: Instant) -> bool {
         let Some(task) = &self.task else { return false };
         let Some(hold_s) = task.spec.debug_hold_s.filter(|seconds| *seconds > 0) else { return false };
-        let killed_for_memory = task.files.memory_counts().oom_kills > task.memory_before.oom_kills;
+        let memory = task.files.memory_counts();
+        let killed_for_memory = memory.oom_kills > task.memory_before.oom_kills;
         let Some((status, at)) = self.run.as_ref().and_then(|run| run.end).map(|end| (end.status, end.at)) else {
             return false;
         };
@@ -45,6 +49,7 @@ impl Supervisor {
         let hold = Hold {
             until_boottime_ns: sys::boottime_ns().saturating_add(length_ns),
             until_realtime_ns: sys::realtime_ns().saturating_add(length_ns),
+            memory,
         };
         let stamp = Stamp { realtime_ns: sys::realtime_ns() as i64, boottime_ns: sys::boottime_ns() };
         task.queue.push(Kind::Stderr, stamp, notice(status, hold_s).as_bytes());
@@ -72,7 +77,7 @@ impl Supervisor {
         let hold = self.hold()?;
         let status = self.run.as_ref()?.end?.status;
         let (code, signal) = (code_of(status), signal_of(status));
-        let Hold { until_realtime_ns, until_boottime_ns } = hold;
+        let Hold { until_realtime_ns, until_boottime_ns, .. } = hold;
         Some(ShimFrame::Held { code, signal, until_realtime_ns, until_boottime_ns })
     }
 }

@@ -253,6 +253,10 @@ impl Supervisor {
     fn is_from_task(&self, pid: u32, uid: u32) -> bool {
         // 0: from outside our process namespace.
         let (Some(task), true, true) = (&self.task, self.run.is_some(), pid != 0) else { return false };
+        // Nobody but the task is in a container: also what was started beside its command.
+        if std::process::id() == 1 {
+            return true;
+        }
         descendants::is_below(&task.files, pid).unwrap_or_else(|| {
             // It has ended since, and nobody knows where it was. Only who could have been the task counts as the task.
             uid == task.spec.uid.unwrap_or_else(sys::own_uid)

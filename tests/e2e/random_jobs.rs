@@ -40,7 +40,8 @@ fn plan(random: &mut Random, number: usize) -> Plan {
     let end = |random: &mut Random| match random.below(10) {
         _ if stop => End::Stopped,
         0..=5 => End::Code(0),
-        6..=7 => End::Code(1 + random.below(255) as i64),
+        // 193 asks for another run.
+        6..=7 => End::Code(Some(1 + random.below(255) as i64).filter(|code| *code != 193).unwrap_or(1)),
         _ => End::Signal(*random.pick(&signals)),
     };
     let ends = (0..tasks).map(|_| end(random)).collect();

@@ -34,18 +34,27 @@ impl Dockerd {
     /// Removes what nodes have left running: in dockerd's network their ports are another test's tomorrow.
     pub fn remove_of(&self, node_uids: &[String]) {
         for uid in node_uids {
-            let found = self.docker(&["ps", "-aq", "--filter", &format!("label=wharf.node_uid={uid}")]);
-            let found: Vec<&str> = found.split_whitespace().collect();
-            if !found.is_empty() {
-                self.docker(&[&["rm", "-fv"][..], &found].concat());
-            }
+            // dockerd refuses to remove what it is removing already; the next look tells what is left.
+            super::wait::until("no container of the node is left", || {
+                let found = self.docker(&["ps", "-aq", "--filter", &format!("label=wharf.node_uid={uid}")]);
+                let found: Vec<&str> = found.split_whitespace().collect();
+                let remove = [&["rm", "-fv"][..], &found].concat();
+                let left =
+                    !found.is_empty() && !self.command(&remove).output().expect("docker starts").status.success();
+                (!left).then_some(())
+            });
         }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command.arg("-H").arg(format!("unix://{}", self.socket.display())).args(arguments);
+        command
     }
 
     /// What `docker ARGUMENTS` prints.
     pub fn docker(&self, arguments: &[&str]) -> String {
-        let host = format!("unix://{}", self.socket.display());
-        let output = Command::new("docker").args(["-H", &host]).args(arguments).output().expect("docker starts");
+        let output = self.command(arguments).output().expect("docker starts");
         assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }

@@ -118,7 +118,9 @@ fn spawn(
         command.env("TERM", "xterm-256color");
     }
     command.envs(of_task.env.iter().map(|(name, value)| (text(name), text(value))));
-    command.envs(exec.env.iter().map(|(name, value)| (name, value)));
+    // By these a task's processes are known.
+    let given = exec.env.iter().filter(|(name, _)| !name.starts_with("WHARF_"));
+    command.envs(given.map(|(name, value)| (name, value)));
     let folder = exec.cwd.as_deref().map_or(task.record.facts.cwd.as_path(), Path::new);
     joining::join_task(&mut command, task, child_pid, exec.tty.is_some(), open_files, folder)?;
     match exec.tty {
