@@ -27,6 +27,7 @@ mod journal;
 mod lingering;
 mod message;
 mod output;
+mod own_table;
 mod port_claim;
 mod ports;
 pub mod pressure;

@@ -6,17 +6,34 @@
 //! TIME_WAIT: the task before had it, and this one need not wait a minute for it.
 
 use super::lingering::Lingering;
+use super::own_table;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, setsockopt, socket, sockopt,
 };
+use nix::unistd::close;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
-/// Bound sockets of one task; dropping them gives the ports to the task.
+/// Bound sockets of one task; dropping them gives the ports to the task, at once and for certain: no process that is
+/// being started has a copy of them.
 #[derive(Debug, Default)]
 pub struct HeldPorts {
-    sockets: Vec<OwnedFd>,
+    /// Of the table of [`own_table`].
+    sockets: Vec<RawFd>,
+}
+
+impl Drop for HeldPorts {
+    fn drop(&mut self) {
+        let sockets = std::mem::take(&mut self.sockets);
+        if !sockets.is_empty() {
+            own_table::run(move || {
+                for fd in sockets {
+                    let _ = close(fd);
+                }
+            });
+        }
+    }
 }
 
 /// Promised ports that cannot be had, all of them, and why the first cannot.
@@ -38,25 +55,33 @@ pub fn named(ports: &[u16]) -> String {
 impl HeldPorts {
     /// Binds all of `ports`, TCP over IPv4 and IPv6; none stay bound on error. Does not wait for anything.
     pub fn bind(ports: impl IntoIterator<Item = u16>) -> Result<Self, PortsTaken> {
-        let mut held = Self::default();
-        let mut taken: Option<PortsTaken> = None;
-        // Looked up once, for all ports.
-        let mut lingering: Option<Lingering> = None;
-        for port in ports {
-            let sockets = bind_port(port, false).or_else(|errno| {
-                let lingers = errno == Errno::EADDRINUSE && lingering.get_or_insert_with(Lingering::read).only(port);
-                if lingers { bind_port(port, true) } else { Err(errno) }
-            });
-            match sockets {
-                Ok(sockets) => held.sockets.extend(sockets),
-                Err(errno) => {
-                    let first = || PortsTaken { ports: Vec::new(), reason: errno.desc().to_lowercase() };
-                    taken.get_or_insert_with(first).ports.push(port);
-                }
+        let ports: Vec<u16> = ports.into_iter().collect();
+        let bound = own_table::run(move || {
+            bind_all(ports).map(|sockets| sockets.into_iter().map(IntoRawFd::into_raw_fd).collect())
+        });
+        bound.map(|sockets| Self { sockets })
+    }
+}
+
+fn bind_all(ports: Vec<u16>) -> Result<Vec<OwnedFd>, PortsTaken> {
+    let mut held = Vec::new();
+    let mut taken: Option<PortsTaken> = None;
+    // Looked up once, for all ports.
+    let mut lingering: Option<Lingering> = None;
+    for port in ports {
+        let sockets = bind_port(port, false).or_else(|errno| {
+            let lingers = errno == Errno::EADDRINUSE && lingering.get_or_insert_with(Lingering::read).only(port);
+            if lingers { bind_port(port, true) } else { Err(errno) }
+        });
+        match sockets {
+            Ok(sockets) => held.extend(sockets),
+            Err(errno) => {
+                let first = || PortsTaken { ports: Vec::new(), reason: errno.desc().to_lowercase() };
+                taken.get_or_insert_with(first).ports.push(port);
             }
         }
-        taken.map_or(Ok(held), Err)
     }
+    taken.map_or(Ok(held), Err)
 }
 
 /// Of the ports of a task of which nothing is left: those that somebody has all the same, for certain. What only the
@@ -70,7 +95,8 @@ pub fn taken_by_others(ports: impl IntoIterator<Item = u16>) -> Vec<u16> {
 /// Which of these ports cannot be bound right now, whoever has them. They are bound and let go one by one: none of them
 /// may be one that a task of ours is about to use.
 pub fn busy_among(ports: impl IntoIterator<Item = u16>) -> Vec<u16> {
-    ports.into_iter().filter(|port| bind_port(*port, false).is_err()).collect()
+    let ports: Vec<u16> = ports.into_iter().collect();
+    own_table::run(move || ports.into_iter().filter(|port| bind_port(*port, false).is_err()).collect())
 }
 
 fn bind_port(port: u16, beside_lingering: bool) -> Result<Vec<OwnedFd>, Errno> {
@@ -187,8 +213,8 @@ mod tests {
         use std::io::Read;
         let listening = TcpListener::bind("127.0.0.1:0").unwrap();
         // Somebody else may be quicker.
-        let bound = (0..50).find_map(|_| HeldPorts::bind([free_port()]).ok()).unwrap();
-        let bound_port = nix::sys::socket::getsockname::<SockaddrIn>(bound.sockets[0].as_raw_fd()).unwrap().port();
+        let hold = |port| Some((HeldPorts::bind([port]).ok()?, port));
+        let (_bound, bound_port) = (0..50).find_map(|_| hold(free_port())).unwrap();
         let port = listening.local_addr().unwrap().port();
         assert_eq!(taken_by_others([port, bound_port]), [port, bound_port], "listening, and only bound");
         // A connection that its other end does not close: nobody's port, and yet it cannot be bound.
@@ -198,6 +224,32 @@ mod tests {
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         assert_eq!(taken_by_others([port]), [0; 0]);
         drop(client);
+    }
+
+    /// Between its fork and its exec a child has all that was open in its parent, close-on-exec or not.
+    #[test]
+    fn a_child_that_is_being_started_has_no_copy_of_them() {
+        use std::io::{Read, Write};
+        use std::os::unix::process::CommandExt;
+        let port = free_port();
+        let held = HeldPorts::bind([port]).unwrap();
+        let (mut there, here) = std::io::pipe().unwrap();
+        let (wait, mut go) = std::io::pipe().unwrap();
+        let mut command = std::process::Command::new("true");
+        // SAFETY: between fork and exec nothing is done but read and write.
+        unsafe {
+            command.pre_exec(move || {
+                (&here).write_all(&[1])?;
+                (&wait).read_exact(&mut [0])
+            });
+        }
+        let starting = std::thread::spawn(move || command.status());
+        there.read_exact(&mut [0]).unwrap();
+        drop(held);
+        let bound = TcpListener::bind(("0.0.0.0", port));
+        go.write_all(&[1]).unwrap();
+        assert!(starting.join().unwrap().unwrap().success());
+        assert!(bound.is_ok(), "{bound:?}");
     }
 
     #[test]
