@@ -97,17 +97,17 @@ impl LogReader {
         let mut limit = None;
         if start.since.is_some() || start.tail.is_some() || start.until_now {
             let segments = segment::list(dir)?;
-            if start.until_now {
-                limit = Some(match segments.last() {
-                    Some(newest) => (newest.header.ordinal, newest.length()?),
-                    None => (0, 0),
-                });
-            }
+            // One and the same "now" for the end of the reading and for the last lines.
+            let now = match segments.last() {
+                Some(newest) => (newest.header.ordinal, newest.length()?),
+                None => (0, 0),
+            };
+            limit = start.until_now.then_some(now);
             if let Some(since) = start.since {
                 at = at.max(seek::since(&segments, since)?);
             }
             if let Some(lines) = start.tail {
-                at = at.max(seek::tail(&segments, start.stream, lines)?);
+                at = at.max(seek::tail(&segments, now.1, start.stream, lines)?);
             }
         }
         Ok(Self {

@@ -38,7 +38,7 @@ fn from(segment: &Segment, segments: &[Segment]) -> Place {
 
 fn first_stamp(segment: &Segment) -> Result<Option<Stamp>, Error> {
     let mut first = None;
-    walk(segment, |header, _| {
+    walk(segment, segment.length()?, |header, _| {
         first = Some(header.stamp);
         ControlFlow::Break(())
     })?;
@@ -52,13 +52,20 @@ fn latest(began: Stamp, next: Stamp) -> i64 {
 }
 
 /// The place `lines` lines before the end of the selected output. A last line without its newline is a line.
-/// With fewer lines than that, the oldest place there is.
-pub(super) fn tail(segments: &[Segment], filter: StreamFilter, lines: u32) -> Result<Place, Error> {
+/// With fewer lines than that, the oldest place there is. The output ends where the newest segment has `newest_bytes`:
+/// a task writes on, and who reads up to now would else be sent behind what is to be read.
+pub(super) fn tail(
+    segments: &[Segment],
+    newest_bytes: u64,
+    filter: StreamFilter,
+    lines: u32,
+) -> Result<Place, Error> {
     let mut place = Place::default();
     // Newlines to go back over; unknown until the last byte is seen.
     let mut wanted = None;
-    for segment in segments.iter().rev() {
-        let Some(found) = count_newlines(segment, filter)? else {
+    for (index, segment) in segments.iter().rev().enumerate() {
+        let end = if index == 0 { newest_bytes } else { segment.length()? };
+        let Some(found) = count_newlines(segment, end, filter)? else {
             // Overwritten meanwhile: what is left begins with the segment after it.
             return Ok(place);
         };
@@ -70,7 +77,7 @@ pub(super) fn tail(segments: &[Segment], filter: StreamFilter, lines: u32) -> Re
         }
         if let Some(left) = wanted {
             if found.newlines >= left {
-                return Ok(after_newline(segment, filter, found.newlines - left)?.unwrap_or(place));
+                return Ok(after_newline(segment, end, filter, found.newlines - left)?.unwrap_or(place));
             }
             wanted = Some(left - found.newlines);
         }
@@ -90,9 +97,9 @@ struct Counted {
 }
 
 /// `None`: the segment was overwritten meanwhile.
-fn count_newlines(segment: &Segment, filter: StreamFilter) -> Result<Option<Counted>, Error> {
+fn count_newlines(segment: &Segment, end: u64, filter: StreamFilter) -> Result<Option<Counted>, Error> {
     let mut counted = Counted { newlines: 0, last_byte: None, end: beginning(segment) };
-    let whole = walk(segment, |header, body| {
+    let whole = walk(segment, end, |header, body| {
         if let (Body::Output(bytes), Some(_)) = (body, selected(header.kind, filter)) {
             counted.newlines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
             counted.last_byte = bytes.last().copied();
@@ -105,9 +112,9 @@ fn count_newlines(segment: &Segment, filter: StreamFilter) -> Result<Option<Coun
 }
 
 /// The place after newline number `skip`, counted from 0, of the selected output in this segment.
-fn after_newline(segment: &Segment, filter: StreamFilter, mut skip: u64) -> Result<Option<Place>, Error> {
+fn after_newline(segment: &Segment, end: u64, filter: StreamFilter, mut skip: u64) -> Result<Option<Place>, Error> {
     let mut place = None;
-    let whole = walk(segment, |header, body| {
+    let whole = walk(segment, end, |header, body| {
         let (Body::Output(bytes), Some(_)) = (body, selected(header.kind, filter)) else {
             return ControlFlow::Continue(());
         };
@@ -124,15 +131,19 @@ fn after_newline(segment: &Segment, filter: StreamFilter, mut skip: u64) -> Resu
     Ok(place.filter(|_| whole))
 }
 
-/// Shows every good record of a segment up to its present end. False if it was overwritten meanwhile.
-fn walk(segment: &Segment, mut visit: impl FnMut(&RecordHeader, Body<'_>) -> ControlFlow<()>) -> Result<bool, Error> {
+/// Shows every good record that is whole in the first `end` bytes of a segment. False if it was overwritten meanwhile.
+fn walk(
+    segment: &Segment,
+    end: u64,
+    mut visit: impl FnMut(&RecordHeader, Body<'_>) -> ControlFlow<()>,
+) -> Result<bool, Error> {
     let mut buffer = Vec::new();
     let mut position = SEGMENT_HEADER_BYTES as u64;
-    let end = segment.length()?;
     while position < end {
         let Chunk::Bytes(count) = segment.read(position, &mut buffer)? else {
             return Ok(false);
         };
+        let count = count.min(usize::try_from(end - position).unwrap_or(usize::MAX));
         let mut done = 0;
         while done < count {
             match step(&buffer[done..count], segment.header.salt) {

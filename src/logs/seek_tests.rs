@@ -3,6 +3,7 @@
 use super::cursor::{Cursor, Place};
 use super::reader::Start;
 use super::testing::{RingWriter, read_all, sum, task};
+use super::{seek, segment};
 use crate::api::stream::StreamFilter;
 use crate::domain::time::Timestamp;
 use crate::shim::record::Kind;
@@ -50,6 +51,21 @@ fn a_tail_longer_than_what_is_left_begins_without_a_gap() {
     let records = read_all(dir.path(), Start { tail: Some(9), ..Start::default() }, 1 << 20);
     assert_eq!(sum(&records), (b"b\nc\n".to_vec(), 0, 0));
     assert_eq!(sum(&read_all(dir.path(), Start::default(), 1 << 20)), (b"b\nc\n".to_vec(), 2, 1));
+}
+
+#[test]
+fn a_tail_is_not_pushed_on_by_what_is_written_while_it_is_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = RingWriter::new(dir.path(), 9, 1 << 20);
+    writer.output(Kind::Stdout, b"a\n");
+    let before = writer.offset();
+    writer.output(Kind::Stdout, b"b\n");
+    let segments = segment::list(dir.path()).unwrap();
+    let now = segments.last().unwrap().length().unwrap();
+    writer.output(Kind::Stdout, b"c\n");
+    assert_eq!(seek::tail(&segments, now, StreamFilter::All, 1).unwrap().offset, before);
+    // Half of a record is none.
+    assert_eq!(seek::tail(&segments, now + 1, StreamFilter::All, 1).unwrap().offset, before);
 }
 
 #[test]

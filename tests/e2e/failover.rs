@@ -169,7 +169,8 @@ fn without_a_quorum_tasks_and_reading_go_on_and_changes_are_refused() {
     assert!(said.contains("etcd"), "{said}");
     let shown = cluster.show(&id);
     assert_eq!(shown["tasks"][0]["state"], "RUNNING", "{shown}");
-    assert!(cluster.cli(&["logs", &id, "--tail", "1"]).expect(0).text().starts_with("line "));
+    let read = cluster.cli(&["logs", &id, "--tail", "1"]).expect(0);
+    assert!(read.text().starts_with("line "), "{:?} {:?}", read.text(), read.errors());
     etcd.start_member(0);
     etcd.start_member(1);
     let taken = until("a job can be submitted again", || {
