@@ -11,7 +11,7 @@ use super::executor::{Executor, Outcome, Target, Work, WorkResult};
 use super::gpus::{GpuBook, Promised};
 use super::journal::Identity;
 use super::message::{Inside, ReportHint, Request};
-use super::ports::{HeldPorts, named, taken_by_others};
+use super::ports::{HeldPorts, Ports, named};
 use super::pressure::DiskMark;
 use super::watch::Watchers;
 use crate::domain::allocation::Ledger;
@@ -77,6 +77,7 @@ pub struct Actor {
     pub(super) writer: Writer,
     pub(super) executor: Executor,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) ports: Ports,
     pub(super) retention: Retention,
     /// A look at the disk is under way.
     pub(super) looking_at_disk: bool,
@@ -186,7 +187,7 @@ impl Actor {
         }
         // The image's own ssh server, which we started, lives as long as its container.
         let ports = record.spec.iter().flat_map(|spec| &spec.ports).filter(|ports| ports.label != "ssh");
-        let busy_ports = taken_by_others(ports.flat_map(|ports| ports.ports.iter().copied()));
+        let busy_ports = self.ports.taken_by_others(ports.flat_map(|ports| ports.ports.iter().copied()));
         if busy_ports.is_empty() {
             return exit;
         }
@@ -215,7 +216,7 @@ impl Actor {
             WorkResult::Prepared(Err(RuntimeError { message: error, user_error, .. })) => {
                 let ports = entry.record.claim().map_or_else(Vec::new, |claim| claim.ports);
                 let published = self.publishes_ports(&self.entries[&id].record);
-                let busy_ports = if published { taken_by_others(ports) } else { Vec::new() };
+                let busy_ports = if published { self.ports.taken_by_others(ports) } else { Vec::new() };
                 self.observe(id, TaskEvent::PrepareFailed { generation, error, user_error, busy_ports });
             }
             WorkResult::Launched(Ok(())) => {

@@ -10,7 +10,6 @@ use super::entry::Entry;
 use super::executor::Work;
 use super::journal::Journalled;
 use super::message::Inside;
-use super::ports::HeldPorts;
 use crate::domain::command::SequencedStatus;
 use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::ids::TaskId;
@@ -100,7 +99,7 @@ impl Actor {
             matches!(entry.record.state, TaskState::Preparing | TaskState::Ready) && !entry.record.launched;
         let Some(claim) = entry.record.claim().filter(|_| before_go) else { return };
         let published = self.publishes_ports(&entry.record);
-        match HeldPorts::bind(claim.ports).map_err(|taken| (taken, published)) {
+        match self.ports.hold(claim.ports).map_err(|taken| (taken, published)) {
             Ok(ports) => {
                 if let Some(entry) = self.entries.get_mut(&id) {
                     entry.ports = ports;

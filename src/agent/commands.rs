@@ -145,7 +145,7 @@ impl Actor {
         let Some(claim) = record.claim() else { return Ok(HeldPorts::default()) };
         let ports = claim.ports.clone();
         self.ledger.hold(record.id, record.generation, claim)?;
-        let held = HeldPorts::bind(ports).map_err(|taken| {
+        let held = self.ports.hold(ports).map_err(|taken| {
             self.ledger.release(record.id);
             let message = format!("prepare: task {}: {taken}", record.id);
             let busy_ports = self.busy_around(taken.ports);

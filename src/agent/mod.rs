@@ -42,4 +42,5 @@ pub use api::AgentHandle;
 pub use executor::Deadlines;
 pub use journal::{Identity, load_identity};
 pub use port_claim::PortClaim;
+pub use ports::Ports;
 pub use start::{AgentParts, AgentRunning, Tuning, start};

@@ -15,6 +15,33 @@ use nix::unistd::close;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
+/// Whose ports they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ports {
+    #[default]
+    Machine,
+    /// Of a machine that is played: there are no sockets, and nobody else.
+    Imagined,
+}
+
+impl Ports {
+    /// As [`HeldPorts::bind`].
+    pub fn hold(self, ports: impl IntoIterator<Item = u16>) -> Result<HeldPorts, PortsTaken> {
+        match self {
+            Self::Machine => HeldPorts::bind(ports),
+            Self::Imagined => Ok(HeldPorts::default()),
+        }
+    }
+
+    /// As [`taken_by_others`].
+    pub fn taken_by_others(self, ports: impl IntoIterator<Item = u16>) -> Vec<u16> {
+        match self {
+            Self::Machine => taken_by_others(ports),
+            Self::Imagined => Vec::new(),
+        }
+    }
+}
+
 /// Bound sockets of one task; dropping them gives the ports to the task, at once and for certain: no process that is
 /// being started has a copy of them.
 #[derive(Debug, Default)]
@@ -54,7 +81,7 @@ pub fn named(ports: &[u16]) -> String {
 
 impl HeldPorts {
     /// Binds all of `ports`, TCP over IPv4 and IPv6; none stay bound on error. Does not wait for anything.
-    pub fn bind(ports: impl IntoIterator<Item = u16>) -> Result<Self, PortsTaken> {
+    fn bind(ports: impl IntoIterator<Item = u16>) -> Result<Self, PortsTaken> {
         let ports: Vec<u16> = ports.into_iter().collect();
         let bound = own_table::run(move || {
             bind_all(ports).map(|sockets| sockets.into_iter().map(IntoRawFd::into_raw_fd).collect())
@@ -86,7 +113,7 @@ fn bind_all(ports: Vec<u16>) -> Result<Vec<OwnedFd>, PortsTaken> {
 
 /// Of the ports of a task of which nothing is left: those that somebody has all the same, for certain. What only the
 /// kernel still keeps, for connections that are not closed to the end, is nobody's.
-pub fn taken_by_others(ports: impl IntoIterator<Item = u16>) -> Vec<u16> {
+fn taken_by_others(ports: impl IntoIterator<Item = u16>) -> Vec<u16> {
     let Err(taken) = HeldPorts::bind(ports) else { return Vec::new() };
     let sockets = Lingering::read();
     taken.ports.into_iter().filter(|port| sockets.somebody_has(*port)).collect()

@@ -6,6 +6,7 @@ use super::commit::Writer;
 use super::executor::{Deadlines, Executor};
 use super::gpus::{Gate, GpuBook, Poller};
 use super::message::ReportHint;
+use super::ports::Ports;
 use super::pressure::DiskMark;
 use super::report::Reporter;
 use super::watch::Watchers;
@@ -79,6 +80,8 @@ pub struct Tuning {
     /// Log streams served at a time; more are refused.
     pub max_log_streams: usize,
     pub sample_period: Duration,
+    /// Whose ports tasks are promised.
+    pub ports: Ports,
     /// What may be on a GPU beside a task.
     pub ignored_processes: IgnoredProcesses,
 }
@@ -94,6 +97,7 @@ impl Default for Tuning {
             garbage_period: Duration::from_secs(30),
             max_log_streams: 1024,
             sample_period: Duration::from_secs(5),
+            ports: Ports::default(),
             ignored_processes: IgnoredProcesses::default(),
         }
     }
@@ -197,6 +201,7 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
         writer: Writer::new(Arc::clone(&parts.store), journal.sequence),
         executor,
         clock: Arc::clone(&parts.clock),
+        ports: parts.tuning.ports,
         retention: Retention {
             keep_ended: parts.tuning.keep_ended,
             max_ended: parts.tuning.max_ended,

@@ -80,6 +80,12 @@ impl Controller {
     pub fn retire(&self) {
         self.core.cancel();
     }
+
+    /// Whether both are handles to one controller.
+    #[cfg(test)]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.messages.same_channel(&other.messages)
+    }
 }
 
 /// The controller's own task.

@@ -7,6 +7,8 @@ mod host;
 mod notify;
 mod pulse;
 mod runtime;
+#[cfg(test)]
+mod tests;
 
 pub use agent::{AgentService, start_agent};
 pub use controller::{ControllerService, start_controller};
@@ -59,24 +61,5 @@ fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) => Err(error),
         Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn folders_get_their_rights_only_when_they_are_made() {
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        let dir = tempfile::tempdir().unwrap();
-        let (above, state) = (dir.path().join("wharf"), dir.path().join("wharf/agent"));
-        make_state_dir(&state, 0o711).unwrap();
-        assert_eq!((mode(&above), mode(&state)), (0o755, 0o711));
-        fs::set_permissions(&state, Permissions::from_mode(0o700)).unwrap();
-        make_state_dir(&state, 0o711).unwrap();
-        assert_eq!(mode(&state), 0o700, "somebody wanted it so");
-        fs::write(dir.path().join("file"), "").unwrap();
-        assert!(make_state_dir(&dir.path().join("file"), 0o711).unwrap_err().to_string().contains("file"));
     }
 }

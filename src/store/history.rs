@@ -2,12 +2,13 @@
 //! forgotten. They do not belong into the store: there are many, and losing old ones loses no job.
 
 use super::StoreError;
-use super::file::{Format, WriterFile, failed, open_writer};
+use super::file::{Format, WriterFile, failed, open_in_memory, open_writer};
 use super::reader::{self, ReadJob};
 use super::worker::{Inbox, Reply, Worker};
 use crate::domain::event::Event;
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -29,9 +30,17 @@ const GROUP: usize = 256;
 pub struct EventLog {
     path: PathBuf,
     last: watch::Receiver<u64>,
-    // Before the writer, whose connection empties the journal as the last to close.
-    reader: Worker<ReadJob>,
-    writer: Worker<Append>,
+    place: Place,
+}
+
+enum Place {
+    File {
+        // Before the writer, whose connection empties the journal as the last to close.
+        reader: Worker<ReadJob>,
+        writer: Worker<Append>,
+    },
+    /// Written and read by whoever asks.
+    Memory(Mutex<Writer>),
 }
 
 /// A part of the log.
@@ -68,27 +77,57 @@ impl EventLog {
         let keep = i64::try_from(keep.max(1)).unwrap_or(i64::MAX);
         let mut writer = Writer { file, keep, last: sender };
         let writer = Worker::start("event-log", QUEUE, move |mut inbox| writer.run(&mut inbox))?;
-        Ok(Self { path, last, reader, writer })
+        Ok(Self { path, last, place: Place::File { reader, writer } })
+    }
+
+    /// A log without a file and without threads, for simulations: it answers at once, in their time.
+    pub fn in_memory(keep: usize) -> Result<Self, StoreError> {
+        let file = open_in_memory(FORMAT)?;
+        let (sender, last) = watch::channel(0);
+        let path = file.path.clone();
+        let keep = i64::try_from(keep.max(1)).unwrap_or(i64::MAX);
+        Ok(Self { path, last, place: Place::Memory(Mutex::new(Writer { file, keep, last: sender })) })
     }
 
     /// Numbers the events in their order, whatever `sequence` they have, and writes them. Returns the last number, with
     /// nothing of others in between. Durable when it returns.
     pub async fn append(&self, events: Vec<Event>) -> Result<u64, StoreError> {
-        self.writer.jobs().ask(APPENDING, DEADLINE, move |reply| Append { events, reply }).await
+        match &self.place {
+            Place::File { writer, .. } => {
+                writer.jobs().ask(APPENDING, DEADLINE, move |reply| Append { events, reply }).await
+            }
+            Place::Memory(writer) => {
+                let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                let lasts = writer.write(&[&events]).map_err(|error| failed(APPENDING, &self.path, &error))?;
+                Ok(writer.tell(&lasts))
+            }
+        }
     }
 
     /// The first `limit` events after sequence number `after`. A caller whose `after + 1` is below `oldest` missed
     /// some.
     pub async fn read(&self, after: u64, limit: usize) -> Result<Page, StoreError> {
-        let query = move |connection: &Connection| read_page(connection, after, limit);
-        reader::read(self.reader.jobs(), READING, DEADLINE, &self.path, query).await
+        self.ask(move |connection| read_page(connection, after, limit)).await
     }
 
     /// The first and the last events of a job: those of its single tasks, or all others. Beginnings of tasks are left
     /// out, as every task that ends has begun.
     pub async fn of_job(&self, job: u64, tasks: bool, first: usize, last: usize) -> Result<OfJob, StoreError> {
-        let query = move |connection: &Connection| read_job(connection, job, tasks, first, last);
-        reader::read(self.reader.jobs(), READING, DEADLINE, &self.path, query).await
+        self.ask(move |connection| read_job(connection, job, tasks, first, last)).await
+    }
+
+    async fn ask<T, Q>(&self, query: Q) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        Q: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        match &self.place {
+            Place::File { reader, .. } => reader::read(reader.jobs(), READING, DEADLINE, &self.path, query).await,
+            Place::Memory(writer) => {
+                let writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                query(&writer.file.connection).map_err(|error| failed(READING, &self.path, &error))
+            }
+        }
     }
 
     /// The last sequence number, changing with each append; 0 before the first event.
@@ -118,11 +157,10 @@ impl Writer {
                 group.push(next);
             }
             group.retain(|append| !append.reply.expired());
-            match self.write(&group) {
+            let events: Vec<&[Event]> = group.iter().map(|append| &append.events[..]).collect();
+            match self.write(&events) {
                 Ok(lasts) => {
-                    if let Some(last) = lasts.last() {
-                        self.last.send_replace(*last);
-                    }
+                    self.tell(&lasts);
                     group.into_iter().zip(lasts).for_each(|(append, last)| append.reply.send(Ok(last)));
                 }
                 Err(error) => {
@@ -133,15 +171,23 @@ impl Writer {
         }
     }
 
+    /// Lets everybody know of the last number, and says it.
+    fn tell(&self, lasts: &[u64]) -> u64 {
+        if let Some(last) = lasts.last() {
+            self.last.send_replace(*last);
+        }
+        *self.last.borrow()
+    }
+
     /// The last sequence number of each call.
-    fn write(&mut self, group: &[Append]) -> rusqlite::Result<Vec<u64>> {
+    fn write(&mut self, group: &[&[Event]]) -> rusqlite::Result<Vec<u64>> {
         let transaction = self.file.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut sequence = last_sequence(&transaction)?;
         let mut lasts = Vec::with_capacity(group.len());
         {
             let mut insert = transaction.prepare_cached("INSERT INTO events (sequence, event) VALUES (?1, ?2)")?;
-            for append in group {
-                for event in &append.events {
+            for events in group {
+                for event in *events {
                     sequence += 1;
                     let text = serde_json::to_string(&Event { sequence, ..event.clone() })
                         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
@@ -220,6 +266,17 @@ mod tests {
     fn event(message: &str) -> Event {
         let (time, kind) = (Timestamp::from_nanos(1_763_819_350_123_456_789), "job.submitted".to_owned());
         Event { sequence: 0, time, kind, job: Some(7), task: None, node: None, message: message.to_owned() }
+    }
+
+    #[tokio::test]
+    async fn a_log_in_memory_is_no_other() {
+        let log = EventLog::in_memory(2).unwrap();
+        assert_eq!(log.append(vec![event("a"), event("b")]).await.unwrap(), 2);
+        assert_eq!(log.append(vec![event("c")]).await.unwrap(), 3);
+        assert_eq!(*log.subscribe().borrow(), 3);
+        let page = log.read(0, 10).await.unwrap();
+        assert_eq!((page.oldest, page.events.len()), (2, 2));
+        assert_eq!(log.of_job(7, false, 5, 5).await.unwrap().events.len(), 2);
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ mod file;
 pub mod flaky;
 pub mod history;
 pub mod limits;
+pub mod memory;
 mod reader;
 pub mod snapshot;
 pub mod sqlite;

@@ -1,0 +1,4 @@
+//! What holds of processes put together.
+
+mod folders;
+mod schedules;
