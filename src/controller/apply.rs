@@ -138,17 +138,28 @@ pub(super) fn reconsider_all(state: &mut State, now: Timestamp, outbox: &mut Out
     }
 }
 
-/// Puts back what agents told since the start, which no store holds.
-pub(super) fn keep_heard(state: &mut State, heard: BTreeMap<NodeName, Node>) {
-    for (name, node) in heard {
-        if let Some(loaded) = state.nodes.get_mut(&name)
-            && loaded.uid() == node.uid()
-        {
-            // The batch that brought it may be the one that was lost.
-            state.dirty.nodes.insert(name);
-            // What operators want is the store's word alone.
-            *loaded = Node { standing: loaded.standing.clone(), ..node };
+/// Puts back what agents told since the start, which no store holds. `instant` and `running_for`: now, as in [`Context`].
+pub(super) fn keep_heard(
+    state: &mut State,
+    mut heard: BTreeMap<NodeName, Node>,
+    instant: Instant,
+    running_for: Duration,
+) {
+    for (name, loaded) in &mut state.nodes {
+        let Some(node) = heard.remove(name).filter(|node| node.uid() == loaded.uid()) else {
+            // What was not taken has removed or renamed it, or given its name away; until then it may have been heard,
+            // and its leases renewed.
+            (loaded.heard, loaded.renewed) = (Some(instant), Some(running_for));
+            continue;
+        };
+        // The batch that brought it may be the one that was lost.
+        state.dirty.nodes.insert(name.clone());
+        // What operators want is the store's word alone; since when a node is lost is not.
+        let lost_at = node.standing.lost_at.or(loaded.standing.lost_at).filter(|_| !node.reachable);
+        if lost_at != loaded.standing.lost_at {
+            state.dirty.standings.insert(name.clone());
         }
+        *loaded = Node { standing: Standing { lost_at, ..loaded.standing.clone() }, ..node };
     }
 }
 

@@ -425,7 +425,8 @@ impl Core {
         let mut state = write(&self.shared);
         let heard = std::mem::take(&mut state.nodes);
         *state = loaded;
-        apply::keep_heard(&mut state, heard);
+        let running_for = self.parts.clock.boottime().saturating_sub(self.began);
+        apply::keep_heard(&mut state, heard, tokio::time::Instant::now(), running_for);
         apply::reconsider_all(&mut state, now, &mut outbox);
         // What that changed is written with the next batch; commands follow then. Lists that came in between are lost.
         let instant = tokio::time::Instant::now();
