@@ -3,12 +3,13 @@
 use super::agent::Agent;
 use super::cluster::Cluster;
 use super::jobs::{job, role};
-use super::{node_agent, user};
+use super::{node_agent, operator, user};
 use crate::api::ControllerApi;
 use crate::domain::command::{ErrorKind, Heartbeat};
 use crate::domain::exit::Exit;
 use crate::domain::ids::{JournalId, NodeUid, Term};
 use crate::domain::lifecycle::TaskEvent;
+use crate::domain::node::NodeChange;
 use crate::domain::run::{Phase, Verb};
 use std::time::Duration;
 
@@ -162,7 +163,7 @@ async fn what_no_job_has_on_a_node_is_stopped_and_released() {
 }
 
 #[tokio::test]
-async fn another_machine_may_take_the_name_of_one_that_is_gone() {
+async fn another_machine_may_take_the_name_of_one_that_is_said_to_be_gone_and_not_before() {
     let mut cluster = Cluster::new(&[("n1", 1)]).await;
     cluster.node_timeout = Duration::from_millis(400);
     cluster.restart().await;
@@ -172,8 +173,16 @@ async fn another_machine_may_take_the_name_of_one_that_is_gone() {
     cluster.until("it is missed", |c| !c.is_ready(&"n1".into())).await;
     let (first, other) = (cluster.run(id).id, Agent::new("n1", 1));
     *other.uid.lock().unwrap() = NodeUid::from("another");
+    let refused = cluster.controller.register(&node_agent(), other.registration()).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::AlreadyExists);
+    for part in ["1 task may still live", "another name", "'wharf node remove n1 --force'"] {
+        assert!(refused.message.contains(part), "{refused}");
+    }
     cluster.agents.clear();
     cluster.add(other);
+    cluster.some_ticks().await;
+    assert_eq!((cluster.run(id).id, cluster.phase(id)), (first, Phase::Running), "the old machine may have it");
+    cluster.controller.change_node(&operator(), "n1", NodeChange::Remove { force: true }).await.unwrap();
     // What ran on the old machine did not come with the name.
     cluster.until_as_time_passes("it runs again", |c| c.run(id).id != first && c.phase(id) == Phase::Running).await;
     cluster.end_tasks(id, &Exit::success());
