@@ -295,6 +295,7 @@ impl Core {
         }
         if ticked {
             outbox.touched.extend(self.dispatcher.due(instant));
+            outbox.list.extend(self.dispatcher.due_lists(instant));
             if instant.duration_since(self.swept) > SWEEP {
                 // Nothing may hang for ever on one thing that was overlooked.
                 self.swept = instant;
@@ -386,8 +387,9 @@ impl Core {
         for run in &outbox.touched {
             self.dispatcher.dispatch(&state, *run);
         }
+        let instant = tokio::time::Instant::now();
         for action in outbox.orphans {
-            self.dispatcher.dispatch_orphan(&state, action);
+            self.dispatcher.dispatch_orphan(&state, action, instant);
         }
     }
 

@@ -23,6 +23,8 @@ use tokio::sync::watch;
 pub struct Script {
     /// Commands that are not even looked at until they are taken out of here.
     pub hangs: BTreeSet<Verb>,
+    /// Commands that are lost on the way, from now on.
+    pub loses: u32,
     /// Commands that are obeyed, but whose answers are lost.
     pub loses_answers_of: BTreeSet<Verb>,
     /// Prepares to veto: something promised is not free.
@@ -190,6 +192,10 @@ impl Agent {
         self.with(|inner| {
             if inner.script.silent {
                 return Err(Error::unavailable("the connection was refused"));
+            }
+            if inner.script.loses > 0 {
+                inner.script.loses -= 1;
+                return Err(Error::unavailable("the connection was lost"));
             }
             if inner.joined.as_ref().is_some_and(|(_, term)| header.term < *term) {
                 return Err(Error::new(ErrorKind::Stale, "an older term"));

@@ -126,9 +126,17 @@ async fn tasks_that_an_agent_has_no_record_of_any_more_have_failed_and_are_run_a
 }
 
 #[tokio::test]
-async fn what_no_job_has_on_a_node_is_stopped_and_released() {
+async fn what_no_job_has_on_a_node_is_stopped_and_released_however_often_that_takes() {
+    for lost in [0, 1, 2, 5] {
+        orphan_is_ended(lost).await;
+    }
+}
+
+/// The first commands are lost on the way.
+async fn orphan_is_ended(lost: u32) {
     let mut cluster = Cluster::new(&[]).await;
     let agent = Agent::new("n1", 1);
+    agent.script(|script| script.loses = lost);
     let ours = crate::domain::task::TaskSpec {
         id: "77.78.0.0".parse().unwrap(),
         job_name: "gone".into(),
