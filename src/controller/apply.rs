@@ -3,7 +3,7 @@
 use super::core::{ControllerParts, Message, Outbox};
 use super::persist::keys_of_generation;
 use super::state::{Node, State};
-use super::{drain, forget, lost, nodes, possible, schedule, submit};
+use super::{deaf, drain, forget, lost, nodes, possible, schedule, submit};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::ids::{Generation, JobId, NodeName, RunId, TaskId};
 use crate::domain::job::JobState;
@@ -75,10 +75,12 @@ pub(super) fn message(state: &mut State, message: Message, context: &mut Context
             if result.is_ok() {
                 lost::heard_at(state, &action.node, context.running_for);
             }
+            deaf::asked(state, &action.node, result.as_ref().err(), context);
             answered(state, &action, result, context.now);
         }
         Message::Listed { node, node_uid, asked, result } => {
             if state.nodes.get(&node).is_some_and(|known| *known.uid() == node_uid) {
+                deaf::asked(state, &node, result.as_ref().err(), context);
                 listed(state, &node, &asked, result, context);
             }
         }
@@ -103,6 +105,7 @@ pub(super) fn refuse(message: Message, error: &Error) {
 /// Time passes.
 pub(super) fn tick(state: &mut State, context: &mut Context<'_>) {
     lost::notice_silence(state, context);
+    deaf::notice(state, context);
     lost::doubt(state, context);
     lost::replace(state, context);
     drain::tick(state, context.now);

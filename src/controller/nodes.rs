@@ -73,6 +73,8 @@ pub(super) fn register(
     let news = known.is_none_or(|known| !known.reachable);
     let unchanged = known.is_some_and(|known| known.registration == registration);
     let samples = known.map_or_else(HashMap::new, |known| known.samples.clone());
+    // It is asked for its list, and what it answers tells.
+    let unanswered = known.and_then(|known| known.unanswered.clone());
     if news {
         let message = format!("{} at {}", registration.version, registration.address);
         state.note(context.now, "node.joined", None, None, Some(&name), message);
@@ -91,6 +93,7 @@ pub(super) fn register(
         heard: Some(context.instant),
         last_heartbeat: Some(context.now),
         reachable: true,
+        unanswered,
         samples,
         // The next heartbeat tells.
         progress: HashMap::new(),

@@ -108,6 +108,31 @@ async fn a_silent_node_is_unreachable_keeps_its_tasks_and_is_ready_once_it_speak
 }
 
 #[tokio::test]
+async fn a_node_that_is_heard_and_does_not_answer_takes_nothing_new_and_loses_nothing() {
+    let mut cluster = Cluster::new(&[("n1", 1)]).await;
+    cluster.node_timeout = Duration::from_millis(400);
+    cluster.restart().await;
+    let id = cluster.submit(&job("job", &[role("worker", 1, 1)])).await;
+    cluster.until_phase(id, Phase::Running).await;
+    cluster.agent("n1").script(|script| script.deaf = true);
+    cluster.stop(id).await;
+    let reason = || async { cluster.controller.describe_node(&user("ann"), "n1").await.unwrap().node };
+    while reason().await.state != "UNREACHABLE" {
+        cluster.some_ticks().await;
+    }
+    let why = reason().await.reason.unwrap();
+    assert!(why.contains("is heard, but does not answer") && why.contains("refused"), "{why}");
+    assert!(cluster.is_ready(&"n1".into()), "its heartbeats are answered");
+    let other = cluster.submit(&job("other", &[role("worker", 1, 1)])).await;
+    cluster.some_ticks().await;
+    assert_eq!((cluster.phase(id), cluster.phase(other)), (Phase::Stopping, Phase::Waiting));
+    cluster.agent("n1").script(|script| script.deaf = false);
+    assert_eq!(cluster.until_ended(id).await.state, "STOPPED");
+    cluster.until_phase(other, Phase::Running).await;
+    assert_eq!(reason().await.state, "READY");
+}
+
+#[tokio::test]
 async fn tasks_that_an_agent_has_no_record_of_any_more_have_failed_and_are_run_again() {
     let cluster = Cluster::new(&[("n1", 1)]).await;
     let id = cluster.submit(&job("lost", &[role("worker", 1, 1)])).await;
