@@ -19,6 +19,7 @@ mod logs;
 mod main_job;
 mod node_lost;
 mod nonsense;
+mod partition;
 mod pipes;
 mod placement;
 mod ports;
