@@ -8,6 +8,7 @@ mod completion;
 mod containers;
 mod debug_hold;
 mod demo;
+mod dockerd;
 mod drain;
 mod etcd;
 mod exec;
