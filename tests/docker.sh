@@ -3,6 +3,7 @@
 # touches neither the node's docker0 nor its packet filter. To be sourced, or run:
 #   tests/docker.sh start DIR    prints the socket's path; DIR short, because socket paths end at 108 bytes
 #   tests/docker.sh bridge DIR   the same, with a bridge in its namespace
+#   tests/docker.sh mortal DIR   the same as start, without live-restore: what runs in it ends with it
 #   tests/docker.sh stop DIR     removes its containers and everything in DIR
 # Images: wharf-test/busybox:1; wharf-test/user:1 with USER, WORKDIR, ENTRYPOINT, ENV, HEALTHCHECK and VOLUME;
 # wharf-test/noshell:1 with no file at all but a folder; and, where the machine has OpenSSH, wharf-test/sshd:1 with its
@@ -21,7 +22,8 @@ docker_namespace() { # DIR
 }
 
 docker_launch() { # DIR: dockerd alone, also after it was killed
-    local dir=$1 namespace try network=(--bridge=none)
+    local dir=$1 namespace try network=(--bridge=none) restore=(--live-restore)
+    [ -e "$dir/mortal" ] && restore=()
     # Addresses that nobody has but this namespace; ports are published by docker-proxy.
     [ -e "$dir/bridge" ] && network=(--bip=10.213.0.1/24)
     namespace=$(docker_namespace "$dir")
@@ -29,7 +31,7 @@ docker_launch() { # DIR: dockerd alone, also after it was killed
     docker_await_end "$dir/pid" && docker_await_end "$dir/exec/containerd/containerd.pid" || return 1
     # Not `ip netns exec`, under which it does not see the control groups.
     setsid nsenter --net="/run/netns/$namespace" dockerd --host "unix://$dir/docker.sock" --data-root "$dir/root" \
-        --config-file "$dir/daemon.json" --exec-root "$dir/exec" --pidfile "$dir/pid" --live-restore "${network[@]}" --iptables=false \
+        --config-file "$dir/daemon.json" --exec-root "$dir/exec" --pidfile "$dir/pid" "${restore[@]}" "${network[@]}" --iptables=false \
         >>"$dir/dockerd.log" 2>&1 </dev/null &
     for try in $(seq 300); do
         docker -H "unix://$dir/docker.sock" version >/dev/null 2>&1 && return 0
@@ -90,12 +92,12 @@ docker_ssh_images() { # DIR TREE: into which it puts OpenSSH with its libraries
     tar -C "$tree" -c . | "${import[@]}" --change 'USER ada' - wharf-test/sshd-user:1 >/dev/null
 }
 
-docker_start() { # DIR [bridge]
+docker_start() { # DIR [bridge|mortal]
     local dir=$1
     # All of it is removed in the end: nobody else's folder, and no dockerd's that runs.
     [ ! -e "$dir/root" ] || { echo "tests/docker.sh: $dir is in use" >&2; return 1; }
     mkdir -p "$dir" || return 1
-    [ "${2:-}" != bridge ] || touch "$dir/bridge"
+    [ -z "${2:-}" ] || touch "$dir/$2"
     # The node's own must not count; a test may write to this one and have dockerd read it again (SIGHUP).
     [ -e "$dir/daemon.json" ] || echo '{}' >"$dir/daemon.json"
     ip netns del "$(docker_namespace "$dir")" 2>/dev/null
@@ -143,8 +145,9 @@ if [ "${BASH_SOURCE[0]}" = "$0" ]; then
         "can-run ") docker_can_run ;;
         "start dir") docker_start "$2" && echo "$2/docker.sock" ;;
         "bridge dir") docker_start "$2" bridge && echo "$2/docker.sock" ;;
+        "mortal dir") docker_start "$2" mortal && echo "$2/docker.sock" ;;
         "launch dir") docker_launch "$2" ;;
         "stop dir") docker_stop "$2" ;;
-        *) echo "usage: tests/docker.sh can-run | start DIR | bridge DIR | launch DIR | stop DIR" >&2; exit 2 ;;
+        *) echo "usage: tests/docker.sh can-run | start DIR | bridge DIR | mortal DIR | launch DIR | stop DIR" >&2; exit 2 ;;
     esac
 fi

@@ -3,13 +3,14 @@
 use super::core::{ControllerParts, Message, Outbox};
 use super::persist::keys_of_generation;
 use super::state::{Node, State};
-use super::{drain, forget, lost, nodes, possible, schedule, submit};
+use super::{deaf, drain, forget, lost, nodes, possible, schedule, submit};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::ids::{Generation, JobId, NodeName, RunId, TaskId};
 use crate::domain::job::JobState;
+use crate::domain::node::Standing;
 use crate::domain::reconcile;
 use crate::domain::retry::{self, Decision};
-use crate::domain::run::{Action, CommandFailure, Outcome, Phase, Run, Verb};
+use crate::domain::run::{Action, CommandFailure, Outcome, Phase, Run, RunTask, Verb};
 use crate::domain::spec::JobSpec;
 use crate::domain::task::{TaskState, TaskStatus};
 use crate::domain::time::Timestamp;
@@ -74,10 +75,12 @@ pub(super) fn message(state: &mut State, message: Message, context: &mut Context
             if result.is_ok() {
                 lost::heard_at(state, &action.node, context.running_for);
             }
+            deaf::asked(state, &action.node, result.as_ref().err(), context);
             answered(state, &action, result, context.now);
         }
         Message::Listed { node, node_uid, asked, result } => {
             if state.nodes.get(&node).is_some_and(|known| *known.uid() == node_uid) {
+                deaf::asked(state, &node, result.as_ref().err(), context);
                 listed(state, &node, &asked, result, context);
             }
         }
@@ -102,6 +105,7 @@ pub(super) fn refuse(message: Message, error: &Error) {
 /// Time passes.
 pub(super) fn tick(state: &mut State, context: &mut Context<'_>) {
     lost::notice_silence(state, context);
+    deaf::notice(state, context);
     lost::doubt(state, context);
     lost::replace(state, context);
     drain::tick(state, context.now);
@@ -137,17 +141,28 @@ pub(super) fn reconsider_all(state: &mut State, now: Timestamp, outbox: &mut Out
     }
 }
 
-/// Puts back what agents told since the start, which no store holds.
-pub(super) fn keep_heard(state: &mut State, heard: BTreeMap<NodeName, Node>) {
-    for (name, node) in heard {
-        if let Some(loaded) = state.nodes.get_mut(&name)
-            && loaded.uid() == node.uid()
-        {
-            // The batch that brought it may be the one that was lost.
-            state.dirty.nodes.insert(name);
-            // What operators want is the store's word alone.
-            *loaded = Node { standing: loaded.standing.clone(), ..node };
+/// Puts back what agents told since the start, which no store holds. `instant` and `running_for`: now, as in [`Context`].
+pub(super) fn keep_heard(
+    state: &mut State,
+    mut heard: BTreeMap<NodeName, Node>,
+    instant: Instant,
+    running_for: Duration,
+) {
+    for (name, loaded) in &mut state.nodes {
+        let Some(node) = heard.remove(name).filter(|node| node.uid() == loaded.uid()) else {
+            // What was not taken has removed or renamed it, or given its name away; until then it may have been heard,
+            // and its leases renewed.
+            (loaded.heard, loaded.renewed) = (Some(instant), Some(running_for));
+            continue;
+        };
+        // The batch that brought it may be the one that was lost.
+        state.dirty.nodes.insert(name.clone());
+        // What operators want is the store's word alone; since when a node is lost is not.
+        let lost_at = node.standing.lost_at.or(loaded.standing.lost_at).filter(|_| !node.reachable);
+        if lost_at != loaded.standing.lost_at {
+            state.dirty.standings.insert(name.clone());
         }
+        *loaded = Node { standing: Standing { lost_at, ..loaded.standing.clone() }, ..node };
     }
 }
 
@@ -163,7 +178,7 @@ fn reported(state: &mut State, node: &NodeName, status: &TaskStatus, now: Timest
     if let Some(node) = state.nodes.get_mut(node) {
         node.progress.remove(&id);
     }
-    let held = held_until(state, id);
+    let before = task_of(state, id).cloned();
     let told = state.dirty.events.len();
     if change_run(state, id.run, now, |run, spec| run.reported(status, &spec.roles, now)) {
         state.dirty.tasks.insert(id);
@@ -172,14 +187,14 @@ fn reported(state: &mut State, node: &NodeName, status: &TaskStatus, now: Timest
         }
         // What the task did comes before what followed from it.
         let consequences = state.dirty.events.split_off(told);
-        note_task(state, node, status, held, now);
+        note_task(state, node, status, before.as_ref(), now);
         state.dirty.events.extend(consequences);
     }
 }
 
-fn held_until(state: &State, id: TaskId) -> Option<Timestamp> {
+fn task_of(state: &State, id: TaskId) -> Option<&RunTask> {
     let run = state.runs.get(&id.run)?;
-    run.tasks[run.find(id.role, id.index)?].held_until
+    run.tasks.get(run.find(id.role, id.index)?)
 }
 
 /// Ports that were chosen for a task were somebody else's; those that the job insists on are no choice.
@@ -209,25 +224,23 @@ fn cut(text: &mut String) {
     text.truncate(end);
 }
 
-fn note_task(
-    state: &mut State,
-    node: &NodeName,
-    status: &TaskStatus,
-    held_before: Option<Timestamp>,
-    now: Timestamp,
-) {
+fn note_task(state: &mut State, node: &NodeName, status: &TaskStatus, before: Option<&RunTask>, now: Timestamp) {
     let id = status.id;
+    let started = "the command runs";
     match (status.state, &status.exit) {
         (TaskState::Running, _) if status.held_until.is_some() => {
+            let held_before = before.and_then(|task| task.held_until);
             if let Some(until) = status.held_until.filter(|until| held_before != Some(*until)) {
                 let message = format!("held for debugging until {}", until.to_rfc3339());
                 state.note(now, "task.held", Some(id.job), Some(id), Some(node), message);
             }
         }
-        (TaskState::Running, _) => {
-            state.note(now, "task.started", Some(id.job), Some(id), Some(node), "the command runs")
-        }
+        (TaskState::Running, _) => state.note(now, "task.started", Some(id.job), Some(id), Some(node), started),
         (terminal, Some(exit)) if terminal.is_terminal() => {
+            // Both came to pass while its agent was not heard.
+            if status.started_at.is_some() && before.is_some_and(|task| task.started_at.is_none()) {
+                state.note(now, "task.started", Some(id.job), Some(id), Some(node), started);
+            }
             let message = format!("{terminal}: {}", exit.reason);
             state.note(now, "task.ended", Some(id.job), Some(id), Some(node), message);
         }
@@ -329,7 +342,7 @@ fn listed(
     result: Result<Vec<TaskStatus>, Error>,
     context: &mut Context<'_>,
 ) {
-    let observed = match result {
+    let mut observed = match result {
         Ok(observed) => observed,
         Err(error) => {
             tracing::warn!(%node, %error, "the agent did not list its tasks; asking again");
@@ -337,6 +350,9 @@ fn listed(
             return;
         }
     };
+    // What was missed is told in the order in which it happened; the list is in that of tasks, and often here before
+    // the agent's reports.
+    observed.sort_by_key(|status| status.ended_at.or(status.started_at));
     for status in &observed {
         reported(state, node, status, context.now);
     }

@@ -301,6 +301,7 @@ impl Core {
         }
         if ticked {
             outbox.touched.extend(self.dispatcher.due(instant));
+            outbox.list.extend(self.dispatcher.due_lists(instant));
             if instant.duration_since(self.swept) > SWEEP {
                 // Nothing may hang for ever on one thing that was overlooked.
                 self.swept = instant;
@@ -392,8 +393,9 @@ impl Core {
         for run in &outbox.touched {
             self.dispatcher.dispatch(&state, *run);
         }
+        let instant = tokio::time::Instant::now();
         for action in outbox.orphans {
-            self.dispatcher.dispatch_orphan(&state, action);
+            self.dispatcher.dispatch_orphan(&state, action, instant);
         }
     }
 
@@ -431,7 +433,8 @@ impl Core {
         let mut state = write(&self.shared);
         let heard = std::mem::take(&mut state.nodes);
         *state = loaded;
-        apply::keep_heard(&mut state, heard);
+        let running_for = self.parts.clock.boottime().saturating_sub(self.began);
+        apply::keep_heard(&mut state, heard, tokio::time::Instant::now(), running_for);
         apply::reconsider_all(&mut state, now, &mut outbox);
         // What that changed is written with the next batch; commands follow then. Lists that came in between are lost.
         let instant = tokio::time::Instant::now();

@@ -47,6 +47,8 @@ pub(super) struct Dispatcher {
     gangs: HashMap<RunId, (Generation, Weak<Gang>)>,
     /// Nodes whose agents are being asked for everything.
     listing: HashSet<NodeName>,
+    /// Nodes on which something was that no run looks after: how often it was found, and when they are asked again.
+    orphaned: HashMap<NodeName, Orphaned>,
     requests: u64,
 }
 
@@ -54,6 +56,14 @@ pub(super) struct Dispatcher {
 struct HeldOff {
     until: Instant,
     failures: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Orphaned {
+    found: u32,
+    until: Instant,
+    /// The agent was asked again, and has found nothing since.
+    asked: bool,
 }
 
 impl Dispatcher {
@@ -75,6 +85,7 @@ impl Dispatcher {
             launches: Arc::new(Semaphore::new(LAUNCHES)),
             gangs: HashMap::new(),
             listing: HashSet::new(),
+            orphaned: HashMap::new(),
             requests: 0,
         }
     }
@@ -88,7 +99,7 @@ impl Dispatcher {
         };
         let wait = match failures {
             0 => ASK_AGAIN,
-            n => FIRST_RETRY.saturating_mul(1 << n.min(8)).min(LAST_RETRY),
+            n => pause_after(n),
         };
         let until = now + wait;
         self.held_off.insert(action.clone(), HeldOff { until, failures });
@@ -164,14 +175,33 @@ impl Dispatcher {
         })
     }
 
-    /// Ends what no run looks after. If it does not work, the next comparison with the agent asks again.
-    pub(super) fn dispatch_orphan(&mut self, state: &State, action: Action) {
+    /// Ends what no run looks after. No run asks again if that does not work: the agent is compared again, until it has
+    /// nothing of the kind.
+    pub(super) fn dispatch_orphan(&mut self, state: &State, action: Action, now: Instant) {
+        let orphaned =
+            self.orphaned.entry(action.node.clone()).or_insert(Orphaned { found: 0, until: now, asked: true });
+        if orphaned.asked {
+            let found = orphaned.found.saturating_add(1);
+            *orphaned = Orphaned { found, until: now + pause_after(found), asked: false };
+        }
         let command = if action.verb == Verb::Stop { Command::Stop } else { Command::Release };
         let Some(node) = state.nodes.get(&action.node).filter(|node| node.reachable) else { return };
         if !self.in_flight.contains(&action) {
             let address = node.registration.address.clone();
             self.send(state, action, command, &address);
         }
+    }
+
+    /// Nodes to be compared again for what no run looks after there.
+    pub(super) fn due_lists(&mut self, now: Instant) -> Vec<NodeName> {
+        // Nothing more was found there for a while.
+        self.orphaned.retain(|_, orphaned| orphaned.until + 4 * LAST_RETRY > now);
+        let due = self.orphaned.iter_mut().filter(|(_, orphaned)| !orphaned.asked && orphaned.until <= now);
+        due.map(|(node, orphaned)| {
+            orphaned.asked = true;
+            node.clone()
+        })
+        .collect()
     }
 
     /// Asks an agent for everything it knows, unless that is under way.
@@ -240,6 +270,11 @@ impl Dispatcher {
             let _ = messages.send(Message::Answered { action, result }).await;
         });
     }
+}
+
+/// After so many failures in a row, from the first on.
+fn pause_after(failures: u32) -> Duration {
+    FIRST_RETRY.saturating_mul(1 << failures.min(8)).min(LAST_RETRY)
 }
 
 /// An answer about another task is nonsense: nothing may follow from it, least of all that something is free.

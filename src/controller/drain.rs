@@ -29,7 +29,7 @@ use std::collections::BTreeSet;
 
 /// As `wharf nodes` shows it, and as the scheduler takes it.
 pub(super) fn state_of(node: &Node) -> NodeState {
-    if node.reachable { standing_of(&node.standing) } else { NodeState::Unreachable }
+    if node.answers() { standing_of(&node.standing) } else { NodeState::Unreachable }
 }
 
 /// The state of a node whose agent is heard.

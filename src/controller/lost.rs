@@ -126,13 +126,34 @@ fn is_over(node: &Node, lease: Duration, context: &Context<'_>) -> bool {
     !node.reachable && context.running_for >= dead_at(node.renewed, lease)
 }
 
-/// How long tasks with a lease may still be alive on a node that is not heard: until then no other machine may have its
-/// name, for what such a machine does not know of would be replaced at once.
-pub(super) fn may_live_for(state: &State, name: &NodeName, context: &Context<'_>) -> Option<Duration> {
+/// Tasks that may be alive on a node that is not heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MayLive {
+    tasks: usize,
+    /// When the leases of all are over; `None`: some have none, and live until somebody says otherwise.
+    pub(super) over_in: Option<Duration>,
+}
+
+impl std::fmt::Display for MayLive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} task{}", self.tasks, if self.tasks == 1 { "" } else { "s" })
+    }
+}
+
+/// What may be alive on a node that is not heard: as long as anything may, no other machine may have its name, for what
+/// such a machine does not know of would be run again at once.
+pub(super) fn may_live_on(state: &State, name: &NodeName, context: &Context<'_>) -> Option<MayLive> {
     let node = state.nodes.get(name)?;
     let begun = |task: &DesiredTask| !matches!(task.phase, reconcile::Phase::Placed | reconcile::Phase::Releasing);
+    let left = |task: &DesiredTask| {
+        lease_of(state, task.id.job).map(|lease| dead_at(node.renewed, lease).saturating_sub(context.running_for))
+    };
     let unfinished = nodes::desired_tasks(state, name).into_iter().filter(begun);
-    let leases = unfinished.filter_map(|task| lease_of(state, task.id.job));
-    let last = leases.map(|lease| dead_at(node.renewed, lease)).max()?;
-    Some(last.saturating_sub(context.running_for)).filter(|left| !left.is_zero())
+    let alive: Vec<Option<Duration>> =
+        unfinished.map(|task| left(&task)).filter(|left| *left != Some(Duration::ZERO)).collect();
+    if alive.is_empty() {
+        return None;
+    }
+    let over_in = alive.iter().copied().try_fold(Duration::ZERO, |latest, left| Some(latest.max(left?)));
+    Some(MayLive { tasks: alive.len(), over_in })
 }

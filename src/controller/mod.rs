@@ -25,6 +25,7 @@ mod api;
 mod apply;
 mod busy_ports;
 mod core;
+mod deaf;
 mod decisions;
 mod dispatch;
 mod drain;

@@ -51,13 +51,17 @@ pub(super) fn register(
         return Err(Error::new(ErrorKind::AlreadyExists, message));
     }
     if let Some(known) = state.nodes.get(&name).filter(|known| *known.uid() != registration.node_uid)
-        && let Some(left) = lost::may_live_for(state, &name, context)
+        && let Some(tasks) = lost::may_live_on(state, &name, context)
     {
+        // What the new machine does not know of would be taken for dead, and run again beside what lives.
         let message = format!(
-            "tasks may still live on {}, which had the name {name} and is not heard; the name is free in {} s, or when \
-             that node is removed with --force",
+            "{tasks} may still live on {}, which had the name {name} and is not heard; give this machine another name{}, \
+             or say that they are dead with 'wharf node remove {name} --force'",
             known.registration.address,
-            left.as_secs() + 1
+            match tasks.over_in {
+                Some(left) => format!(", wait {} s until their leases are over", left.as_secs() + 1),
+                None => String::new(),
+            }
         );
         return Err(Error::new(ErrorKind::AlreadyExists, message));
     }
@@ -69,6 +73,8 @@ pub(super) fn register(
     let news = known.is_none_or(|known| !known.reachable);
     let unchanged = known.is_some_and(|known| known.registration == registration);
     let samples = known.map_or_else(HashMap::new, |known| known.samples.clone());
+    // It is asked for its list, and what it answers tells.
+    let unanswered = known.and_then(|known| known.unanswered.clone());
     if news {
         let message = format!("{} at {}", registration.version, registration.address);
         state.note(context.now, "node.joined", None, None, Some(&name), message);
@@ -87,6 +93,7 @@ pub(super) fn register(
         heard: Some(context.instant),
         last_heartbeat: Some(context.now),
         reachable: true,
+        unanswered,
         samples,
         // The next heartbeat tells.
         progress: HashMap::new(),
@@ -126,7 +133,8 @@ fn note_gpus(state: &mut State, registration: &Registration, context: &Context<'
 
 /// Heard lately, or not yet given the time to be heard by this controller.
 pub(super) fn may_live(node: &Node, context: &Context<'_>) -> bool {
-    node.reachable || (node.heard.is_none() && context.instant - context.started < context.parts.node_timeout)
+    let silent_for = context.instant.duration_since(node.heard.unwrap_or(context.started));
+    node.reachable || silent_for < context.parts.node_timeout
 }
 
 /// Names are parts of keys: what the store cannot hold would fail every batch it is in, and so all others' changes.

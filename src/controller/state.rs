@@ -1,6 +1,7 @@
 //! Everything the controller knows, in memory. A copy of what the store holds, plus what agents keep telling.
 
 use super::busy_ports::BusyPorts;
+use super::deaf::Unanswered;
 use super::placing::Placing;
 use crate::domain::command::Registration;
 use crate::domain::event::Event;
@@ -91,6 +92,8 @@ pub(super) struct Node {
     pub(super) heard: Option<tokio::time::Instant>,
     pub(super) last_heartbeat: Option<Timestamp>,
     pub(super) reachable: bool,
+    /// Its agent does not answer, though it may be heard.
+    pub(super) unanswered: Option<Unanswered>,
     pub(super) samples: HashMap<GpuUuid, GpuSample>,
     /// How far tasks are, as of the last heartbeat; gone with a task's next status.
     pub(super) progress: HashMap<TaskId, String>,
@@ -99,6 +102,11 @@ pub(super) struct Node {
 impl Node {
     pub(super) fn uid(&self) -> &NodeUid {
         &self.registration.node_uid
+    }
+
+    /// It is heard, and what it is asked is answered or may yet be.
+    pub(super) fn answers(&self) -> bool {
+        self.reachable && !self.unanswered.as_ref().is_some_and(|unanswered| unanswered.told)
     }
 
     /// The host part of the advertised address: nodes that share it share their ports.

@@ -43,3 +43,7 @@ fn failure(code: i32) -> Exit {
 fn node_agent() -> Principal {
     Principal { roles: vec![Role::Agent], ..user("agent") }
 }
+
+fn operator() -> Principal {
+    Principal { roles: vec![Role::Operator], ..user("olga") }
+}

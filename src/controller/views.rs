@@ -1,5 +1,6 @@
 //! The state as callers are shown it.
 
+use super::deaf::Unanswered;
 use super::nodes::desired_tasks;
 use super::state::{Node, State};
 use super::{drain, schedule};
@@ -93,7 +94,7 @@ fn reason(state: &State, job: &Job, run: Option<&Run>) -> Option<String> {
                 .tasks
                 .iter()
                 .filter(|task| !task.state.is_terminal())
-                .filter(|task| state.nodes.get(&task.seat.node).is_none_or(|node| !node.reachable))
+                .filter(|task| state.nodes.get(&task.seat.node).is_none_or(|node| !node.answers()))
                 .map(|task| task.seat.node.0.as_str())
                 .collect();
             let names = unreachable.into_iter().collect::<Vec<_>>().join(", ");
@@ -229,11 +230,12 @@ pub(super) fn node(state: &State, node: &Node, holders: &HashMap<GpuUuid, TaskId
 /// One sentence on why a node takes no tasks.
 fn why(state: &State, node: &Node) -> Option<String> {
     let wished = node.standing.sentence();
-    if node.reachable {
+    if node.answers() {
         return wished;
     }
     let doubt = state.suspicion.filter(|_| node.standing.lost_at.is_some());
-    let silent = "its agent has not been heard".to_owned();
+    let deaf = node.unanswered.as_ref().filter(|_| node.reachable);
+    let silent = deaf.map_or_else(|| "its agent has not been heard".to_owned(), Unanswered::sentence);
     let parts = std::iter::once(silent).chain(doubt.map(|doubt| doubt.to_string())).chain(wished);
     Some(parts.collect::<Vec<_>>().join("; "))
 }

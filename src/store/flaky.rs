@@ -3,8 +3,8 @@
 use super::{Change, Entry, Outcome, Range, Store, StoreError, Transaction, limits};
 use async_trait::async_trait;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc::Receiver;
 
 /// How a commit fails.
@@ -20,7 +20,7 @@ pub enum Failure {
 #[derive(Debug)]
 pub struct FlakyStore {
     inner: Arc<dyn Store>,
-    script: Vec<(RangeInclusive<u64>, Failure)>,
+    script: Mutex<Vec<(RangeInclusive<u64>, Failure)>>,
     commits: AtomicU64,
 }
 
@@ -32,7 +32,13 @@ impl FlakyStore {
 
     /// As [`new`](Self::new) with several ranges; the first that holds a commit's number decides.
     pub fn scripted(inner: Arc<dyn Store>, script: Vec<(RangeInclusive<u64>, Failure)>) -> Self {
-        Self { inner, script, commits: AtomicU64::new(0) }
+        Self { inner, script: Mutex::new(script), commits: AtomicU64::new(0) }
+    }
+
+    /// Fails the next commit, which nobody may have asked for yet.
+    pub fn fail_next(&self, failure: Failure) {
+        let next = self.commits() + 1;
+        self.script.lock().unwrap_or_else(PoisonError::into_inner).push((next..=next, failure));
     }
 
     /// Commits asked for so far, those over a limit left out.
@@ -54,7 +60,10 @@ impl Store for FlakyStore {
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
         limits::check(&transaction)?;
         let number = self.commits.fetch_add(1, Ordering::AcqRel) + 1;
-        let failure = self.script.iter().find(|(numbers, _)| numbers.contains(&number)).map(|(_, failure)| *failure);
+        let failure = {
+            let script = self.script.lock().unwrap_or_else(PoisonError::into_inner);
+            script.iter().find(|(numbers, _)| numbers.contains(&number)).map(|(_, failure)| *failure)
+        };
         match failure {
             None => return self.inner.commit(transaction).await,
             Some(Failure::AnswerLost) => drop(self.inner.commit(transaction).await?),

@@ -41,6 +41,7 @@ pub(in crate::controller) async fn load(store: &dyn Store, cluster_id: String, t
             heard: None,
             last_heartbeat: None,
             reachable: false,
+            unanswered: None,
             samples: HashMap::new(),
             progress: HashMap::new(),
         };

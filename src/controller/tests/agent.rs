@@ -23,6 +23,8 @@ use tokio::sync::watch;
 pub struct Script {
     /// Commands that are not even looked at until they are taken out of here.
     pub hangs: BTreeSet<Verb>,
+    /// Commands that are lost on the way, from now on.
+    pub loses: u32,
     /// Commands that are obeyed, but whose answers are lost.
     pub loses_answers_of: BTreeSet<Verb>,
     /// Prepares to veto: something promised is not free.
@@ -39,6 +41,8 @@ pub struct Script {
     pub exit_at_start: Option<Exit>,
     /// Says nothing to the controller and answers nothing.
     pub silent: bool,
+    /// Goes on talking to the controller, and hears nothing of it but answers.
+    pub deaf: bool,
     /// Environments are not kept: those of a big gang would take a gigabyte.
     pub forgets_environments: bool,
 }
@@ -188,8 +192,12 @@ impl Agent {
             changes.changed().await.expect("the agent is there");
         }
         self.with(|inner| {
-            if inner.script.silent {
+            if inner.script.silent || inner.script.deaf {
                 return Err(Error::unavailable("the connection was refused"));
+            }
+            if inner.script.loses > 0 {
+                inner.script.loses -= 1;
+                return Err(Error::unavailable("the connection was lost"));
             }
             if inner.joined.as_ref().is_some_and(|(_, term)| header.term < *term) {
                 return Err(Error::new(ErrorKind::Stale, "an older term"));
@@ -355,6 +363,9 @@ impl AgentApi for Agent {
         token: &str,
     ) -> Result<(Vec<TaskStatus>, String), Error> {
         let after: Option<TaskId> = token.parse().ok();
+        if self.see(|inner| inner.script.deaf) {
+            return Err(Error::unavailable("the connection was refused"));
+        }
         self.with(|inner| {
             let mut kept = inner.tasks.values().filter(|task| !task.released && Some(task.id) > after);
             let page: Vec<TaskStatus> = kept.by_ref().take(page_size as usize).map(TaskRecord::status).collect();

@@ -2,19 +2,14 @@
 
 use super::cluster::Cluster;
 use super::jobs::{job, role};
-use super::user;
+use super::{operator, user};
 use crate::api::ControllerApi;
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::exit::Exit;
 use crate::domain::node::NodeChange;
-use crate::domain::principal::{Principal, Role};
 use crate::domain::run::{Phase, Verb};
 use crate::domain::view::NodeView;
 use std::time::Duration;
-
-fn operator() -> Principal {
-    Principal { roles: vec![Role::Operator], ..user("olga") }
-}
 
 async fn ask(cluster: &Cluster, node: &str, change: NodeChange) -> Result<NodeView, Error> {
     cluster.controller.change_node(&operator(), node, change).await

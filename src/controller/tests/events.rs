@@ -1,17 +1,18 @@
 //! The history of a job as its user reads it.
 
-use super::PATIENCE;
 use super::cluster::Cluster;
 use super::jobs::{job, role, with};
-use super::user;
+use super::{NOON, PATIENCE, node_agent, user};
 use crate::api::ControllerApi;
 use crate::api::controller::EventFilter;
 use crate::api::stream::Answers;
 use crate::domain::command::ErrorKind;
 use crate::domain::event::Event;
 use crate::domain::exit::Exit;
+use crate::domain::lifecycle::TaskEvent;
 use crate::domain::run::Phase;
 use serde_json::json;
+use std::time::Duration;
 
 async fn next(events: &mut Answers<Event>) -> Event {
     let event = tokio::time::timeout(PATIENCE, events.recv()).await.expect("an event comes in time");
@@ -75,11 +76,41 @@ async fn events_follow_a_job_in_the_order_of_its_life() {
 }
 
 #[tokio::test]
+async fn what_a_node_did_unheard_is_told_in_the_order_in_which_it_happened() {
+    let cluster = Cluster::new(&[("n1", 3)]).await;
+    let agent = cluster.agent("n1");
+    let mut jobs = Vec::new();
+    for name in ["a", "b", "c"] {
+        jobs.push(cluster.submit(&job(name, &[role("worker", 1, 1)])).await);
+    }
+    for id in &jobs {
+        cluster.until_phase(*id, Phase::Running).await;
+    }
+    agent.script(|script| script.silent = true);
+    for (i, id) in jobs.iter().enumerate() {
+        // The last ended first.
+        let run = cluster.run(*id);
+        let (task, at) = (run.task_id(0, 0), NOON.plus(Duration::from_secs(60 - i as u64)));
+        agent.with(|inner| inner.apply(task, TaskEvent::Exited { at, exit: Exit::success() })).unwrap();
+    }
+    let filter = EventFilter { follow: true, ..EventFilter::default() };
+    let mut events = cluster.controller.watch(&user("ann"), filter).await.unwrap();
+    // The list of its tasks is here before its reports.
+    cluster.controller.register(&node_agent(), agent.registration()).await.unwrap();
+    let mut ended = Vec::new();
+    while ended.len() < jobs.len() {
+        let event = next(&mut events).await;
+        ended.extend(event.job.filter(|_| event.kind == "task.ended"));
+    }
+    assert_eq!(ended, [jobs[2], jobs[1], jobs[0]]);
+}
+
+#[tokio::test]
 async fn events_that_are_gone_are_out_of_range() {
     let cluster = Cluster::new(&[]).await;
     let event = Event {
         sequence: 0,
-        time: super::NOON,
+        time: NOON,
         kind: "job.submitted".into(),
         job: Some(1),
         task: None,

@@ -1,16 +1,21 @@
 //! Nodes that vanish with tasks of jobs that want to be run elsewhere then.
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, history};
 use super::jobs::{job, role, with};
-use super::{node_agent, user};
+use super::{node_agent, operator, user};
 use crate::api::ControllerApi;
 use crate::controller::core::read;
+use crate::controller::state::Node;
 use crate::domain::command::ErrorKind;
 use crate::domain::exit::{Exit, ExitClass};
-use crate::domain::ids::NodeUid;
+use crate::domain::ids::{NodeName, NodeUid};
+use crate::domain::node::NodeChange;
 use crate::domain::run::Phase;
 use crate::domain::spec::OnNodeLost;
+use crate::store::flaky::{Failure, FlakyStore};
+use crate::store::sqlite::SqliteStore;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The least that a job file may say.
@@ -95,7 +100,8 @@ async fn a_restarted_controller_counts_from_its_own_start() {
     loop {
         let refused = cluster.controller.register(&node_agent(), other.clone()).await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::AlreadyExists);
-        if refused.message.contains("tasks may still live") {
+        if refused.message.contains("1 task may still live") {
+            assert!(refused.message.contains("until their leases are over"), "{refused}");
             break;
         }
         // The old one has its time to be heard after the start.
@@ -151,4 +157,63 @@ async fn a_controller_that_loses_most_nodes_at_once_replaces_none_and_says_so() 
         .until_as_time_passes("what is lost is replaced", |c| lost.iter().all(|id| !firsts.contains(&c.run(*id).id)))
         .await;
     assert_eq!(cluster.controller.pulse().await.unwrap().trouble, None);
+}
+
+/// One whose next commit fails when the test says so, and whose nodes are missed soon.
+async fn unsure_cluster(nodes: &[(&str, u32)]) -> (Arc<FlakyStore>, Cluster) {
+    let inner = Arc::new(SqliteStore::open_in_memory().unwrap());
+    let store = Arc::new(FlakyStore::scripted(inner, Vec::new()));
+    let mut cluster = Cluster::on(store.clone(), history(), nodes).await;
+    cluster.node_timeout = Duration::from_secs(1);
+    cluster.restart().await;
+    cluster.until("every node is back", |c| c.agents.iter().all(|agent| c.is_ready(&agent.name))).await;
+    (store, cluster)
+}
+
+#[tokio::test]
+async fn a_node_whose_removal_was_not_taken_had_its_leases_renewed_until_then() {
+    let (store, cluster) = unsure_cluster(&[("n1", 1), ("n2", 1)]).await;
+    let id = cluster.submit(&restarting("lost", 1)).await;
+    cluster.until_phase(id, Phase::Running).await;
+    pass(&cluster, 2 * LEASE_S).await;
+    let first = cluster.run(id);
+    let lost = first.tasks[0].seat.node.clone();
+    cluster.agent(&lost.0).script(|script| script.silent = true);
+    store.fail_next(Failure::NotWritten);
+    let removed = cluster.controller.change_node(&operator(), &lost.0, NodeChange::Remove { force: true }).await;
+    assert_eq!(removed.unwrap_err().kind, ErrorKind::Unavailable);
+    cluster
+        .until("it is known again, and missed", |c| node(c, &lost).is_some_and(|n| n.standing.lost_at.is_some()))
+        .await;
+    pass(&cluster, LEASE_S + 28).await;
+    assert_eq!(
+        (cluster.run(id).id, cluster.phase(id)),
+        (first.id, Phase::Running),
+        "it may have been heard until now"
+    );
+    pass(&cluster, 8).await;
+    cluster
+        .until_as_time_passes("it runs again", |c| c.run(id).id != first.id && c.phase(id) == Phase::Running)
+        .await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_heard_is_not_lost_whichever_word_of_it_was_not_taken() {
+    let (store, cluster) = unsure_cluster(&[("n1", 1)]).await;
+    let name = NodeName::from("n1");
+    let lost_at = || node(&cluster, &name).unwrap().standing.lost_at;
+    cut_off(&cluster, &["n1"]).await;
+    let first = lost_at().unwrap();
+    pass(&cluster, 1000).await;
+    store.fail_next(Failure::NotWritten);
+    let registration = cluster.agent("n1").registration();
+    assert!(cluster.controller.register(&node_agent(), registration).await.is_err());
+    cluster.until("it counts as heard", |c| node(c, &name).is_some_and(|n| n.reachable)).await;
+    assert_eq!(lost_at(), None);
+    cluster.until("it is missed again", |_| lost_at().is_some()).await;
+    assert!(lost_at().unwrap().since(first) >= Duration::from_secs(1000), "it is another loss");
+}
+
+fn node(cluster: &Cluster, name: &NodeName) -> Option<Node> {
+    read(&cluster.controller.shared).nodes.get(name).cloned()
 }

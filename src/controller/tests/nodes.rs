@@ -3,12 +3,13 @@
 use super::agent::Agent;
 use super::cluster::Cluster;
 use super::jobs::{job, role};
-use super::{node_agent, user};
+use super::{node_agent, operator, user};
 use crate::api::ControllerApi;
 use crate::domain::command::{ErrorKind, Heartbeat};
 use crate::domain::exit::Exit;
 use crate::domain::ids::{JournalId, NodeUid, Term};
 use crate::domain::lifecycle::TaskEvent;
+use crate::domain::node::NodeChange;
 use crate::domain::run::{Phase, Verb};
 use std::time::Duration;
 
@@ -107,6 +108,31 @@ async fn a_silent_node_is_unreachable_keeps_its_tasks_and_is_ready_once_it_speak
 }
 
 #[tokio::test]
+async fn a_node_that_is_heard_and_does_not_answer_takes_nothing_new_and_loses_nothing() {
+    let mut cluster = Cluster::new(&[("n1", 1)]).await;
+    cluster.node_timeout = Duration::from_millis(400);
+    cluster.restart().await;
+    let id = cluster.submit(&job("job", &[role("worker", 1, 1)])).await;
+    cluster.until_phase(id, Phase::Running).await;
+    cluster.agent("n1").script(|script| script.deaf = true);
+    cluster.stop(id).await;
+    let reason = || async { cluster.controller.describe_node(&user("ann"), "n1").await.unwrap().node };
+    while reason().await.state != "UNREACHABLE" {
+        cluster.some_ticks().await;
+    }
+    let why = reason().await.reason.unwrap();
+    assert!(why.contains("is heard, but does not answer") && why.contains("refused"), "{why}");
+    assert!(cluster.is_ready(&"n1".into()), "its heartbeats are answered");
+    let other = cluster.submit(&job("other", &[role("worker", 1, 1)])).await;
+    cluster.some_ticks().await;
+    assert_eq!((cluster.phase(id), cluster.phase(other)), (Phase::Stopping, Phase::Waiting));
+    cluster.agent("n1").script(|script| script.deaf = false);
+    assert_eq!(cluster.until_ended(id).await.state, "STOPPED");
+    cluster.until_phase(other, Phase::Running).await;
+    assert_eq!(reason().await.state, "READY");
+}
+
+#[tokio::test]
 async fn tasks_that_an_agent_has_no_record_of_any_more_have_failed_and_are_run_again() {
     let cluster = Cluster::new(&[("n1", 1)]).await;
     let id = cluster.submit(&job("lost", &[role("worker", 1, 1)])).await;
@@ -125,9 +151,17 @@ async fn tasks_that_an_agent_has_no_record_of_any_more_have_failed_and_are_run_a
 }
 
 #[tokio::test]
-async fn what_no_job_has_on_a_node_is_stopped_and_released() {
+async fn what_no_job_has_on_a_node_is_stopped_and_released_however_often_that_takes() {
+    for lost in [0, 1, 2, 5] {
+        orphan_is_ended(lost).await;
+    }
+}
+
+/// The first commands are lost on the way.
+async fn orphan_is_ended(lost: u32) {
     let mut cluster = Cluster::new(&[]).await;
     let agent = Agent::new("n1", 1);
+    agent.script(|script| script.loses = lost);
     let ours = crate::domain::task::TaskSpec {
         id: "77.78.0.0".parse().unwrap(),
         job_name: "gone".into(),
@@ -162,7 +196,7 @@ async fn what_no_job_has_on_a_node_is_stopped_and_released() {
 }
 
 #[tokio::test]
-async fn another_machine_may_take_the_name_of_one_that_is_gone() {
+async fn another_machine_may_take_the_name_of_one_that_is_said_to_be_gone_and_not_before() {
     let mut cluster = Cluster::new(&[("n1", 1)]).await;
     cluster.node_timeout = Duration::from_millis(400);
     cluster.restart().await;
@@ -172,8 +206,16 @@ async fn another_machine_may_take_the_name_of_one_that_is_gone() {
     cluster.until("it is missed", |c| !c.is_ready(&"n1".into())).await;
     let (first, other) = (cluster.run(id).id, Agent::new("n1", 1));
     *other.uid.lock().unwrap() = NodeUid::from("another");
+    let refused = cluster.controller.register(&node_agent(), other.registration()).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::AlreadyExists);
+    for part in ["1 task may still live", "another name", "'wharf node remove n1 --force'"] {
+        assert!(refused.message.contains(part), "{refused}");
+    }
     cluster.agents.clear();
     cluster.add(other);
+    cluster.some_ticks().await;
+    assert_eq!((cluster.run(id).id, cluster.phase(id)), (first, Phase::Running), "the old machine may have it");
+    cluster.controller.change_node(&operator(), "n1", NodeChange::Remove { force: true }).await.unwrap();
     // What ran on the old machine did not come with the name.
     cluster.until_as_time_passes("it runs again", |c| c.run(id).id != first && c.phase(id) == Phase::Running).await;
     cluster.end_tasks(id, &Exit::success());

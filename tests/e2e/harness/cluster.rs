@@ -1,6 +1,7 @@
 //! A controller and agents as processes of their own, with everything they need in one folder that goes with them.
 
 use super::job::ended;
+use super::net::Net;
 use super::port::{Block, Port};
 use super::proc;
 use super::running::{Output, Running};
@@ -53,6 +54,8 @@ pub struct Cluster {
     second: Option<(Port, Mutex<Option<Child>>)>,
     agents: Vec<(Node, Mutex<Option<Child>>)>,
     node_uids: Vec<String>,
+    /// Its daemons are on machines of their own; clients then come by a Unix socket.
+    net: Option<Net>,
 }
 
 impl Cluster {
@@ -63,15 +66,27 @@ impl Cluster {
 
     /// These nodes, and a controller with more lines in its configuration.
     pub fn with(nodes: Vec<Node>, controller: &str) -> Self {
-        Self::of(nodes, controller, None)
+        Self::of(nodes, controller, None, None)
     }
 
     /// The same with two controllers, whose store the lines must say.
     pub fn with_two_controllers(nodes: Vec<Node>, controller: &str) -> Self {
-        Self::of(nodes, controller, Some((Port::claim(), Mutex::new(None))))
+        Self::of(nodes, controller, Some((Port::claim(), Mutex::new(None))), None)
     }
 
-    fn of(nodes: Vec<Node>, controller: &str, second: Option<(Port, Mutex<Option<Child>>)>) -> Self {
+    /// Nodes `n0`, `n1`, ... with these GPUs, each and the controller on machines of their own; one that is not heard is
+    /// missed soon.
+    pub fn across(net: Net, gpus: &[&str]) -> Self {
+        let nodes = gpus.iter().enumerate().map(|(i, gpus)| Node::new(&format!("n{i}"), gpus)).collect();
+        Self::of(nodes, "", None, Some(net))
+    }
+
+    fn of(
+        nodes: Vec<Node>,
+        controller: &str,
+        second: Option<(Port, Mutex<Option<Child>>)>,
+        net: Option<Net>,
+    ) -> Self {
         let folder = tempfile::Builder::new().prefix("wh-").tempdir().expect("a temporary folder can be made");
         // Tasks may run as another user and have to get through.
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
@@ -79,7 +94,7 @@ impl Cluster {
         let blocks = agents.iter().map(|_| Block::claim()).collect();
         let (port, controllers) = (Port::claim(), Mutex::new(None));
         let mut cluster =
-            Self { folder, port, blocks, controller: controllers, second, agents, node_uids: Vec::new() };
+            Self { folder, port, blocks, controller: controllers, second, agents, node_uids: Vec::new(), net };
         cluster.write_settings(controller);
         cluster.start_controller();
         if cluster.second.is_some() {
@@ -108,7 +123,15 @@ impl Cluster {
     }
 
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port.number)
+        match self.net {
+            Some(_) => format!("unix:{}", self.path("c.sock").display()),
+            None => format!("127.0.0.1:{}", self.port.number),
+        }
+    }
+
+    /// Between machines of their own.
+    pub fn net(&self) -> &Net {
+        self.net.as_ref().expect("the cluster was started across a network")
     }
 
     /// Of all controllers, as a client is told them.
@@ -133,9 +156,12 @@ impl Cluster {
 
     fn write_settings(&self, more: &str) {
         let folder = self.folder().display();
+        let (listen, timeout_ms) = match &self.net {
+            Some(_) => (format!("['{}:7600', '{}']\ninsecure = true", Net::controller_ip(), self.address()), 4_000),
+            None => (format!("'{}'", self.address()), 10_000),
+        };
         let controller = format!(
-            "data_dir = '{folder}/c'\nlisten = '{}'\nheartbeat_ms = 250\nnode_timeout_ms = 10000\n{more}\n",
-            self.address()
+            "data_dir = '{folder}/c'\nlisten = {listen}\nheartbeat_ms = 250\nnode_timeout_ms = {timeout_ms}\n{more}\n"
         );
         if let Some((port, _)) = &self.second {
             let address = format!("127.0.0.1:{}", port.number);
@@ -143,34 +169,36 @@ impl Cluster {
             fs::write(self.path("second.toml"), other).expect("the folder is ours");
         }
         fs::write(self.path("controller.toml"), controller).expect("the folder is ours");
-        let controllers: Vec<String> = self.addresses().split(',').map(|address| format!("'{address}'")).collect();
+        let addresses =
+            self.net.as_ref().map_or_else(|| self.addresses(), |_| format!("{}:7600", Net::controller_ip()));
+        let controllers: Vec<String> = addresses.split(',').map(|address| format!("'{address}'")).collect();
         let controllers = controllers.join(", ");
         for (i, (node, _)) in self.agents.iter().enumerate() {
             let ports = &self.blocks[i];
+            let listen = match &self.net {
+                Some(_) => format!("'{}:7601'\ninsecure = true", Net::node_ip(i)),
+                None => format!("'unix:{folder}/a{i}.sock'\ntask_ip = '127.0.1.{}'", i + 1),
+            };
             let agent = format!(
                 "data_dir = '{folder}/a{i}'\nrun_dir = '{folder}/r{i}'\nname = '{}'\ncontroller = [{controllers}]\n\
-                 listen = 'unix:{folder}/a{i}.sock'\ntask_ip = '127.0.1.{}'\ngpus = '{}'\nruntime = '{}'\n\
-                 cpus = {}\nmemory_mb = {}\nports = '{}-{}'\n{}\n",
-                node.name,
-                i + 1,
-                node.gpus,
-                node.runtime,
-                node.cpus,
-                node.memory_mb,
-                ports.first,
-                ports.last,
-                node.more,
+                 listen = {listen}\ngpus = '{}'\nruntime = '{}'\ncpus = {}\nmemory_mb = {}\nports = '{}-{}'\n{}\n",
+                node.name, node.gpus, node.runtime, node.cpus, node.memory_mb, ports.first, ports.last, node.more,
             );
             fs::write(self.path(&format!("agent{i}.toml")), agent).expect("the folder is ours");
         }
     }
 
-    fn daemon(&self, kind: &str, file: &str, env: &[(String, String)]) -> Child {
+    /// On the machine of a node or, with `None`, of the controller.
+    fn daemon(&self, on: Option<usize>, kind: &str, file: &str, env: &[(String, String)]) -> Child {
         let log = OpenOptions::new().create(true).append(true).open(self.path(&format!("{file}.log")));
         let log = log.expect("the folder is ours");
         let mut command = program();
-        command.args([kind, "--config"]).arg(self.path(&format!("{file}.toml"))).stdin(Stdio::null());
+        command.args([kind, "--config"]).arg(self.path(&format!("{file}.toml")));
         command.envs(env.iter().map(|(name, value)| (name, value)));
+        if let Some(net) = &self.net {
+            command = net.inside(on, &command);
+        }
+        command.stdin(Stdio::null());
         command.stdout(log.try_clone().expect("descriptors can be copied")).stderr(log);
         command.spawn().expect("the program starts")
     }
@@ -178,13 +206,13 @@ impl Cluster {
     pub fn start_controller(&self) {
         let mut slot = self.controller.lock().expect("no test panics with it");
         assert!(slot.is_none(), "the controller runs already");
-        *slot = Some(self.daemon("controller", "controller", &[]));
+        *slot = Some(self.daemon(None, "controller", "controller", &[]));
     }
 
     pub fn start_second(&self) {
         let mut slot = self.second().lock().expect("no test panics with it");
         assert!(slot.is_none(), "the second controller runs already");
-        *slot = Some(self.daemon("controller", "second", &[]));
+        *slot = Some(self.daemon(None, "controller", "second", &[]));
     }
 
     fn second(&self) -> &Mutex<Option<Child>> {
@@ -207,7 +235,7 @@ impl Cluster {
     pub fn start_agent(&self, i: usize) {
         let mut slot = self.agents[i].1.lock().expect("no test panics with it");
         assert!(slot.is_none(), "agent {i} runs already");
-        *slot = Some(self.daemon("agent", &format!("agent{i}"), &self.agents[i].0.env));
+        *slot = Some(self.daemon(Some(i), "agent", &format!("agent{i}"), &self.agents[i].0.env));
     }
 
     /// SIGKILL, and gone when this returns.

@@ -1,5 +1,7 @@
 //! A dockerd for a test: the one that `tests/run` has started, else one of the test's own.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,22 +15,67 @@ pub struct Dockerd {
 impl Dockerd {
     /// None, with the reason on the list of skips, where no dockerd can run.
     pub fn get(what: &str) -> Option<Self> {
-        if let Some(socket) = std::env::var_os("WHARF_TEST_DOCKER") {
-            return Some(Self { socket: socket.into(), own: None });
+        match std::env::var_os("WHARF_TEST_DOCKER") {
+            Some(socket) => Some(Self { socket: socket.into(), own: None }),
+            None => Self::own(what),
         }
+    }
+
+    /// One that the test may stop, kill and freeze.
+    pub fn own(what: &str) -> Option<Self> {
+        Self::begin(what, "start")
+    }
+
+    /// One without live-restore: what runs in it ends with it.
+    pub fn mortal(what: &str) -> Option<Self> {
+        Self::begin(what, "mortal")
+    }
+
+    fn begin(what: &str, how: &str) -> Option<Self> {
         if !script(&["can-run"]).status().is_ok_and(|status| status.success()) {
             super::skip(what, "no dockerd can run here: it needs root and Debian's docker.io and busybox-static");
             return None;
         }
         let folder = tempfile::Builder::new().prefix("wd-").tempdir_in("/tmp").expect("a folder can be made").keep();
-        let started = script(&["start"]).arg(&folder).output().expect("the script starts");
+        let started = script(&[how]).arg(&folder).output().expect("the script starts");
         let said = String::from_utf8_lossy(&started.stderr);
-        assert!(started.status.success(), "tests/docker.sh start: {said}");
+        assert!(started.status.success(), "tests/docker.sh {how}: {said}");
         Some(Self { socket: folder.join("docker.sock"), own: Some(folder) })
     }
 
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().expect("it runs")), signal).expect("it is ours");
+    }
+
+    /// As a service manager ends it; gone when this returns.
+    pub fn stop(&self) {
+        self.end(Signal::SIGTERM);
+    }
+
+    /// Without a word to what it runs; gone when this returns.
+    pub fn kill(&self) {
+        self.end(Signal::SIGKILL);
+    }
+
+    fn end(&self, signal: Signal) {
+        let pid = self.pid().expect("it runs");
+        self.signal(signal);
+        super::wait::until("dockerd has ended", || (!super::proc::is_alive(pid)).then_some(()));
+    }
+
+    /// After it was stopped or killed.
+    pub fn start_again(&self) {
+        let folder = self.own.as_ref().expect("it is the test's own");
+        let started = script(&["launch"]).arg(folder).output().expect("the script starts");
+        assert!(started.status.success(), "tests/docker.sh launch: {}", String::from_utf8_lossy(&started.stderr));
+    }
+
+    fn pid(&self) -> Option<i32> {
+        std::fs::read_to_string(self.own.as_ref()?.join("pid")).ok()?.trim().parse().ok()
     }
 
     /// Removes what nodes have left running: in dockerd's network their ports are another test's tomorrow.
@@ -63,6 +110,8 @@ impl Dockerd {
 impl Drop for Dockerd {
     fn drop(&mut self) {
         if let Some(folder) = &self.own {
+            // A test that has frozen it may have failed.
+            self.pid().and_then(|pid| kill(Pid::from_raw(pid), Signal::SIGCONT).ok());
             script(&["stop"]).arg(folder).status().ok();
         }
     }
