@@ -78,6 +78,8 @@ pub struct Actor {
     pub(super) executor: Executor,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) retention: Retention,
+    /// Tasks released since the last look at what may be forgotten.
+    pub(super) released_since: usize,
     /// A look at the disk is under way.
     pub(super) looking_at_disk: bool,
     /// Tasks with something in their queue.
@@ -105,6 +107,9 @@ impl Actor {
         collect.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut runtime_lives = true;
         loop {
+            if self.is_garbage_due() {
+                self.collect_garbage();
+            }
             self.begin_queued();
             self.begin_commit();
             let retry_at = self.writer.retry_at();
@@ -288,6 +293,7 @@ impl Actor {
         if gone {
             // Its log is kept for a while; what else it left is of no use to anybody.
             entry.pending.push(Pending::Work(Work::Clear));
+            self.released_since += 1;
         }
         self.writer.mark(id, entry);
         if urgent_only {

@@ -204,6 +204,7 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
             period: parts.tuning.garbage_period,
             disk: parts.tuning.disk.clone(),
         },
+        released_since: 0,
         looking_at_disk: false,
         ready: BTreeSet::new(),
         adopting,

@@ -69,6 +69,7 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
         clock: Arc::new(SystemClock),
         tuning: Tuning {
             keep_ended: Duration::from_secs(u64::from(config.keep_ended_hours) * 3600),
+            max_ended: config.keep_ended_tasks as usize,
             disk: (config.disk_high_percent < 100)
                 .then(|| DiskMark::of(config.data_dir.clone(), config.disk_high_percent)),
             ignored_processes: IgnoredProcesses::new(config.ignore_processes.iter().cloned()),

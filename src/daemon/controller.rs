@@ -21,9 +21,6 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Ended jobs that stay to be looked at.
-const KEEP_ENDED_JOBS: usize = 10_000;
-
 /// A controller that listens.
 #[derive(Debug)]
 pub struct ControllerService {
@@ -136,7 +133,7 @@ fn parts(config: &ControllerConfig, store: Arc<dyn Store>, history: Arc<EventLog
         default_fs_uri: config.default_fs_uri.clone(),
         heartbeat: Duration::from_millis(u64::from(config.heartbeat_ms)),
         node_timeout: Duration::from_millis(u64::from(config.node_timeout_ms)),
-        keep_ended_jobs: KEEP_ENDED_JOBS,
+        keep_ended_jobs: config.keep_ended_jobs as usize,
     }
 }
 
