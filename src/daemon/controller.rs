@@ -10,6 +10,7 @@ use crate::controller::{self, Controller, ControllerParts};
 use crate::domain::command::Error;
 use crate::rpc;
 use crate::store::etcd::EtcdStore;
+use crate::store::file::set_aside;
 use crate::store::history::EventLog;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
@@ -81,7 +82,14 @@ pub async fn start_controller(
 async fn open_history(config: &ControllerConfig) -> Result<Arc<EventLog>, Error> {
     let (path, keep) = (config.event_log_path(), config.event_retention as usize);
     let opened = tokio::task::spawn_blocking(move || {
-        EventLog::open(&path, keep).map(Arc::new).map_err(|error| opening(&path, &error))
+        let opened = EventLog::open(&path, keep).or_else(|error| {
+            let StoreError::Damaged { .. } = error else { return Err(error) };
+            // Nothing is decided by what it tells, so nobody has to be asked.
+            let aside = set_aside(&path)?;
+            tracing::error!(%error, aside = %aside.display(), "the event log is damaged: it is set aside, and a new one begins");
+            EventLog::open(&path, keep)
+        });
+        opened.map(Arc::new).map_err(|error| opening(&path, &error))
     });
     opened.await.map_err(|error| Error::internal(format!("opening the event log: {error}")))?
 }

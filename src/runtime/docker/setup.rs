@@ -155,7 +155,8 @@ fn make_plan(
     };
     let (body, notices) = body(task, image, &node, &injection, &shim, &files)?;
     let facts = ContainerFacts { name: identity::name(task.id, &nonce), started: None };
-    let record = TaskRecord { runtime: Containers::NAME.to_owned(), spec: task.clone(), nonce, notices, facts };
+    let (runtime, generation) = (Containers::NAME.to_owned(), decision.generation);
+    let record = TaskRecord { runtime, spec: task.clone(), generation, nonce, notices, facts };
     dir.create()?;
     dir.add_shim(&core.shim)?;
     dir.write_task(&record)?;
