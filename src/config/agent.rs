@@ -80,6 +80,10 @@ pub struct AgentConfig {
     pub keep_ended_tasks: u32,
     /// While the disk of `data_dir` is fuller than this, the oldest logs of ended tasks go; 100 is never.
     pub disk_high_percent: u8,
+    /// Images that were pulled for jobs go when no task has needed them for so long; 0 is never.
+    pub keep_images_hours: u32,
+    /// ... and the longest unused of them while dockerd's disk is fuller than this; 100 is never.
+    pub images_high_percent: u8,
     /// Allows listeners that others can reach without TLS and tokens.
     pub insecure: bool,
 }
@@ -114,6 +118,8 @@ impl Default for AgentConfig {
             keep_ended_hours: 72,
             keep_ended_tasks: 1000,
             disk_high_percent: 90,
+            keep_images_hours: 336,
+            images_high_percent: 85,
             insecure: false,
         }
     }
@@ -232,6 +238,8 @@ impl Settings for AgentConfig {
         "keep_ended_hours",
         "keep_ended_tasks",
         "disk_high_percent",
+        "keep_images_hours",
+        "images_high_percent",
         "insecure",
     ];
 
@@ -278,6 +286,10 @@ impl Settings for AgentConfig {
         checks.expect((10..=1_000_000).contains(&tasks), "keep_ended_tasks", "is out of range", tasks, allowed);
         let (percent, allowed) = (self.disk_high_percent, "50 to 100; 100 is never");
         checks.expect((50..=100).contains(&percent), "disk_high_percent", "is out of range", percent, allowed);
+        let percent = self.images_high_percent;
+        checks.expect((50..=100).contains(&percent), "images_high_percent", "is out of range", percent, allowed);
+        let (hours, allowed) = (self.keep_images_hours, "0 to 87600; 0 is never");
+        checks.expect(hours <= 87_600, "keep_images_hours", "is out of range", hours, allowed);
         checks.0
     }
 }
@@ -315,7 +327,7 @@ mod tests {
             nvml_library = '/l.so'\nignore_processes = ['Xorg']\n\
             ports = '20000-20999'\nrun_as = 'nobody'\nlog_segments = 3\nlog_segment_mb = 5\nkeep_ended_hours = 7\n\
             keep_ended_tasks = 55\n\
-            disk_high_percent = 75\n\
+            disk_high_percent = 75\nkeep_images_hours = 9\nimages_high_percent = 70\n\
             insecure = true\n[labels]\ngpu_type = 'jd_a100'\n";
         let config: AgentConfig = parse("a.toml", text).unwrap();
         assert_eq!(config.warnings().len(), 3);
@@ -323,6 +335,7 @@ mod tests {
         assert_eq!((config.gpu_injection, config.pids_limit), (GpuInjection::DeviceNodes, 99));
         assert_eq!((config.ports.clone(), config.debug_hold_s), (Some(PortRange(20_000..=20_999)), 60));
         assert_eq!((config.disk_high_percent, config.keep_ended_tasks), (75, 55));
+        assert_eq!((config.keep_images_hours, config.images_high_percent), (9, 70));
         assert_eq!(config.job_dirs, [PathBuf::from("/srv/jobs"), PathBuf::from("/mnt/nfs")]);
         assert_eq!(config.allow_capabilities, ["SYS_ADMIN"]);
         assert_eq!(
@@ -360,6 +373,10 @@ mod tests {
         assert_eq!(fields("allow_capabilities = ['CAP_KILL', 'ALL', 'x', 'SYS_TIME']"), ["allow_capabilities"; 3]);
         assert_eq!(fields("disk_high_percent = 49"), ["disk_high_percent"]);
         assert_eq!(fields("keep_ended_tasks = 9"), ["keep_ended_tasks"]);
+        assert_eq!(
+            fields("keep_images_hours = 90000\nimages_high_percent = 3"),
+            ["images_high_percent", "keep_images_hours"]
+        );
         assert_eq!(fields("gpu_injection = 'by-magic'"), ["gpu_injection"]);
     }
 }

@@ -7,7 +7,7 @@
 //! `process_id`, `hierarchy` know files, folders, sockets, pids, control group mounts.
 
 mod clearing;
-mod clock;
+pub mod clock;
 pub mod disks;
 mod ending;
 pub mod exec;
@@ -164,7 +164,9 @@ impl<K: Kind> Shimmed<K> {
             making: Semaphore::new(MAKING),
             tasks: Mutex::default(),
         };
-        Ok(Self { core: Arc::new(core), _cancel_on_drop: cancel.drop_guard() })
+        let core = Arc::new(core);
+        K::started(&core);
+        Ok(Self { core, _cancel_on_drop: cancel.drop_guard() })
     }
 
     /// Stops following tasks and waits until nothing of this runtime runs. The tasks themselves go on.
