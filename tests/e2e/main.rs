@@ -9,6 +9,7 @@ mod completion;
 mod containers;
 mod debug_hold;
 mod demo;
+mod disks;
 mod drain;
 mod etcd;
 mod exec;
