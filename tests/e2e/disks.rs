@@ -28,7 +28,11 @@ fn assert_ended_once(cluster: &Cluster, id: &str, name: &str, code: u32) {
     assert_eq!(shown["runs"].as_array().map(Vec::len), Some(1), "{name} was run again: {shown}");
     let starts = fs::read_to_string(cluster.path(&format!("{name}.starts"))).expect("it was started");
     assert_eq!(starts.lines().count(), 1, "{name} was started more than once");
-    let events = cluster.cli(&["--json", "events", "--job", id]).expect(0).json_lines();
+    // History is written after what is shown.
+    let events = until(&format!("history has the end of {name}"), || {
+        let events = cluster.cli(&["--json", "events", "--job", id]).expect(0).json_lines();
+        events.iter().any(|event| event["kind"] == "job.ended").then_some(events)
+    });
     let ends = events.iter().filter(|event| event["kind"] == "task.ended").count();
     assert_eq!(ends, 1, "{name}: {events:?}");
 }
@@ -244,6 +248,7 @@ fn damage_to_an_agents_files_ends_no_task() {
     let stays = cluster.submit(&gpu(waiting(&cluster, "stays", "echo before", 6)));
     cluster.wait_running(&stays);
     let uid = cluster.json(&["node", "show", "n0"])["node_uid"].clone();
+    let mut ended = Vec::new();
     for (number, (what, damage)) in DAMAGES.iter().enumerate() {
         let name = format!("ends{number}");
         let ends = cluster.submit(&gpu(waiting(&cluster, &name, "true", 5)));
@@ -255,6 +260,7 @@ fn damage_to_an_agents_files_ends_no_task() {
         cluster.wait_ready();
         eprintln!("{what}");
         assert_ended_once(&cluster, &ends, &name, 5);
+        ended.push((ends, name));
         assert_eq!(cluster.show(&stays)["state"], "RUNNING", "{what}");
         let held: Vec<Value> = cluster
             .json(&["gpus"])
@@ -284,6 +290,8 @@ fn damage_to_an_agents_files_ends_no_task() {
     cluster.touch("stays.stop");
     assert_ended_once(&cluster, &stays, "stays", 6);
     assert_eq!(cluster.cli(&["logs", &stays]).expect(0).text(), "before\n");
+    // Also what was told after later damage.
+    ended.iter().for_each(|(id, name)| assert_ended_once(&cluster, id, name, 5));
     cluster.wait_idle();
 }
 

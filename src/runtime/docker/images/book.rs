@@ -29,10 +29,11 @@ pub(super) struct Pulled {
 impl Pulled {
     /// Wharf has pulled it by this name.
     pub fn has(&self, name: &str) -> bool {
-        let named = Reference::parse(name).ok();
-        named.is_some_and(|named| {
-            self.references.iter().any(|ours| Reference::parse(ours).is_ok_and(|ours| ours == named))
-        })
+        Reference::parse(name).is_ok_and(|named| self.is_named(&named))
+    }
+
+    fn is_named(&self, name: &Reference) -> bool {
+        self.references.iter().any(|ours| Reference::parse(ours).is_ok_and(|ours| ours == *name))
     }
 }
 
@@ -72,6 +73,13 @@ impl Book {
         }
     }
 
+    /// The same, by a name that it was pulled by.
+    pub fn touch_named(&mut self, name: &Reference, now: Timestamp) {
+        let named: Vec<String> =
+            self.pulled.iter().filter(|(_, pulled)| pulled.is_named(name)).map(|(id, _)| id.clone()).collect();
+        named.iter().for_each(|id| self.touch(id, now));
+    }
+
     pub fn forget(&mut self, id: &str) {
         if self.pulled.remove(id).is_some() {
             self.write();
@@ -104,11 +112,14 @@ mod tests {
         book.add("sha256:a", "busybox", Timestamp(0));
         book.touch("sha256:a", Timestamp(0).plus(WRITE_AFTER * 2));
         book.touch("sha256:b", Timestamp(5));
+        book.touch_named(&Reference::parse("other").unwrap(), Timestamp(0).plus(WRITE_AFTER * 9));
         let again = Book::read(file.clone());
         assert_eq!(again.iter().count(), 1);
         let found = again.get("sha256:a").unwrap();
         assert_eq!(found.last_used, Timestamp(0).plus(WRITE_AFTER * 2));
         assert!(found.has("docker.io/library/busybox:latest") && !found.has("busybox:2"));
+        book.touch_named(&Reference::parse("busybox").unwrap(), Timestamp(0).plus(WRITE_AFTER * 4));
+        assert_eq!(book.get("sha256:a").unwrap().last_used, Timestamp(0).plus(WRITE_AFTER * 4));
         book.forget("sha256:a");
         assert_eq!(Book::read(file.clone()).iter().count(), 0);
         std::fs::write(&file, "{\"sha256:a\": ").unwrap();

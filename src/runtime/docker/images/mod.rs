@@ -91,17 +91,11 @@ impl Images {
         progress: &(dyn Fn(String) + Send + Sync),
     ) -> Result<ImageFacts, ImageError> {
         let image = Reference::parse(reference)?;
-        let before = {
-            // Nothing is removed between the look and the word that somebody needs it.
-            let mut book = self.book.lock().await;
-            let found = self.inspect(reference).await?;
-            if let Some(found) = &found {
-                book.touch(&found.id, clock::now());
-            }
-            match found {
-                Some(found) if policy != PullPolicy::Always => return usable(found),
-                found => found.map(|found| found.id),
-            }
+        // Said before the look: what is needed now is not removed after it.
+        self.book.lock().await.touch_named(&image, clock::now());
+        let before = match self.inspect(reference).await? {
+            Some(found) if policy != PullPolicy::Always => return usable(found),
+            found => found.map(|found| found.id),
         };
         if policy == PullPolicy::Never {
             return Err(ImageError::Absent { image: reference.to_owned() });
