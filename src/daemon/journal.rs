@@ -93,6 +93,8 @@ mod tests {
     use crate::store::{Op, Transaction};
     use std::fs;
 
+    type Damage = fn(&[u8]) -> Vec<u8>;
+
     fn config(folder: &Path) -> AgentConfig {
         AgentConfig { data_dir: folder.to_owned(), ..AgentConfig::default() }
     }
@@ -110,14 +112,14 @@ mod tests {
         let (uid, mut id) = uid_and_id(&config).await;
         assert_eq!(uid_and_id(&config).await, (uid.clone(), id.clone()), "a restart changes nothing");
         let zeroed = |bytes: &[u8]| [&bytes[..100], &vec![0; bytes.len() - 100]].concat();
-        let damages: [fn(&[u8]) -> Vec<u8>; 3] = [
+        let damages: [Damage; 3] = [
             |bytes| bytes[..bytes.len() / 2].to_vec(),
             |bytes| vec![0x55; bytes.len()],
             |_| b"not a database".to_vec(),
         ];
         let asides =
             |count: usize| (1..=count).all(|n| folder.path().join(format!("journal.db.damaged-{n}")).exists());
-        for (count, damage) in damages.iter().chain([&(zeroed as fn(&[u8]) -> Vec<u8>)]).enumerate() {
+        for (count, damage) in damages.iter().chain([&(zeroed as Damage)]).enumerate() {
             let bytes = damage(&fs::read(&journal).unwrap());
             fs::write(&journal, &bytes).unwrap();
             let (same, other) = uid_and_id(&config).await;

@@ -192,12 +192,14 @@ fn halve(bytes: &mut Vec<u8>) {
 }
 
 fn flip(bytes: &mut Vec<u8>) {
-    bytes.iter_mut().step_by(97).for_each(|byte| *byte ^= 0x55);
+    let whole = std::mem::take(bytes);
+    bytes.extend(whole.into_iter().enumerate().map(|(at, byte)| if at % 97 == 0 { byte ^ 0x55 } else { byte }));
 }
 
 fn zero_tail(bytes: &mut Vec<u8>) {
-    let half = bytes.len() / 2;
-    bytes[half..].fill(0);
+    let length = bytes.len();
+    halve(bytes);
+    bytes.resize(length, 0);
 }
 
 /// The same file of every task.

@@ -87,6 +87,9 @@ pub fn to_remove(candidates: &[Candidate], rules: &ImageRules, excess: u64) -> V
 mod tests {
     use super::*;
 
+    /// Hours an image is kept, bytes too many, what goes.
+    type Row = (Option<u32>, u64, &'static [(&'static str, Why)]);
+
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn image(id: &str, bytes: u64, hours: u32) -> Candidate {
@@ -103,7 +106,7 @@ mod tests {
         let theirs = Candidate { named_by_others: true, ..image("theirs", 100, 98) };
         let fresh = Candidate { unused: LEAST_KEPT / 2, ..image("fresh", 100, 0) };
         let all = [fresh, image("b", 10, 5), held, image("a", 10, 50), theirs, image("c", 10, 2)];
-        let table: [(Option<u32>, u64, &[(&str, Why)]); 6] = [
+        let table: [Row; 6] = [
             (None, 0, &[]),
             (Some(24), 0, &[("a", Why::Age)]),
             (Some(5), 0, &[("a", Why::Age), ("b", Why::Age)]),
