@@ -18,8 +18,8 @@ const KEPT: usize = 32;
 /// What may be more at the end than in the middle, of each process.
 const RSS_KB: u64 = 12 * 1024;
 const DESCRIPTORS: u64 = 8;
-/// Those for blocking work come and go.
-const THREADS: u64 = 6;
+/// Those for blocking work come and go; one that stayed for each task would be far more.
+const THREADS: u64 = 32;
 const DISK_KB: u64 = 8 * 1024;
 
 /// What a daemon takes of its machine.
