@@ -79,6 +79,8 @@ pub struct Actor {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ports: Ports,
     pub(super) retention: Retention,
+    /// Tasks released since the last look at what may be forgotten.
+    pub(super) released_since: usize,
     /// A look at the disk is under way.
     pub(super) looking_at_disk: bool,
     /// Tasks with something in their queue.
@@ -106,6 +108,9 @@ impl Actor {
         collect.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut runtime_lives = true;
         loop {
+            if self.is_garbage_due() {
+                self.collect_garbage();
+            }
             self.begin_queued();
             self.begin_commit();
             let retry_at = self.writer.retry_at();
@@ -289,6 +294,7 @@ impl Actor {
         if gone {
             // Its log is kept for a while; what else it left is of no use to anybody.
             entry.pending.push(Pending::Work(Work::Clear));
+            self.released_since += 1;
         }
         self.writer.mark(id, entry);
         if urgent_only {

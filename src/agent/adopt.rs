@@ -1,4 +1,5 @@
-//! After a restart: what the journal says, what is really there, and what neither knows.
+//! After a restart: what the journal says, what is really there, and what neither knows. What the journal has lost was
+//! put back by `rebuild` before.
 //!
 //! The ledger is filled from the journal before anything else, so nothing held can be given away. Then every
 //! task that may have something on this machine is looked at, all at once; until that is done, its commands are
@@ -8,7 +9,7 @@ use super::actor::Actor;
 use super::backoff::Backoff;
 use super::entry::Entry;
 use super::executor::Work;
-use super::journal::Journalled;
+use super::journal::{self, Journalled};
 use super::message::Inside;
 use crate::domain::command::SequencedStatus;
 use crate::domain::exit::{Exit, ExitClass};
@@ -73,9 +74,28 @@ impl Actor {
         self.entries.insert(id, entry);
     }
 
+    /// What the journal had lost becomes durable with its new name.
+    pub(super) fn write_again(&mut self, lost: &[TaskId]) {
+        if lost.is_empty() {
+            return;
+        }
+        self.writer.set_meta(journal::JOURNAL_ID, self.facts.identity.journal_id.0.clone());
+        self.writer.set_meta(journal::ACKNOWLEDGED, self.acknowledged.to_string());
+        for id in lost {
+            if let Some(entry) = self.entries.get_mut(id) {
+                entry.rebuilt = true;
+                self.writer.mark(*id, entry);
+            }
+        }
+    }
+
     /// The runtime has looked.
     pub(super) fn adopted(&mut self, id: TaskId, adopted: Adopted) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
+        if std::mem::take(&mut entry.rebuilt) && adopted == Adopted::Waiting {
+            // Whether it has passed its checks nobody knows: it counts as one whose preparation was interrupted.
+            (entry.record.state, entry.record.launched) = (TaskState::Preparing, false);
+        }
         info!(task = %id, journalled = %entry.record.state, found = ?adopted, "taken over");
         let early = entry.early_events.take().unwrap_or_default();
         self.adopting.send_modify(|count| *count = count.saturating_sub(1));

@@ -39,6 +39,8 @@ pub struct Entry {
     pub waiters: Vec<Waiter>,
     /// What a restarted agent heard before it knew what there is.
     pub early_events: Option<Vec<RuntimeEventKind>>,
+    /// The journal had lost it, and nobody has looked at the task yet.
+    pub rebuilt: bool,
     /// How far the state's work is; of the moment, and gone with the next state.
     pub progress: Option<String>,
     /// The log is gone and only a tombstone is left.
@@ -99,6 +101,7 @@ impl Entry {
             ports: HeldPorts::default(),
             waiters: Vec::new(),
             early_events: None,
+            rebuilt: false,
             progress: None,
             purged: false,
             renewing_lease: false,

@@ -1,6 +1,6 @@
 //! What is forgotten, and when: the logs of released tasks after `keep_ended`, or earlier when there are more
 //! than `max_ended`, or they take more than `max_log_bytes`, or the disk is nearly full (`pressure`); their tombstones
-//! after a day. What anybody reads, waits for or works on is left alone.
+//! after a day, or earlier when there are more than [`TOMBSTONES`] for every log. What anybody reads, waits for or works on is left alone.
 
 use super::actor::Actor;
 use super::executor::Work;
@@ -11,8 +11,17 @@ use crate::domain::time::Timestamp;
 use crate::runtime::RuntimeError;
 use tracing::{info, warn};
 
+/// Tombstones remembered for every log that may be kept: without a bound a day of short tasks would fill the memory.
+const TOMBSTONES: usize = 10;
+
 impl Actor {
+    /// So many tasks were released since the last look that there may be too many: they are not left until its time.
+    pub(super) const fn is_garbage_due(&self) -> bool {
+        self.released_since > self.retention.max_ended / 8
+    }
+
     pub(super) fn collect_garbage(&mut self) {
+        self.released_since = 0;
         if self.writer.is_failing() {
             // A write that hangs says nothing; it is noticed here.
             return self.go_on_without_journal();
@@ -24,23 +33,32 @@ impl Actor {
             self.looking_at_disk = true;
             self.executor.look_at_disk(mark);
         }
-        let forgettable: Vec<TaskId> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| {
-                entry.purged
-                    && entry.is_idle()
-                    && entry.record.is_forgettable(now)
-                    && self.is_acknowledged(entry.published)
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for id in forgettable {
+        for id in self.to_forget(now) {
             if let Some(entry) = self.entries.remove(&id) {
                 self.unreported.remove(&entry.published);
                 self.writer.forget(id);
             }
         }
+    }
+
+    /// Tombstones whose time is over, and the oldest of too many.
+    fn to_forget(&self, now: Timestamp) -> Vec<TaskId> {
+        let mut buried: Vec<(Timestamp, TaskId)> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.purged && entry.record.released)
+            .map(|(id, entry)| (entry.record.tombstone_until.unwrap_or_default(), *id))
+            .collect();
+        buried.sort_unstable();
+        let too_many = buried.len().saturating_sub(self.retention.max_ended.saturating_mul(TOMBSTONES));
+        let goes = |(position, (_, id)): &(usize, (Timestamp, TaskId))| {
+            self.entries.get(id).is_some_and(|entry| {
+                (*position < too_many || entry.record.is_forgettable(now))
+                    && entry.is_idle()
+                    && self.is_acknowledged(entry.published)
+            })
+        };
+        buried.into_iter().enumerate().filter(goes).map(|(_, (_, id))| id).collect()
     }
 
     fn purge(&mut self, ids: Vec<TaskId>) {

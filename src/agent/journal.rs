@@ -71,10 +71,10 @@ pub struct Journalled {
     pub purged: bool,
 }
 
-/// Reads the node's identity, or makes it at the first start.
-pub async fn load_identity(store: &Arc<dyn Store>) -> Result<Identity, Error> {
+/// Reads the node's identity, or makes it at the first start. `known`: the node's, should the journal be a new one.
+pub async fn load_identity(store: &Arc<dyn Store>, known: Option<NodeUid>) -> Result<Identity, Error> {
     let fresh = || uuid::Uuid::new_v4().to_string();
-    let node_uid = get_or_make(store, NODE_UID, fresh()).await?;
+    let node_uid = get_or_make(store, NODE_UID, known.map_or_else(fresh, |known| known.0)).await?;
     let journal_id = get_or_make(store, JOURNAL_ID, fresh()).await?;
     Ok(Identity { node_uid: NodeUid(node_uid), journal_id: JournalId(journal_id) })
 }
@@ -96,10 +96,18 @@ async fn get_or_make(store: &Arc<dyn Store>, key: &str, fresh: String) -> Result
     }
 }
 
-/// Reads the whole journal. A value that cannot be understood is an error: going on without the record of a
-/// task would end that task as somebody else's.
+/// Whether the journal can be understood. `Err` with why: it is damaged, and better set aside than half believed.
+pub async fn check(store: &Arc<dyn Store>) -> Result<Result<(), String>, Error> {
+    match load(store).await {
+        Ok(_) => Ok(Ok(())),
+        Err(error) if error.kind == ErrorKind::Internal => Ok(Err(error.message)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads the whole journal. A value that cannot be understood is an error of the kind `Internal`.
 pub async fn load(store: &Arc<dyn Store>) -> Result<Journal, Error> {
-    let identity = load_identity(store).await?;
+    let identity = load_identity(store, None).await?;
     let cluster_id = get_text(store, CLUSTER_ID).await?;
     let term = Term(get_number(store, TERM).await?);
     let acknowledged = get_number(store, ACKNOWLEDGED).await?;

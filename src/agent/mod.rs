@@ -11,7 +11,7 @@
 //! The actor decides and waits for nothing. An effect runs, and a caller is answered, once the decision is in the
 //! journal; only a stop and the report of an end do not wait for a journal that fails. Everything that may hang
 //! (runtime, GPUs, controller, disk) is called from tasks of its own with a deadline. The end of the agent stops
-//! no task.
+//! no task, and neither does the loss of the journal: `rebuild` takes tasks over from the records beside their shims.
 
 mod actor;
 mod adopt;
@@ -32,6 +32,7 @@ mod port_claim;
 mod ports;
 pub mod pressure;
 mod queries;
+mod rebuild;
 mod report;
 mod start;
 #[cfg(test)]
@@ -40,7 +41,7 @@ mod watch;
 
 pub use api::AgentHandle;
 pub use executor::Deadlines;
-pub use journal::{Identity, load_identity};
+pub use journal::{Identity, check as check_journal, load_identity};
 pub use port_claim::PortClaim;
 pub use ports::Ports;
 pub use start::{AgentParts, AgentRunning, Tuning, start};

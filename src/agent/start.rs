@@ -10,13 +10,13 @@ use super::ports::Ports;
 use super::pressure::DiskMark;
 use super::report::Reporter;
 use super::watch::Watchers;
-use super::{adopt, gpus, journal};
+use super::{adopt, gpus, journal, rebuild};
 use crate::api::controller::ControllerApi;
 use crate::domain::allocation::Ledger;
 use crate::domain::command::Error;
 use crate::domain::gpu::Topology;
 use crate::domain::gpu::occupancy::IgnoredProcesses;
-use crate::domain::ids::NodeName;
+use crate::domain::ids::{JournalId, NodeName};
 use crate::domain::task::Inventory;
 use crate::gpu::GpuSource;
 use crate::runtime::{Runtime, RuntimeEvent};
@@ -37,6 +37,8 @@ const REQUESTS: usize = 256;
 const INSIDE: usize = 1024;
 /// How long a start waits for what is left of earlier tasks; slow ones are looked at further meanwhile.
 const ADOPTION_WAIT: Duration = Duration::from_secs(10);
+/// For the records beside tasks.
+const RECORDS_DEADLINE: Duration = Duration::from_secs(30);
 /// For what is going on when the agent ends.
 const END_WAIT: Duration = Duration::from_secs(5);
 
@@ -134,7 +136,15 @@ impl AgentRunning {
 
 /// Reads the journal, takes over what is left of earlier tasks, and starts. `cancel` ends the agent, not its tasks.
 pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(AgentHandle, AgentRunning), Error> {
-    let journal = journal::load(&parts.store).await?;
+    let mut journal = journal::load(&parts.store).await?;
+    let recorded = tokio::time::timeout(RECORDS_DEADLINE, parts.runtime.recorded()).await;
+    // Without them what runs here could be taken for nobody's.
+    let recorded = recorded
+        .map_err(|_| "the disk does not answer".to_owned())
+        .and_then(|read| read.map_err(|error| error.message));
+    let recorded = recorded.map_err(|why| Error::unavailable(format!("reading the records of tasks: {why}")))?;
+    let lost = rebuild::lost(&journal.tasks, recorded);
+    let lost = rebuild::mend(&mut journal, lost, JournalId(uuid::Uuid::new_v4().to_string()));
     let devices = gpus::devices(&parts.gpus).await;
     let remembered = journal.gpus.of(parts.gpus.setting());
     let known = devices.as_ref().ok().map(|(gpus, _)| gpus.iter().map(|gpu| gpu.uuid.clone()).collect());
@@ -209,11 +219,13 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
             period: parts.tuning.garbage_period,
             disk: parts.tuning.disk.clone(),
         },
+        released_since: 0,
         looking_at_disk: false,
         ready: BTreeSet::new(),
         adopting,
     };
     actor.restore(journal.tasks);
+    actor.write_again(&lost);
     if answered {
         actor.remember_gpus();
     }

@@ -5,6 +5,7 @@ use super::context::Context;
 use super::exit_code::{FAILED, OK};
 use super::fail::Failure;
 use super::{serve, table};
+use crate::config::{AgentConfig, ControllerConfig};
 use crate::domain::command::Error;
 use crate::domain::retry::table::TABLE;
 use crate::domain::retry::{Reaction, Row, would_retry};
@@ -13,6 +14,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -29,7 +31,9 @@ pub async fn doctor(context: &Context, args: DoctorArgs) -> Result<u8, Failure> 
         }
         return Ok(OK);
     }
-    let checks = vec![shim(), docker().await, controller(context).await, agent(context, &args.agent).await];
+    let folders = [AgentConfig::default().data_dir, ControllerConfig::default().data_dir];
+    let checks =
+        vec![shim(), files(&folders), docker().await, controller(context).await, agent(context, &args.agent).await];
     let healthy = checks.iter().all(|check| check.state != State::Failed);
     if context.json {
         context.print_json(&checks)?;
@@ -169,6 +173,29 @@ fn shim() -> Check {
     }
 }
 
+/// Whether anything was found damaged and set aside, in the folders that daemons have by default.
+fn files(folders: &[PathBuf]) -> Check {
+    let name = "files";
+    let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten());
+    let mut aside: Vec<String> = entries
+        .filter(|entry| is_set_aside(&entry.file_name().to_string_lossy()))
+        .map(|entry| entry.path().display().to_string())
+        .collect();
+    aside.sort_unstable();
+    if aside.is_empty() {
+        return Check { name, state: State::Ok, detail: "nothing was set aside as damaged".to_owned() };
+    }
+    let detail =
+        format!("found damaged, set aside and begun anew; look at the disk, then remove them: {}", aside.join(", "));
+    Check { name, state: State::Failed, detail }
+}
+
+/// `NAME.damaged-N`, without what belongs to it.
+fn is_set_aside(name: &str) -> bool {
+    let number = name.rsplit_once(".damaged-").map(|(_, number)| number);
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 async fn docker() -> Check {
     let (name, socket) = ("docker", serve::docker_socket());
     if !socket.exists() {
@@ -215,6 +242,19 @@ fn answer(name: &'static str, result: Result<Result<String, Failure>, tokio::tim
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_set_aside_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders = [folder.path().to_owned(), folder.path().join("none")];
+        assert_eq!(files(&folders).state, State::Ok);
+        for name in ["journal.db", "journal.db.damaged-2", "journal.db.damaged-2-wal", "x.damaged-"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let check = files(&folders);
+        assert_eq!(check.state, State::Failed);
+        assert!(check.detail.ends_with("/journal.db.damaged-2"), "{}", check.detail);
+    }
 
     #[test]
     fn every_end_is_shown_with_what_follows() {

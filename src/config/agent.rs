@@ -76,8 +76,14 @@ pub struct AgentConfig {
     pub log_segment_mb: u32,
     /// How long logs and records of ended tasks stay.
     pub keep_ended_hours: u32,
+    /// Of how many ended tasks at most, the newest.
+    pub keep_ended_tasks: u32,
     /// While the disk of `data_dir` is fuller than this, the oldest logs of ended tasks go; 100 is never.
     pub disk_high_percent: u8,
+    /// Images that were pulled for jobs go when no task has needed them for so long; 0 is never.
+    pub keep_images_hours: u32,
+    /// ... and the longest unused of them while dockerd's disk is fuller than this; 100 is never.
+    pub images_high_percent: u8,
     /// Allows listeners that others can reach without TLS and tokens.
     pub insecure: bool,
 }
@@ -110,7 +116,10 @@ impl Default for AgentConfig {
             log_segments: 8,
             log_segment_mb: 64,
             keep_ended_hours: 72,
+            keep_ended_tasks: 1000,
             disk_high_percent: 90,
+            keep_images_hours: 336,
+            images_high_percent: 85,
             insecure: false,
         }
     }
@@ -227,7 +236,10 @@ impl Settings for AgentConfig {
         "log_segments",
         "log_segment_mb",
         "keep_ended_hours",
+        "keep_ended_tasks",
         "disk_high_percent",
+        "keep_images_hours",
+        "images_high_percent",
         "insecure",
     ];
 
@@ -270,8 +282,14 @@ impl Settings for AgentConfig {
         checks.expect((1..=1024).contains(&megabytes), "log_segment_mb", "is out of range", megabytes, "1 to 1024");
         let (hours, allowed) = (self.keep_ended_hours, "1 to 87600");
         checks.expect((1..=87_600).contains(&hours), "keep_ended_hours", "is out of range", hours, allowed);
+        let (tasks, allowed) = (self.keep_ended_tasks, "10 to 1000000");
+        checks.expect((10..=1_000_000).contains(&tasks), "keep_ended_tasks", "is out of range", tasks, allowed);
         let (percent, allowed) = (self.disk_high_percent, "50 to 100; 100 is never");
         checks.expect((50..=100).contains(&percent), "disk_high_percent", "is out of range", percent, allowed);
+        let percent = self.images_high_percent;
+        checks.expect((50..=100).contains(&percent), "images_high_percent", "is out of range", percent, allowed);
+        let (hours, allowed) = (self.keep_images_hours, "0 to 87600; 0 is never");
+        checks.expect(hours <= 87_600, "keep_images_hours", "is out of range", hours, allowed);
         checks.0
     }
 }
@@ -308,14 +326,16 @@ mod tests {
             job_dirs = ['/srv/jobs', '/mnt/nfs']\nallow_capabilities = ['SYS_ADMIN']\ncpus = 4\nmemory_mb = 8000\n\
             nvml_library = '/l.so'\nignore_processes = ['Xorg']\n\
             ports = '20000-20999'\nrun_as = 'nobody'\nlog_segments = 3\nlog_segment_mb = 5\nkeep_ended_hours = 7\n\
-            disk_high_percent = 75\n\
+            keep_ended_tasks = 55\n\
+            disk_high_percent = 75\nkeep_images_hours = 9\nimages_high_percent = 70\n\
             insecure = true\n[labels]\ngpu_type = 'jd_a100'\n";
         let config: AgentConfig = parse("a.toml", text).unwrap();
         assert_eq!(config.warnings().len(), 3);
         assert_eq!(config.gpus, GpuChoice::Sim { count: 8, model: "A100".into() });
         assert_eq!((config.gpu_injection, config.pids_limit), (GpuInjection::DeviceNodes, 99));
         assert_eq!((config.ports.clone(), config.debug_hold_s), (Some(PortRange(20_000..=20_999)), 60));
-        assert_eq!(config.disk_high_percent, 75);
+        assert_eq!((config.disk_high_percent, config.keep_ended_tasks), (75, 55));
+        assert_eq!((config.keep_images_hours, config.images_high_percent), (9, 70));
         assert_eq!(config.job_dirs, [PathBuf::from("/srv/jobs"), PathBuf::from("/mnt/nfs")]);
         assert_eq!(config.allow_capabilities, ["SYS_ADMIN"]);
         assert_eq!(
@@ -352,6 +372,11 @@ mod tests {
         assert_eq!(fields("job_dirs = ['/', 'a', '/a/../b', '/fine']"), ["job_dirs"; 3]);
         assert_eq!(fields("allow_capabilities = ['CAP_KILL', 'ALL', 'x', 'SYS_TIME']"), ["allow_capabilities"; 3]);
         assert_eq!(fields("disk_high_percent = 49"), ["disk_high_percent"]);
+        assert_eq!(fields("keep_ended_tasks = 9"), ["keep_ended_tasks"]);
+        assert_eq!(
+            fields("keep_images_hours = 90000\nimages_high_percent = 3"),
+            ["images_high_percent", "keep_images_hours"]
+        );
         assert_eq!(fields("gpu_injection = 'by-magic'"), ["gpu_injection"]);
     }
 }

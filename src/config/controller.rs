@@ -32,6 +32,8 @@ pub struct ControllerConfig {
     pub node_timeout_ms: u32,
     /// How many events are kept.
     pub event_retention: u32,
+    /// How many ended jobs stay to be looked at, the newest.
+    pub keep_ended_jobs: u32,
     /// How jobs share nodes that do not say it: `pack` or `spread`.
     pub placement: Arrangement,
     /// What every free GPU keeps from jobs without GPUs, in percent of its even share of its node's CPUs and memory; 0
@@ -112,6 +114,7 @@ impl Default for ControllerConfig {
             heartbeat_ms: 1000,
             node_timeout_ms: 10_000,
             event_retention: 100_000,
+            keep_ended_jobs: 10_000,
             placement: Arrangement::Pack,
             kept_for_gpus_percent: KEPT_FOR_GPUS_PERCENT,
             virtual_clusters: BTreeMap::new(),
@@ -166,6 +169,7 @@ impl Settings for ControllerConfig {
         "heartbeat_ms",
         "node_timeout_ms",
         "event_retention",
+        "keep_ended_jobs",
         "placement",
         "kept_for_gpus_percent",
         "virtual_clusters",
@@ -188,6 +192,8 @@ impl Settings for ControllerConfig {
         checks.expect(timeout >= least, "node_timeout_ms", message, timeout, &allowed);
         let retention = self.event_retention;
         checks.expect(retention >= 100, "event_retention", "is too few to follow them", retention, "at least 100");
+        let (jobs, allowed) = (self.keep_ended_jobs, "10 to 1000000");
+        checks.expect((10..=1_000_000).contains(&jobs), "keep_ended_jobs", "is out of range", jobs, allowed);
         let percent = self.kept_for_gpus_percent;
         checks.expect(percent <= 100, "kept_for_gpus_percent", "is more than all", percent, "0 to 100");
         for name in self.virtual_clusters.keys() {

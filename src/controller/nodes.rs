@@ -72,12 +72,18 @@ pub(super) fn register(
     let known = state.nodes.get(&name).filter(|known| *known.uid() == registration.node_uid);
     let news = known.is_none_or(|known| !known.reachable);
     let unchanged = known.is_some_and(|known| known.registration == registration);
+    let other_journal = known.is_some_and(|known| known.registration.journal_id != registration.journal_id);
     let samples = known.map_or_else(HashMap::new, |known| known.samples.clone());
     // It is asked for its list, and what it answers tells.
     let unanswered = known.and_then(|known| known.unanswered.clone());
     if news {
         let message = format!("{} at {}", registration.version, registration.address);
         state.note(context.now, "node.joined", None, None, Some(&name), message);
+    }
+    if other_journal {
+        let message =
+            "its journal was lost, damaged or torn; it tells anew what is on it, from what lies beside its tasks";
+        state.note(context.now, "node.journal_lost", None, None, Some(&name), message.to_owned());
     }
     note_gpus(state, &registration, context);
     // What operators want of a node holds for the machine, and for the next one of its name.

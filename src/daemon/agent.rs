@@ -1,9 +1,9 @@
 //! An agent from its settings.
 
 use super::notify::{ServiceManager, keep_informed};
-use super::{host, make_state_dir, pulse, runtime};
+use super::{host, journal, make_state_dir, pulse, runtime};
 use crate::agent::pressure::DiskMark;
-use crate::agent::{self, AgentHandle, AgentParts, AgentRunning, PortClaim, Tuning, load_identity};
+use crate::agent::{self, AgentHandle, AgentParts, AgentRunning, PortClaim, Tuning};
 use crate::api::ControllerApi;
 use crate::config::{AgentConfig, GpuChoice};
 use crate::domain::command::{Error, ErrorKind};
@@ -13,8 +13,6 @@ use crate::gpu::labelled::Labelled;
 use crate::gpu::nvml::{NvmlGpus, NvmlOptions};
 use crate::gpu::{GpuSource, none::NoGpus, sim::SimGpus};
 use crate::rpc;
-use crate::store::Store;
-use crate::store::sqlite::SqliteStore;
 use crate::telemetry::clock::SystemClock;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,8 +46,7 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
     let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     let listeners = rpc::bind(&listen, config.insecure).await?;
     let addresses: Vec<String> = listeners.iter().map(|listener| listener.address().to_owned()).collect();
-    let store = open_journal(config).await?;
-    let identity = load_identity(&store).await?;
+    let (store, identity) = journal::open(config).await?;
     let ports = PortClaim::take(config.ports.as_ref().map(|ports| ports.0.clone()), &config.data_dir).await?;
     let (events, runtime_events) = mpsc::channel(RUNTIME_EVENTS);
     let parts = AgentParts {
@@ -69,6 +66,7 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
         clock: Arc::new(SystemClock),
         tuning: Tuning {
             keep_ended: Duration::from_secs(u64::from(config.keep_ended_hours) * 3600),
+            max_ended: config.keep_ended_tasks as usize,
             disk: (config.disk_high_percent < 100)
                 .then(|| DiskMark::of(config.data_dir.clone(), config.disk_high_percent)),
             ignored_processes: IgnoredProcesses::new(config.ignore_processes.iter().cloned()),
@@ -115,16 +113,6 @@ fn advertised(config: &AgentConfig, bound: &[String]) -> Result<String, Error> {
         (None, Some(first)) => Ok(first.clone()),
         (None, None) => Err(Error::new(ErrorKind::Invalid, "listen is empty: the agent could not be reached")),
     }
-}
-
-async fn open_journal(config: &AgentConfig) -> Result<Arc<dyn Store>, Error> {
-    let path = config.journal_path();
-    let opened = tokio::task::spawn_blocking(move || {
-        let opened = SqliteStore::open(&path);
-        opened.map_err(|error| Error::unavailable(format!("opening the journal {}: {error}", path.display())))
-    });
-    let store = opened.await.map_err(|error| Error::internal(format!("opening the journal: {error}")))??;
-    Ok(Arc::new(store))
 }
 
 fn controller(config: &AgentConfig) -> Result<Option<Arc<dyn ControllerApi>>, Error> {

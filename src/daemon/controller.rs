@@ -10,6 +10,7 @@ use crate::controller::{self, Controller, ControllerParts};
 use crate::domain::command::Error;
 use crate::rpc;
 use crate::store::etcd::EtcdStore;
+use crate::store::file::set_aside;
 use crate::store::history::EventLog;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
@@ -20,9 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-/// Ended jobs that stay to be looked at.
-const KEEP_ENDED_JOBS: usize = 10_000;
 
 /// A controller that listens.
 #[derive(Debug)]
@@ -84,7 +82,14 @@ pub async fn start_controller(
 async fn open_history(config: &ControllerConfig) -> Result<Arc<EventLog>, Error> {
     let (path, keep) = (config.event_log_path(), config.event_retention as usize);
     let opened = tokio::task::spawn_blocking(move || {
-        EventLog::open(&path, keep).map(Arc::new).map_err(|error| opening(&path, &error))
+        let opened = EventLog::open(&path, keep).or_else(|error| {
+            let StoreError::Damaged { .. } = error else { return Err(error) };
+            // Nothing is decided by what it tells, so nobody has to be asked.
+            let aside = set_aside(&path)?;
+            tracing::error!(%error, aside = %aside.display(), "the event log is damaged: it is set aside, and a new one begins");
+            EventLog::open(&path, keep)
+        });
+        opened.map(Arc::new).map_err(|error| opening(&path, &error))
     });
     opened.await.map_err(|error| Error::internal(format!("opening the event log: {error}")))?
 }
@@ -136,7 +141,7 @@ fn parts(config: &ControllerConfig, store: Arc<dyn Store>, history: Arc<EventLog
         default_fs_uri: config.default_fs_uri.clone(),
         heartbeat: Duration::from_millis(u64::from(config.heartbeat_ms)),
         node_timeout: Duration::from_millis(u64::from(config.node_timeout_ms)),
-        keep_ended_jobs: KEEP_ENDED_JOBS,
+        keep_ended_jobs: config.keep_ended_jobs as usize,
     }
 }
 

@@ -4,6 +4,7 @@
 mod agent;
 mod controller;
 mod host;
+mod journal;
 mod notify;
 mod pulse;
 mod runtime;

@@ -5,6 +5,7 @@ use crate::config::{AgentConfig, Endpoint, GpuChoice, RuntimeChoice};
 use crate::domain::command::Error;
 use crate::domain::ids::NodeUid;
 use crate::runtime::docker::images::Images;
+use crate::runtime::docker::images::collect::ImageRules;
 use crate::runtime::docker::{Daemon, DockerConfig, DockerRuntime};
 use crate::runtime::process::{OpenFiles, ProcessConfig, ProcessRuntime, RunAs};
 use crate::runtime::{LogRing, Runtime, RuntimeEvent, StartError, unfinished};
@@ -118,6 +119,12 @@ fn docker(config: &AgentConfig, node_uid: &NodeUid) -> DockerConfig {
         job_dirs: config.job_dirs.clone(),
         refused_dirs: own_places(config),
         allow_capabilities: config.allow_capabilities.clone(),
+        image_rules: ImageRules {
+            keep: (config.keep_images_hours > 0)
+                .then(|| Duration::from_secs(u64::from(config.keep_images_hours) * 3600)),
+            high_percent: config.images_high_percent,
+            ..ImageRules::default()
+        },
         ..DockerConfig::new(&config.data_dir, &config.docker_socket, node_uid.clone())
     }
 }

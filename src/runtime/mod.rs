@@ -73,6 +73,17 @@ pub enum Adopted {
     Gone,
 }
 
+/// What the records beside a task say of it, for an agent whose own are lost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recorded {
+    pub spec: TaskSpec,
+    pub generation: Generation,
+    /// When its command began, if it did.
+    pub started_at: Option<Timestamp>,
+    /// It has not been removed.
+    pub present: bool,
+}
+
 /// The last word before the user's command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launch {
@@ -145,6 +156,11 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
 
     /// Tasks that have anything on this machine, journalled or not.
     async fn list(&self) -> Result<Vec<TaskId>, RuntimeError>;
+
+    /// What the tasks' own records say, as far as they can be read. Asks nobody but this machine's disk.
+    async fn recorded(&self) -> Result<Vec<Recorded>, RuntimeError> {
+        Ok(Vec::new())
+    }
 }
 
 /// The runtime of the tasks in this state directory whose shims may still run: another one must not take them for gone.

@@ -78,7 +78,9 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
 pub(crate) fn failed(operation: &'static str, path: &Path, error: &rusqlite::Error) -> StoreError {
     let file = path.display();
     let message = match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => damaged(path, &error.to_string()),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            return StoreError::Damaged { operation, message: damaged(path, &error.to_string()) };
+        }
         Some(ErrorCode::DiskFull) => format!("{file}: the disk is full; make room, then try again"),
         Some(ErrorCode::ReadOnly) => format!("{file}: the file or its directory cannot be written: {error}"),
         Some(ErrorCode::DatabaseBusy) => format!("{file}: another program holds it locked: {error}"),
@@ -93,6 +95,32 @@ fn damaged(path: &Path, evidence: &str) -> String {
         "{file} is damaged or not a database ({evidence}); nothing was changed. Stop wharf, move {file}, {file}-wal and \
          {file}-shm aside, and restore a backup with 'wharf store restore'"
     )
+}
+
+/// Renames a damaged file and its journal, for whoever may want to look into them, so that a new file can be made.
+/// Returns where the file is now. Refused while somebody has it open.
+pub fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
+    let _lock = lock(path)?;
+    let with = |end: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    };
+    let free = |number: &u32| !with(&format!(".damaged-{number}")).exists();
+    let number =
+        (1..1000).find(free).ok_or_else(|| unavailable(format!("{}: there are 999 others", path.display())))?;
+    let aside = format!(".damaged-{number}");
+    // The file last: should this be cut short, it is found damaged again.
+    for part in ["-wal", "-shm", ""] {
+        let (from, to) = (with(part), with(&format!("{aside}{part}")));
+        match std::fs::rename(&from, &to) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(unavailable(format!("renaming {} to {}: {error}", from.display(), to.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(with(&aside))
 }
 
 fn unavailable(message: String) -> StoreError {
@@ -152,7 +180,10 @@ pub(crate) fn check_owner(connection: &Connection, path: &Path, format: Format) 
 fn check_sound(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let verdict: String =
         connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|e| failed(OPENING, path, &e))?;
-    if verdict == "ok" { Ok(()) } else { Err(unavailable(damaged(path, &verdict))) }
+    if verdict == "ok" {
+        return Ok(());
+    }
+    Err(StoreError::Damaged { operation: OPENING, message: damaged(path, &verdict) })
 }
 
 fn settle(connection: &Connection, path: &Path) -> Result<(), StoreError> {

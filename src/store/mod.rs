@@ -10,7 +10,7 @@ pub mod chunked;
 pub mod contract;
 pub mod etcd;
 pub mod failing;
-mod file;
+pub mod file;
 pub mod flaky;
 pub mod history;
 pub mod limits;
@@ -106,6 +106,9 @@ pub enum StoreError {
     /// The store cannot answer now; nothing is known about a write in flight.
     #[error("{operation}: {message}")]
     Unavailable { operation: &'static str, message: String },
+    /// What is on the disk makes no sense: waiting will not help.
+    #[error("{operation}: {message}")]
+    Damaged { operation: &'static str, message: String },
 }
 
 /// Ordered keys. Implementations: [`sqlite`], [`etcd`]. The suite in `contract` runs against each.

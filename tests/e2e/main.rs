@@ -4,11 +4,13 @@
 //! pass, share nothing, and say what they could not try (`harness::skip`).
 
 mod bad_input;
+mod bounded;
 mod completion;
 mod containers;
 mod debug_hold;
 mod demo;
 mod dockerd;
+mod disks;
 mod drain;
 mod etcd;
 mod exec;

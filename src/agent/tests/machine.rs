@@ -6,7 +6,7 @@ use crate::domain::gpu::Gpu;
 use crate::domain::ids::TaskId;
 use crate::domain::task::TaskSpec;
 use crate::domain::time::Timestamp;
-use crate::runtime::{Adopted, Launch, Notices, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind};
+use crate::runtime::{Adopted, Launch, Notices, Recorded, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -32,6 +32,7 @@ struct State {
     panics: BTreeMap<&'static str, u32>,
     notices: Vec<String>,
     logs: Option<PathBuf>,
+    recorded: Vec<Recorded>,
     /// Tasks end as soon as they start.
     short: bool,
     /// Ends only when told, also after a stop.
@@ -85,6 +86,10 @@ impl Machine {
 
     pub fn set_logs(&self, dir: PathBuf) {
         self.with(|state| state.logs = Some(dir));
+    }
+
+    pub fn set_recorded(&self, recorded: Vec<Recorded>) {
+        self.with(|state| state.recorded = recorded);
     }
 
     pub fn mend(&self) {
@@ -247,6 +252,10 @@ impl Runtime for Scripted {
 
     async fn purge(&self, id: TaskId) -> Result<(), RuntimeError> {
         self.call("purge", id).await
+    }
+
+    async fn recorded(&self) -> Result<Vec<Recorded>, RuntimeError> {
+        Ok(self.machine.with(|state| state.recorded.clone()))
     }
 
     async fn list(&self) -> Result<Vec<TaskId>, RuntimeError> {

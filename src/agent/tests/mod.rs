@@ -182,11 +182,11 @@ fn header(generation: u64) -> CommandHeader {
     }
 }
 
-fn task(index: u32) -> TaskId {
+pub(super) fn task(index: u32) -> TaskId {
     format!("1.1.0.{index}").parse().unwrap()
 }
 
-fn spec(id: TaskId, gpus: &[&str]) -> TaskSpec {
+pub(super) fn spec(id: TaskId, gpus: &[&str]) -> TaskSpec {
     TaskSpec {
         id,
         job_name: "job".to_owned(),

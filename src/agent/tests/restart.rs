@@ -7,7 +7,7 @@ use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::gpu::GpuState;
 use crate::domain::task::TaskState;
 use crate::domain::time::Timestamp;
-use crate::runtime::Adopted;
+use crate::runtime::{Adopted, Recorded};
 use std::time::Duration;
 
 async fn prepared(node: &Node, index: u32, gpu: &str) {
@@ -129,6 +129,51 @@ async fn what_is_not_in_the_journal_is_removed() {
     super::eventually("a tombstone is written", || node.store.text("task/1.1.0.7").is_some()).await;
     assert!(node.store.text("task/1.1.0.7").unwrap().contains("without a record"));
     assert_eq!(node.status(task(7)).await, None);
+    node.end().await;
+}
+
+/// The journal as it is after it was lost: another file, empty.
+fn lose_journal(node: &mut Node) {
+    node.store = std::sync::Arc::default();
+}
+
+#[tokio::test]
+async fn what_the_journal_has_lost_is_taken_over_from_what_lies_beside_the_tasks() {
+    let mut node = Node::new().await;
+    running(&node, 0, "GPU-0").await;
+    prepared(&node, 1, "GPU-1").await;
+    let before = node.agent.get_node(&me()).await.unwrap();
+    node.end().await;
+    lose_journal(&mut node);
+    let recorded = |index, gpu: &str, started_at| Recorded {
+        spec: spec(task(index), &[gpu]),
+        generation: header(1).generation,
+        started_at,
+        present: true,
+    };
+    let exit = Exit { code: Some(3), ..Exit::without_status(ExitClass::User, "status 3") };
+    node.machine.put(task(2), Adopted::Ended { started_at: None, at: Timestamp(8), exit: exit.clone() });
+    let ended = Recorded { present: false, ..recorded(2, "GPU-0", Some(Timestamp(3))) };
+    node.machine.set_recorded(vec![recorded(0, "GPU-0", Some(Timestamp(1))), recorded(1, "GPU-1", None), ended]);
+    node.begin().await;
+    let status = node.until(task(0), TaskState::Running).await;
+    assert!(status.holding && status.notices.iter().any(|notice| notice.contains("journal")), "{status:?}");
+    // Whether it had passed its checks is not known.
+    let never_launched = node.until(task(1), TaskState::Failed).await.exit.unwrap();
+    assert_eq!(never_launched.class, ExitClass::Platform);
+    let ended = node.until(task(2), TaskState::Failed).await;
+    assert_eq!((ended.exit, ended.holding), (Some(exit), false));
+    let after = node.agent.get_node(&me()).await.unwrap();
+    assert_ne!(after.journal_id, before.journal_id, "another history is told");
+    // Obeyed as ever, and durable: the next start finds nothing lost.
+    assert_eq!(node.machine.count("remove", task(0)), 0);
+    node.restart().await;
+    assert_eq!(node.agent.get_node(&me()).await.unwrap().journal_id, after.journal_id);
+    node.agent.stop(header(1), task(0), 0).await.unwrap();
+    node.until(task(0), TaskState::Stopped).await;
+    for index in 0..3 {
+        assert!(!node.agent.release(header(1), task(index)).await.unwrap().holding);
+    }
     node.end().await;
 }
 

@@ -44,6 +44,7 @@ use async_trait::async_trait;
 use cgroup::ContainerGroups;
 use creation::Creations;
 use images::Images;
+use images::collect::ImageRules;
 use injection::GpuInjection;
 use remains::{Container, Place};
 use request::allowed::Allowed;
@@ -88,6 +89,8 @@ pub struct DockerConfig {
     pub refused_dirs: Vec<PathBuf>,
     /// Capabilities that jobs may ask for beside the usual ones, by names without `CAP_`.
     pub allow_capabilities: Vec<String>,
+    /// When images that were pulled for jobs go again.
+    pub image_rules: ImageRules,
 }
 
 impl DockerConfig {
@@ -108,6 +111,7 @@ impl DockerConfig {
             job_dirs: Vec::new(),
             refused_dirs: Vec::new(),
             allow_capabilities: Vec::new(),
+            image_rules: ImageRules::default(),
         }
     }
 
@@ -179,7 +183,8 @@ impl Containers {
     /// The node's images, whose pulls are shared by all tasks.
     async fn images(&self) -> Result<&Images, DaemonError> {
         let docker = self.daemon.client().await?;
-        Ok(self.images.get_or_init(|| Images::new(docker)))
+        let file = self.config.state_dir.join("images.json");
+        Ok(self.images.get_or_init(|| Images::remembering(docker, file)))
     }
 
     /// The containers of this node, as dockerd has them.
@@ -189,6 +194,35 @@ impl Containers {
             creations: self.creations.clone(),
             node_uid: self.config.node_uid.to_string(),
             layout: self.layout.clone(),
+        }
+    }
+}
+
+/// Looks again and again whether images may go. Says once why it cannot.
+async fn collect_images(core: Arc<Core<Containers>>) {
+    let rules = core.kind.config.image_rules;
+    let mut said = String::new();
+    loop {
+        let look = async {
+            let engine = core.kind.daemon.engine().await.map_err(|error| error.to_string())?;
+            let images = core.kind.images().await.map_err(|error| error.to_string())?;
+            let now = super::shimmed::clock::now();
+            images.collect(&rules, engine.root_dir.as_ref(), now).await.map_err(|error| error.to_string())
+        };
+        tokio::select! {
+            () = core.cancel.cancelled() => return,
+            looked = look => match looked {
+                Ok(_) => said.clear(),
+                Err(error) if error != said => {
+                    tracing::warn!(error, "images that nobody needs are not removed");
+                    said = error;
+                }
+                Err(_) => {}
+            },
+        }
+        tokio::select! {
+            () = core.cancel.cancelled() => return,
+            () = tokio::time::sleep(rules.every) => {}
         }
     }
 }
@@ -207,6 +241,12 @@ impl Kind for Containers {
             message,
             user_error,
         })
+    }
+
+    fn started(core: &Arc<Core<Self>>) {
+        if !core.kind.config.image_rules.is_off() {
+            core.tracker.spawn(collect_images(core.clone()));
+        }
     }
 
     async fn set_up(

@@ -81,9 +81,11 @@ pub async fn set_up(
     let disks = &core.disks;
     // Before anything is made: the commonest reason to fail.
     let engine = core.kind.daemon.engine().await?;
-    let found = core.kind.images().await?.inspect(&task.image).await?;
+    let images = core.kind.images().await?;
+    let found = images.inspect(&task.image).await?;
     let gone = || Failure::platform(format!("image '{}' is not on this node, or not any more", task.image));
     let image = found.ok_or_else(gone)?;
+    images.used(&image.id).await;
     let (files, injection) = {
         let (core, task, image, engine) = (core.clone(), task.clone(), image.clone(), engine.clone());
         let gpus = gpus.to_vec();
@@ -155,7 +157,8 @@ fn make_plan(
     };
     let (body, notices) = body(task, image, &node, &injection, &shim, &files)?;
     let facts = ContainerFacts { name: identity::name(task.id, &nonce), started: None };
-    let record = TaskRecord { runtime: Containers::NAME.to_owned(), spec: task.clone(), nonce, notices, facts };
+    let (runtime, generation) = (Containers::NAME.to_owned(), decision.generation);
+    let record = TaskRecord { runtime, spec: task.clone(), generation, nonce, notices, facts };
     dir.create()?;
     dir.add_shim(&core.shim)?;
     dir.write_task(&record)?;

@@ -150,7 +150,7 @@ impl Kind for Processes {
         core: &Arc<Core<Self>>,
         task: &TaskSpec,
         _gpus: &[Gpu],
-        _decision: &Decision,
+        decision: &Decision,
         cancel: &CancellationToken,
     ) -> Result<SetUp<Self>, Failure> {
         let look = {
@@ -158,8 +158,8 @@ impl Kind for Processes {
             move || setup::look(&core, &spec)
         };
         let looked = core.disks.look("looking for its account and folder", LOOK_DEADLINE, cancel, look).await?;
-        let (core, spec) = (core.clone(), task.clone());
-        let made = tokio::task::spawn_blocking(move || setup::set_up(&core, &spec, looked)).await;
+        let (core, spec, generation) = (core.clone(), task.clone(), decision.generation);
+        let made = tokio::task::spawn_blocking(move || setup::set_up(&core, &spec, generation, looked)).await;
         made.unwrap_or_else(|error| Err(io::Error::other(error).into()))
     }
 

@@ -6,6 +6,7 @@ use super::cgroup::{self, Limits, TaskGroups};
 use super::environment::WorkDir;
 use super::leftovers::Leftovers;
 use super::{OpenFiles, ProcessConfig, ProcessFacts, Processes, account, environment, spawn};
+use crate::domain::ids::Generation;
 use crate::domain::task::TaskSpec;
 use crate::runtime::shimmed::layout::{TaskDir, TaskRecord};
 use crate::runtime::shimmed::process_id::{PidFd, ProcessId};
@@ -34,7 +35,12 @@ pub fn look(core: &Core<Processes>, task: &TaskSpec) -> Result<Looked, Failure> 
     Ok(Looked { account, work_dir })
 }
 
-pub fn set_up(core: &Core<Processes>, task: &TaskSpec, looked: Looked) -> Result<SetUp<Processes>, Failure> {
+pub fn set_up(
+    core: &Core<Processes>,
+    task: &TaskSpec,
+    generation: Generation,
+    looked: Looked,
+) -> Result<SetUp<Processes>, Failure> {
     let Processes { config, cgroups } = &core.kind;
     let Looked { account, work_dir } = looked;
     let dir = core.layout.task(task.id);
@@ -48,7 +54,8 @@ pub fn set_up(core: &Core<Processes>, task: &TaskSpec, looked: Looked) -> Result
     notices.extend(environment::argv(task).1);
     let nonce = uuid::Uuid::new_v4().to_string();
     let facts = ProcessFacts { account, cwd: work_dir.path };
-    let record = TaskRecord { runtime: Processes::NAME.to_owned(), spec: task.clone(), nonce, notices, facts };
+    let runtime = Processes::NAME.to_owned();
+    let record = TaskRecord { runtime, spec: task.clone(), generation, nonce, notices, facts };
     dir.write_task(&record)?;
     let files = spec_files(core, &dir, &record, &groups)?;
     let socket = link::bind(&dir)?;

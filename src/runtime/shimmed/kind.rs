@@ -30,6 +30,9 @@ pub trait Kind: Debug + Send + Sync + Sized + 'static {
     type Facts: Debug + Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static;
     type Remains: Remains;
 
+    /// What it does on its own from now on, with the core's tracker and until its end.
+    fn started(_core: &Arc<Core<Self>>) {}
+
     async fn stage(core: &Arc<Core<Self>>, task: &TaskSpec) -> Result<Notices, RuntimeError>;
 
     /// Makes the task up to its shim's start; `gpus` are those of `task.gpus`. What an error leaves half-made is taken back by [`Remains`].

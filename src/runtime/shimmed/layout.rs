@@ -4,6 +4,7 @@
 //! ```text
 //! STATE/shim/wharf-shim-CRC       the shim's program: stays for tasks that outlive an upgrade
 //! STATE/tasks/TASK/task.json      what was prepared        shim.json   which process the shim is
+//!                                 (each with a copy, X.copy.json; X.damaged.json was set aside)
 //!                  spec, command  what the shim is told    exit        its word on the end
 //!                  started.json   when the command began   log.N       log segments
 //!                  work/          the task's own working directory
@@ -14,9 +15,10 @@
 
 use super::process_id::ProcessId;
 use super::tree;
-use crate::domain::ids::TaskId;
+use crate::domain::ids::{Generation, TaskId};
 use crate::domain::task::TaskSpec;
 use crate::domain::time::Timestamp;
+use crate::runtime::Recorded;
 use crate::shim::exit::ExitRecord;
 use crate::shim::spec::{Command, ShimSpec};
 use serde::de::DeserializeOwned;
@@ -40,6 +42,9 @@ pub struct TaskRecord<F> {
     #[serde(default = "first_kind")]
     pub runtime: String,
     pub spec: TaskSpec,
+    /// The decision that it was prepared for.
+    #[serde(default)]
+    pub generation: Generation,
     /// Known to its shim and us alone.
     pub nonce: String,
     pub notices: Vec<String>,
@@ -205,27 +210,35 @@ impl TaskDir {
     }
 
     pub fn write_task<F: Serialize>(&self, record: &TaskRecord<F>) -> io::Result<()> {
-        write_json(&self.dir.join("task.json"), record)
+        write_twice(&self.dir.join("task.json"), record)
     }
 
     /// The record of a task of the kind `runtime`. Another kind's is an error, and no reason to take it for gone.
     pub fn read_task<F: DeserializeOwned>(&self, runtime: &str) -> io::Result<Option<TaskRecord<F>>> {
         let path = self.dir.join("task.json");
-        let Some(text) = read_bounded(&path)? else { return Ok(None) };
-        let KindOf { runtime: found } = serde_json::from_slice(&text).map_err(|error| damaged(&path, error))?;
+        let Some(KindOf { runtime: found }) = read_either(&path)? else { return Ok(None) };
         if found != runtime {
             let message = format!("it belongs to the {found} runtime, and this node now has the {runtime} runtime");
             return Err(at("reading", &path, io::Error::other(message)));
         }
-        serde_json::from_slice(&text).map(Some).map_err(|error| damaged(&path, error))
+        read_either(&path)
+    }
+
+    /// What the task's records say of it to an agent that has none of its own.
+    pub fn read_recorded<F: DeserializeOwned>(&self, runtime: &str) -> io::Result<Option<Recorded>> {
+        let Some(record) = self.read_task::<F>(runtime)? else { return Ok(None) };
+        let started = undamaged(self.read_start())?.filter(|start| start.nonce == record.nonce);
+        let present = undamaged(self.read_shim())?.is_some();
+        let TaskRecord { spec, generation, .. } = record;
+        Ok(Some(Recorded { spec, generation, started_at: started.map(|start| start.started_at), present }))
     }
 
     pub fn write_shim(&self, shim: &ProcessId) -> io::Result<()> {
-        write_json(&self.dir.join("shim.json"), shim)
+        write_twice(&self.dir.join("shim.json"), shim)
     }
 
     pub fn read_shim(&self) -> io::Result<Option<ProcessId>> {
-        read_json(&self.dir.join("shim.json"))
+        read_either(&self.dir.join("shim.json"))
     }
 
     pub fn write_start(&self, start: &StartRecord) -> io::Result<()> {
@@ -245,7 +258,9 @@ impl TaskDir {
 
     /// Forgets which process the shim was: it is gone.
     pub fn remove_shim(&self) -> io::Result<()> {
-        remove_file(&self.dir.join("shim.json"))
+        let path = self.dir.join("shim.json");
+        // In this order: as long as one is there, the task counts as not removed.
+        remove_file(&copy_of(&path)).and_then(|()| remove_file(&path))
     }
 
     /// Writes what the shim reads as its specification, and opens it for the shim.
@@ -304,10 +319,11 @@ impl TaskDir {
 /// The kind of the tasks that have not been removed: the record of a shim goes with its task.
 pub fn unfinished(state_dir: &Path) -> Option<String> {
     let tasks = fs::read_dir(state_dir.join("tasks")).ok()?;
-    tasks.flatten().map(|entry| entry.path()).filter(|dir| dir.join("shim.json").exists()).find_map(|dir| {
-        let text = read_bounded(&dir.join("task.json")).ok()??;
-        serde_json::from_slice::<KindOf>(&text).ok().map(|found| found.runtime)
-    })
+    tasks
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|dir| dir.join("shim.json").exists())
+        .find_map(|dir| read_either::<KindOf>(&dir.join("task.json")).ok()?.map(|found| found.runtime))
 }
 
 /// Others pass through to sockets that are for them. A folder that is there already has the rights that it should have.
@@ -336,6 +352,37 @@ fn create_file(path: &Path) -> io::Result<File> {
 fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let text = serde_json::to_vec_pretty(value).map_err(io::Error::other)?;
     write_atomically(path, &text, 0o600)
+}
+
+/// For records without which a task that runs cannot be taken over: one damaged file is not the end of it.
+fn write_twice<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    write_json(path, value)?;
+    write_json(&copy_of(path), value)
+}
+
+fn copy_of(path: &Path) -> PathBuf {
+    path.with_extension("copy.json")
+}
+
+/// As [`read_json`], from the copy where the record itself is gone or makes no sense. Then it is put back, and what made no
+/// sense is kept beside it.
+fn read_either<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let first = read_json(path);
+    let missing = match &first {
+        Ok(found) => found.is_none(),
+        Err(error) => error.kind() == io::ErrorKind::InvalidData,
+    };
+    let copy = copy_of(path);
+    let Some(second) = Some(()).filter(|()| missing).and_then(|()| read_json(&copy).ok().flatten()) else {
+        return first;
+    };
+    let why = first.err().map_or_else(|| "it is gone".to_owned(), |error| error.to_string());
+    let aside = path.with_extension("damaged.json");
+    tracing::error!(record = %path.display(), aside = %aside.display(), why, "a record is damaged: its copy is used");
+    fs::rename(path, &aside).ok();
+    // Else the copy is found again.
+    read_bounded(&copy).ok().flatten().and_then(|bytes| write_atomically(path, &bytes, 0o600).ok());
+    Ok(Some(second))
 }
 
 /// `None` where there is no file; a damaged one is an error that names it.

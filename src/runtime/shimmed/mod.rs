@@ -7,7 +7,7 @@
 //! `process_id`, `hierarchy` know files, folders, sockets, pids, control group mounts.
 
 mod clearing;
-mod clock;
+pub mod clock;
 pub mod disks;
 mod ending;
 pub mod exec;
@@ -30,10 +30,10 @@ pub use exit::Promised;
 pub use kind::{Failure, Kind, Remains, SetUp};
 pub use task::Task;
 
-use super::{Adopted, Decision, Launch, Notices, Runtime, RuntimeError, RuntimeEvent};
+use super::{Adopted, Decision, Launch, Notices, Recorded, Runtime, RuntimeError, RuntimeEvent};
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::gpu::Gpu;
-use crate::domain::ids::TaskId;
+use crate::domain::ids::{JobId, RunId, TaskId};
 use crate::domain::ssh::{SEED_VARIABLE, SshSeed};
 use crate::domain::task::TaskSpec;
 use crate::shim::protocol::Slot as ShimSlot;
@@ -57,6 +57,9 @@ const LOG_SEGMENTS: std::ops::RangeInclusive<u32> = 2..=64;
 const MAKING: usize = 8;
 /// Commands that may run beside one task.
 pub const MAX_EXEC_SESSIONS: usize = 16;
+
+/// No task is at fault, and the error type asks for one.
+const NOBODY: TaskId = TaskId { job: JobId(0), run: RunId(0), role: 0, index: 0 };
 
 /// A task's log: a ring of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +164,9 @@ impl<K: Kind> Shimmed<K> {
             making: Semaphore::new(MAKING),
             tasks: Mutex::default(),
         };
-        Ok(Self { core: Arc::new(core), _cancel_on_drop: cancel.drop_guard() })
+        let core = Arc::new(core);
+        K::started(&core);
+        Ok(Self { core, _cancel_on_drop: cancel.drop_guard() })
     }
 
     /// Stops following tasks and waits until nothing of this runtime runs. The tasks themselves go on.
@@ -287,13 +292,26 @@ impl<K: Kind> Runtime for Shimmed<K> {
     /// Removed tasks are among them until they are purged: their log is there.
     async fn list(&self) -> Result<Vec<TaskId>, RuntimeError> {
         let layout = self.core.layout.clone();
-        // No task is at fault; the error type asks for one.
-        let nobody =
-            TaskId { job: crate::domain::ids::JobId(0), run: crate::domain::ids::RunId(0), role: 0, index: 0 };
         let mut found: BTreeSet<TaskId> =
-            blocking("list", nobody, move || layout.tasks()).await?.into_iter().collect();
-        found.extend(self.core.kind.tasks().await.map_err(|error| platform("list", nobody, error))?);
+            blocking("list", NOBODY, move || layout.tasks()).await?.into_iter().collect();
+        found.extend(self.core.kind.tasks().await.map_err(|error| platform("list", NOBODY, error))?);
         Ok(found.into_iter().collect())
+    }
+
+    async fn recorded(&self) -> Result<Vec<Recorded>, RuntimeError> {
+        let layout = self.core.layout.clone();
+        let read = move || -> io::Result<_> {
+            let mut found = Vec::new();
+            for id in layout.tasks()?.into_iter().collect::<BTreeSet<_>>() {
+                // One that cannot be read may still be taken over by who knows of it, or is removed.
+                match layout.task(id).read_recorded::<K::Facts>(K::NAME) {
+                    Ok(recorded) => found.extend(recorded.filter(|recorded| recorded.spec.id == id)),
+                    Err(error) => tracing::warn!(task = %id, %error, "what a task's records say is not known"),
+                }
+            }
+            Ok(found)
+        };
+        blocking("read the records of tasks", NOBODY, read).await
     }
 }
 

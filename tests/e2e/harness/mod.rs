@@ -1,6 +1,7 @@
 //! What the tests stand on: a cluster of real processes, its command line, and what the kernel says of both.
 
 pub mod cluster;
+pub mod disk;
 pub mod docker;
 pub mod etcd;
 pub mod job;

@@ -3,12 +3,16 @@
 //! The whole time of a pull is not limited here: who waits gives up by dropping the future. What is limited is
 //! silence: a pull that gets no further for [`PullSettings::stall`] is ended. An image that is on the node is there for
 //! every job, whoever pulled it with whatever login, as with Docker itself; `always` asks the registry each time.
+//! What wharf has pulled it may remove again ([`collect`]); `book` remembers which those are.
 
+pub mod collect;
 pub mod error;
 pub mod facts;
 pub mod progress;
 pub mod reference;
 
+mod book;
+mod collector;
 mod pull;
 mod pulls;
 #[cfg(test)]
@@ -16,14 +20,18 @@ mod tests;
 
 use super::credentials::Credentials;
 use crate::domain::container::PullPolicy;
+use crate::runtime::shimmed::clock;
 use bollard::Docker;
 use bollard::errors::Error as DockerError;
+use book::Book;
 use error::ImageError;
 use facts::ImageFacts;
 use pulls::{Key, Pulls};
 use reference::Reference;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 /// dockerd answers questions about images from memory.
 const INSPECT_DEADLINE: Duration = Duration::from_secs(30);
@@ -48,6 +56,7 @@ impl Default for PullSettings {
 pub struct Images {
     docker: Docker,
     pulls: Arc<Pulls>,
+    book: Arc<Mutex<Book>>,
 }
 
 impl Images {
@@ -57,7 +66,17 @@ impl Images {
 
     pub fn with_settings(docker: Docker, settings: PullSettings) -> Self {
         let pulls = Arc::new(Pulls::new(pull::Puller::new(docker.clone(), settings)));
-        Self { docker, pulls }
+        Self { docker, pulls, book: Arc::default() }
+    }
+
+    /// With a file that remembers what was pulled. Blocking, but brief.
+    pub fn remembering(docker: Docker, file: PathBuf) -> Self {
+        Self { book: Arc::new(Mutex::new(Book::read(file))), ..Self::new(docker) }
+    }
+
+    /// A task is made of it.
+    pub async fn used(&self, id: &str) {
+        self.book.lock().await.touch(id, clock::now());
     }
 
     /// Has the image on the node, by the policy, and says what it is. `progress` hears lines for people while a pull
@@ -72,11 +91,12 @@ impl Images {
         progress: &(dyn Fn(String) + Send + Sync),
     ) -> Result<ImageFacts, ImageError> {
         let image = Reference::parse(reference)?;
-        if policy != PullPolicy::Always
-            && let Some(found) = self.inspect(reference).await?
-        {
-            return usable(found);
-        }
+        // Said before the look: what is needed now is not removed after it.
+        self.book.lock().await.touch_named(&image, clock::now());
+        let before = match self.inspect(reference).await? {
+            Some(found) if policy != PullPolicy::Always => return usable(found),
+            found => found.map(|found| found.id),
+        };
         if policy == PullPolicy::Never {
             return Err(ImageError::Absent { image: reference.to_owned() });
         }
@@ -84,6 +104,10 @@ impl Images {
         self.pulls.join(Key { image: image.clone(), login }).wait(progress).await?;
         let gone = || ImageError::engine("inspecting", reference, "the image is gone right after it was pulled");
         let found = self.inspect(&image.to_string()).await?.ok_or_else(gone)?;
+        // One that was there already is whose it was.
+        if before.as_ref() != Some(&found.id) {
+            self.book.lock().await.add(&found.id, &image.to_string(), clock::now());
+        }
         usable(ImageFacts { reference: reference.to_owned(), ..found })
     }
 

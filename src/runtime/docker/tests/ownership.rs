@@ -85,8 +85,12 @@ async fn a_container_that_was_never_taken_note_of_is_ended() {
     // As if the agent had ended between the container's start and the note of it.
     let mut record = place.record(task.id);
     record.facts.started = None;
-    std::fs::write(dir.join("task.json"), serde_json::to_vec(&record).unwrap()).unwrap();
-    std::fs::remove_file(dir.join("shim.json")).unwrap();
+    for name in ["task.json", "task.copy.json"] {
+        std::fs::write(dir.join(name), serde_json::to_vec(&record).unwrap()).unwrap();
+    }
+    for name in ["shim.json", "shim.copy.json"] {
+        std::fs::remove_file(dir.join(name)).unwrap();
+    }
     let second = place.start();
     assert_eq!(second.runtime.adopt(&task).await.unwrap(), Adopted::Gone);
     assert!(!shim.is_alive().unwrap());

@@ -1,5 +1,6 @@
 //! Images against a real dockerd and a real registry.
 
+mod collecting;
 mod copying;
 mod fixture;
 mod proxy;

@@ -1,0 +1,87 @@
+//! Images that nobody needs any more, against a real dockerd and a real registry.
+
+use super::fixture::{self, Fixture};
+use super::{ensure, right};
+use crate::domain::container::PullPolicy;
+use crate::domain::time::Timestamp;
+use crate::runtime::docker::images::Images;
+use crate::runtime::docker::images::collect::{ImageRules, Why};
+use crate::runtime::shimmed::clock;
+use bollard::models::ContainerCreateBody;
+use bollard::query_parameters::{CreateContainerOptions, TagImageOptionsBuilder};
+use std::path::Path;
+use std::time::Duration;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn rules(keep: Option<Duration>) -> ImageRules {
+    ImageRules { keep, high_percent: 100, ..ImageRules::default() }
+}
+
+async fn collected(images: &Images, now: Timestamp) -> Vec<(String, Why)> {
+    let removed = images.collect(&rules(Some(DAY)), Path::new("/"), now).await.unwrap();
+    removed.into_iter().map(|image| (image.id, image.why)).collect()
+}
+
+async fn is_there(images: &Images, image: &str) -> bool {
+    images.inspect(image).await.unwrap().is_some()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_wharf_pulled_and_nobody_needs_goes() {
+    if fixture::missing().is_some() {
+        return;
+    }
+    let fixture = Fixture::start().await;
+    let file = fixture.path("images.json");
+    let start = || Images::remembering(fixture.docker.clone(), file.clone());
+    let mut names = Vec::new();
+    for name in ["old", "recent", "held", "named", "theirs"] {
+        names.push(fixture.publish(name, 1, 1000).await);
+    }
+    let [old, recent, held, named, theirs] = &names[..] else { unreachable!("five names") };
+    let images = start();
+    // Somebody pulls one by hand, by another client; jobs use it too, even with a look at the registry.
+    ensure(&Images::new(fixture.docker.clone()), theirs, PullPolicy::Missing, right()).await.unwrap();
+    ensure(&images, theirs, PullPolicy::Always, right()).await.unwrap();
+    let mut ids = Vec::new();
+    for name in [old, recent, held, named] {
+        ids.push(ensure(&images, name, PullPolicy::Missing, right()).await.unwrap().id);
+    }
+    // A container that does not run, and is nobody's of wharf.
+    let body = ContainerCreateBody {
+        image: Some(held.clone()),
+        cmd: Some(vec!["x".to_owned()]),
+        ..ContainerCreateBody::default()
+    };
+    fixture.docker.create_container(None::<CreateContainerOptions>, body).await.unwrap();
+    let tag = TagImageOptionsBuilder::new().repo("mine").tag("1").build();
+    fixture.docker.tag_image(named, Some(tag)).await.unwrap();
+    assert_eq!(collected(&images, clock::now()).await, []);
+
+    // Another process of the agent, a day later; one of them is of use just before.
+    let images = start();
+    let later = clock::now().plus(DAY + Duration::from_secs(60));
+    images.book.lock().await.touch(&ids[1], later);
+    assert_eq!(collected(&images, later).await, [(ids[0].clone(), Why::Age)]);
+    assert!(!is_there(&images, old).await);
+    for name in [recent, held, named, theirs] {
+        assert!(is_there(&images, name).await, "{name} was needed, or not ours");
+    }
+    // What has gone is pulled again as if it had never been here.
+    ensure(&images, old, PullPolicy::Missing, right()).await.unwrap();
+
+    // A full disk takes what is not needed, however young, but for what was of use a moment ago.
+    let full = ImageRules { keep: None, high_percent: 0, ..ImageRules::default() };
+    let gone = |images: Images, now| async move {
+        let removed = images.collect(&full, Path::new("/"), now).await.unwrap();
+        removed.into_iter().map(|image| (image.id, image.why)).collect::<Vec<_>>()
+    };
+    assert_eq!(gone(images.clone(), clock::now()).await, []);
+    let mut pressed = gone(images.clone(), later.plus(Duration::from_secs(3600))).await;
+    pressed.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut expected = vec![(ids[0].clone(), Why::DiskPressure), (ids[1].clone(), Why::DiskPressure)];
+    expected.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(pressed, expected);
+    assert!(is_there(&images, held).await && is_there(&images, "mine:1").await && is_there(&images, theirs).await);
+}
