@@ -13,9 +13,14 @@ pub struct Dockerd {
 impl Dockerd {
     /// None, with the reason on the list of skips, where no dockerd can run.
     pub fn get(what: &str) -> Option<Self> {
-        if let Some(socket) = std::env::var_os("WHARF_TEST_DOCKER") {
-            return Some(Self { socket: socket.into(), own: None });
+        match std::env::var_os("WHARF_TEST_DOCKER") {
+            Some(socket) => Some(Self { socket: socket.into(), own: None }),
+            None => Self::own(what),
         }
+    }
+
+    /// One that a test may freeze and kill.
+    pub fn own(what: &str) -> Option<Self> {
         if !script(&["can-run"]).status().is_ok_and(|status| status.success()) {
             super::skip(what, "no dockerd can run here: it needs root and Debian's docker.io and busybox-static");
             return None;
@@ -29,6 +34,20 @@ impl Dockerd {
 
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Of one that is the test's own.
+    pub fn pid(&self) -> i32 {
+        let file = self.own.as_ref().expect("it is the test's own").join("pid");
+        let text = std::fs::read_to_string(file).expect("dockerd has written its process id");
+        text.trim().parse().expect("a process id")
+    }
+
+    /// One that was killed.
+    pub fn start_again(&self) {
+        let launched = script(&["launch"]).arg(self.own.as_ref().expect("it is the test's own")).output();
+        let launched = launched.expect("the script starts");
+        assert!(launched.status.success(), "tests/docker.sh launch: {}", String::from_utf8_lossy(&launched.stderr));
     }
 
     /// Removes what nodes have left running: in dockerd's network their ports are another test's tomorrow.
