@@ -33,6 +33,9 @@ pub struct Happened {
 
 /// Brings jobs to where the aim wants them, and strikes.
 pub fn strike(fleet: &Fleet, workload: &Workload, step: Step, happened: &mut Happened) {
+    // Before the aim is taken: asking takes its time.
+    let leads = matches!(step.kind, Kind::KillController | Kind::FreezeController);
+    let leader = leads.then(|| fleet.leader()).flatten();
     match step.aim {
         Aim::Anything => {}
         Aim::Starting => drop(workload.submit(fleet, None)),
@@ -55,7 +58,7 @@ pub fn strike(fleet: &Fleet, workload: &Workload, step: Step, happened: &mut Hap
         _ => None,
     };
     let node = node.map(|node| format!("n{node}"));
-    if inflict(fleet, step, victim, happened) {
+    if inflict(fleet, step, (victim, leader), happened) {
         happened.faults.push(Fault { kind: step.kind, at_ns, node });
     }
     fleet.assert_daemons_live();
@@ -63,11 +66,11 @@ pub fn strike(fleet: &Fleet, workload: &Workload, step: Step, happened: &mut Hap
 }
 
 /// False if there was nobody to do it to.
-fn inflict(fleet: &Fleet, step: Step, victim: usize, happened: &mut Happened) -> bool {
+fn inflict(fleet: &Fleet, step: Step, (victim, leader): (usize, Option<usize>), happened: &mut Happened) -> bool {
     let hold = || pause(step.hold);
     match step.kind {
         Kind::KillAgent => restart(&[&fleet.agents[victim]], hold),
-        Kind::KillController => match fleet.leader() {
+        Kind::KillController => match leader {
             Some(leader) => restart(&[&fleet.controllers[leader]], hold),
             None => return false,
         },
@@ -103,7 +106,7 @@ fn inflict(fleet: &Fleet, step: Step, victim: usize, happened: &mut Happened) ->
             }
         }
         Kind::FreezeAgent => freeze(&fleet.agents[victim], hold),
-        Kind::FreezeController => match fleet.leader() {
+        Kind::FreezeController => match leader {
             Some(leader) => freeze(&fleet.controllers[leader], hold),
             None => return false,
         },

@@ -31,6 +31,7 @@ pub struct Daemon {
     /// The network namespace it lives in.
     namespace: Option<String>,
     process: Mutex<Option<Child>>,
+    bug: Option<&'static str>,
 }
 
 impl Daemon {
@@ -49,6 +50,7 @@ impl Daemon {
             }
             None => program,
         };
+        command.envs(self.bug.map(|bug| ("WHARF_SEEDED_BUG", bug)));
         command.arg(&self.settings).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("descriptors can be copied")).stderr(log);
         *slot = Some(command.spawn().expect("the program starts"));
@@ -105,6 +107,7 @@ pub struct Fleet {
     /// Of the controllers, as everybody is told them.
     pub addresses: Vec<String>,
     pub node_uids: Vec<String>,
+    bug: Option<&'static str>,
     /// Behind everything that is in it.
     folder: tempfile::TempDir,
     _ports: Vec<Port>,
@@ -133,6 +136,7 @@ impl Fleet {
             dockerd: docker,
             addresses: Vec::new(),
             node_uids: Vec::new(),
+            bug: settings.bug,
             folder,
             _blocks: (0..nodes).map(|_| Block::claim()).collect(),
             _ports: ports,
@@ -159,7 +163,15 @@ impl Fleet {
         let file = self.path(&format!("{name}.toml"));
         fs::write(&file, settings).expect("the folder is ours");
         let log = self.path(&format!("{name}.log"));
-        Daemon { name: name.to_owned(), kind, settings: file, log, namespace, process: Mutex::new(None) }
+        Daemon {
+            name: name.to_owned(),
+            kind,
+            settings: file,
+            log,
+            namespace,
+            process: Mutex::new(None),
+            bug: self.bug,
+        }
     }
 
     fn add_controller(&mut self, i: usize, nodes: usize) {

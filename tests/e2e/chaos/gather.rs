@@ -4,6 +4,7 @@ use super::audit::{Evidence, Told};
 use super::faults::Happened;
 use super::fleet::{Daemon, Fleet};
 use super::output::Piece;
+use super::plan::Settings;
 use super::records;
 use super::workload::{Job, Workload};
 use crate::harness::wait::pause;
@@ -14,15 +15,12 @@ use std::time::{Duration, Instant};
 use wharf::domain::event::Event;
 use wharf::store::history::EventLog;
 
-/// For what is cleared away after the last task has ended.
-const CLEARING: Duration = Duration::from_secs(60);
-
 /// Ends the fleet's daemons.
-pub fn gather(fleet: &Fleet, workload: &Workload, happened: &Happened) -> Evidence {
+pub fn gather(settings: &Settings, fleet: &Fleet, workload: &Workload, happened: &Happened) -> Evidence {
     let records = records::read_all(&fleet.path("records"));
     let jobs = workload.jobs().iter().map(|job| tell(fleet, job, &records)).collect();
     let listed = fleet.json(&["jobs", "--all"]).as_array().map_or(0, Vec::len);
-    let left_behind = left_behind(fleet);
+    let left_behind = left_behind(settings, fleet);
     fleet.controllers.iter().chain(&fleet.agents).for_each(Daemon::kill9);
     Evidence {
         jobs,
@@ -36,15 +34,22 @@ pub fn gather(fleet: &Fleet, workload: &Workload, happened: &Happened) -> Eviden
 }
 
 fn tell(fleet: &Fleet, job: &Job, records: &BTreeMap<String, records::Record>) -> Told {
-    let id = job.id.get().expect("it was submitted").clone();
-    let newest = fleet.json(&["job", "show", &id]);
+    let id = job.id.get().cloned().unwrap_or_default();
+    let mut told = Told { plan: job.plan.clone(), id: id.clone(), runs: Vec::new(), output: BTreeMap::new() };
+    let newest = until(&format!("job {id} is shown"), || {
+        Some(fleet.cli(&["--json", "job", "show", &id], b"")).filter(|output| matches!(output.code, 0 | 2))
+    });
+    // Nobody knows it any more.
+    if newest.code != 0 {
+        return told;
+    }
+    let newest = newest.json();
     let numbers: Vec<String> =
         newest["runs"].as_array().into_iter().flatten().map(|run| run["run_id"].to_string()).collect();
-    let mut runs = vec![newest];
+    told.runs.push(newest);
     for run in numbers.iter().rev().skip(1) {
-        runs.push(fleet.json(&["job", "show", &id, "--run", run]));
+        told.runs.push(fleet.json(&["job", "show", &id, "--run", run]));
     }
-    let mut told = Told { plan: job.plan.clone(), id: id.clone(), runs, output: BTreeMap::new() };
     for run in &numbers {
         let prefix = format!("{id}.{run}.");
         if records.keys().any(|task| task.starts_with(&prefix)) {
@@ -80,8 +85,8 @@ fn events(fleet: &Fleet) -> Vec<Event> {
     events
 }
 
-fn left_behind(fleet: &Fleet) -> Vec<String> {
-    let deadline = Instant::now() + CLEARING;
+fn left_behind(settings: &Settings, fleet: &Fleet) -> Vec<String> {
+    let deadline = Instant::now() + settings.clearing();
     loop {
         let left = look(fleet);
         if left.is_empty() || Instant::now() > deadline {

@@ -35,14 +35,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use workload::Workload;
 
-/// For the last jobs to end once nothing is broken any more.
-const ENDING: Duration = Duration::from_secs(240);
-
 /// True if nothing is wrong. Prints the table, and what is wrong.
 fn run(settings: &Settings) -> bool {
     let fleet = Fleet::start(settings);
     let workload = Workload::new(settings, &fleet);
-    let kinds = Kind::all(settings.etcd, fleet.dockerd.is_some(), fleet.net.is_some());
+    let kinds = match settings.bug {
+        // What brings it to light.
+        Some(_) => vec![Kind::KillController, Kind::KillAll],
+        None => Kind::all(settings.etcd, fleet.dockerd.is_some(), fleet.net.is_some()),
+    };
     let mut plan = Plan::new(settings.seed, kinds);
     let (mut happened, enough) = (Happened::default(), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -54,8 +55,8 @@ fn run(settings: &Settings) -> bool {
             faults::strike(&fleet, &workload, plan.next(), &mut happened);
         }
     });
-    settle(&fleet, &workload);
-    let evidence = gather::gather(&fleet, &workload, &happened);
+    settle(settings, &fleet, &workload);
+    let evidence = gather::gather(settings, &fleet, &workload, &happened);
     let findings = audit::audit(&evidence);
     println!("{}", table::table(settings, &happened.faults, &evidence, &findings));
     for (name, found) in findings.by_name() {
@@ -73,10 +74,10 @@ impl Drop for Enough<'_> {
 }
 
 /// Nothing is broken any more: every job comes to its end, or is lost.
-fn settle(fleet: &Fleet, workload: &Workload) {
+fn settle(settings: &Settings, fleet: &Fleet, workload: &Workload) {
     fleet.wait_ready();
     workload.endless().iter().for_each(|job| workload.stop(fleet, job));
-    let deadline = Instant::now() + ENDING;
+    let deadline = Instant::now() + settings.ending();
     loop {
         let left = workload.unfinished(fleet);
         if left.is_empty() {
@@ -93,8 +94,23 @@ fn settle(fleet: &Fleet, workload: &Workload) {
 
 #[test]
 fn a_short_seed_loses_doubles_and_leaves_nothing() {
-    let settings = Settings { seed: 1, time: Duration::from_secs(20), etcd: true, docker: false };
+    let settings = Settings { seed: 1, time: Duration::from_secs(15), etcd: true, docker: false, bug: None };
     assert!(run(&settings), "see what was printed");
+}
+
+/// The controller acts before its store has acknowledged what it decided.
+#[test]
+fn a_skipped_acknowledgement_turns_it_red() {
+    let what = "chaos with a seeded bug";
+    if !is_long() {
+        return skip(what, "it is of the long suites: tests/run all");
+    }
+    if !cfg!(debug_assertions) {
+        return skip(what, "only a debug build can have it");
+    }
+    let time = Duration::from_secs(20);
+    let settings = Settings { seed: 3, time, etcd: false, docker: false, bug: Some("unacknowledged-commit") };
+    assert!(!run(&settings), "nobody noticed");
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -113,6 +129,6 @@ fn as_long_as_asked_for_nothing_is_lost_doubled_or_left() {
     let seed = number("WHARF_CHAOS_SEED").unwrap_or(2);
     // Odd seeds on SQLite, unless it is said.
     let etcd = number("WHARF_CHAOS_ETCD").map_or(seed.is_multiple_of(2), |etcd| etcd != 0);
-    let settings = Settings { seed, time: Duration::from_secs(seconds), etcd, docker: true };
+    let settings = Settings { seed, time: Duration::from_secs(seconds), etcd, docker: true, bug: None };
     assert!(run(&settings), "see what was printed");
 }

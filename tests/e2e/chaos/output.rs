@@ -1,10 +1,10 @@
 //! Whether a task's output is what it wrote: every byte, in order and once, or counted by a gap.
 
+use super::workload::LINES;
 use serde_json::Value;
 
 /// Of a numbered line, on either stream.
 const LINE: u64 = 14;
-use super::workload::LINES;
 
 /// A record of the log.
 #[derive(Debug, Clone, PartialEq)]

@@ -13,6 +13,8 @@ pub struct Settings {
     pub etcd: bool,
     /// A node with containers, and its dockerd among the victims.
     pub docker: bool,
+    /// A defect that daemons built for debugging are told to have.
+    pub bug: Option<&'static str>,
 }
 
 /// A fault.
@@ -34,6 +36,18 @@ pub enum Kind {
     CutAll,
     FillLogs,
     FillState,
+}
+
+impl Settings {
+    /// For the last jobs to end once nothing is broken any more. What a seeded bug has lost never does.
+    pub fn ending(&self) -> Duration {
+        Duration::from_secs(if self.bug.is_some() { 20 } else { 240 })
+    }
+
+    /// For what is cleared away after the last task has ended.
+    pub fn clearing(&self) -> Duration {
+        Duration::from_secs(if self.bug.is_some() { 2 } else { 60 })
+    }
 }
 
 impl Kind {
@@ -130,12 +144,15 @@ impl Plan {
             1 | 2 => Aim::Starting,
             _ => Aim::Stopping,
         };
+        let long = self.random.chance(25);
         let mut between = |low: u64, high: u64| Duration::from_millis(low + self.random.below(high - low));
         let hold = match kind {
-            // Some longer than the lead's lease and than a node is given.
-            Kind::FreezeController | Kind::Cut | Kind::CutIncoming | Kind::CutOutgoing => between(500, 12_000),
+            // Now and then longer than the lead's lease and than a node is given.
+            Kind::FreezeController | Kind::Cut | Kind::CutIncoming | Kind::CutOutgoing if long => {
+                between(5_000, 12_000)
+            }
             Kind::KillShim => Duration::ZERO,
-            _ => between(50, 3_000),
+            _ => between(50, 2_000),
         };
         let delay = if aim == Aim::Stopping { between(0, 400) } else { between(0, 80) };
         Step { kind, victim: self.random.next(), aim, delay, hold, pause: between_pause(&mut self.random) }
@@ -143,7 +160,7 @@ impl Plan {
 }
 
 fn between_pause(random: &mut Random) -> Duration {
-    Duration::from_millis(200 + random.below(1_300))
+    Duration::from_millis(100 + random.below(700))
 }
 
 #[test]
