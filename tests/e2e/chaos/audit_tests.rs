@@ -106,6 +106,7 @@ fn what_is_lost_is_seen() {
     sees("lost", |e| e.jobs[2].runs[0]["state"] = json!("SUCCEEDED"));
     sees("lost", |e| e.jobs[1].runs.clear());
     sees("lost", |e| e.jobs[1].runs[0]["name"] = json!("chaos-3"));
+    sees("lost", |e| e.jobs[0].runs[0]["tasks"][0]["exit"] = json!({ "code": null, "class": "platform" }));
     // Run again for no reason.
     sees("lost", |e| e.shot.clear());
 }
