@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod bounded;
+mod chaos;
 mod completion;
 mod containers;
 mod debug_hold;

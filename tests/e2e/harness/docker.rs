@@ -74,7 +74,8 @@ impl Dockerd {
         assert!(started.status.success(), "tests/docker.sh launch: {}", String::from_utf8_lossy(&started.stderr));
     }
 
-    fn pid(&self) -> Option<i32> {
+    /// Of one that is the test's own and runs.
+    pub fn pid(&self) -> Option<i32> {
         std::fs::read_to_string(self.own.as_ref()?.join("pid")).ok()?.trim().parse().ok()
     }
 

@@ -99,6 +99,13 @@ pub fn kill_folder(folder: &Path) {
     }
 }
 
+/// The control groups within those named `name`, in whatever hierarchy.
+pub fn groups_of(name: &str) -> Vec<PathBuf> {
+    let within = |group: PathBuf| fs::read_dir(group).into_iter().flatten().flatten();
+    let groups = groups(Path::new("/sys/fs/cgroup"), name, 5).into_iter().flat_map(within);
+    groups.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+}
+
 /// Removes the control groups named `name`, in whatever hierarchy; nothing runs in them any more.
 pub fn remove_groups(name: &str) {
     for found in groups(Path::new("/sys/fs/cgroup"), name, 5) {
