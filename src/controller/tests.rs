@@ -7,6 +7,7 @@ mod draining;
 mod events;
 mod forgetting;
 mod jobs;
+mod levels;
 mod life;
 mod lost;
 mod nodes;

@@ -29,3 +29,4 @@ mod simulate;
 mod ssh;
 mod stopping;
 mod store;
+mod versions;

@@ -6,6 +6,7 @@ use super::cgroup::{self, Limits, TaskGroups};
 use super::environment::WorkDir;
 use super::leftovers::Leftovers;
 use super::{OpenFiles, ProcessConfig, ProcessFacts, Processes, account, environment, spawn};
+use crate::domain::level::Level;
 use crate::domain::task::TaskSpec;
 use crate::runtime::shimmed::layout::{TaskDir, TaskRecord};
 use crate::runtime::shimmed::process_id::{PidFd, ProcessId};
@@ -48,7 +49,14 @@ pub fn set_up(core: &Core<Processes>, task: &TaskSpec, looked: Looked) -> Result
     notices.extend(environment::argv(task).1);
     let nonce = uuid::Uuid::new_v4().to_string();
     let facts = ProcessFacts { account, cwd: work_dir.path };
-    let record = TaskRecord { runtime: Processes::NAME.to_owned(), spec: task.clone(), nonce, notices, facts };
+    let record = TaskRecord {
+        runtime: Processes::NAME.to_owned(),
+        level: Level::own(),
+        spec: task.clone(),
+        nonce,
+        notices,
+        facts,
+    };
     dir.write_task(&record)?;
     let files = spec_files(core, &dir, &record, &groups)?;
     let socket = link::bind(&dir)?;
