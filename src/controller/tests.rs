@@ -2,6 +2,7 @@
 
 mod agent;
 mod big;
+mod clocks;
 mod cluster;
 mod draining;
 mod events;

@@ -4,6 +4,7 @@
 //! pass, share nothing, and say what they could not try (`harness::skip`).
 
 mod bad_input;
+mod clocks;
 mod completion;
 mod containers;
 mod debug_hold;
