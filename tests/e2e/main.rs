@@ -3,6 +3,7 @@
 //! One test binary, because each one costs a link. Tests wait for conditions with a deadline, never for time to
 //! pass, share nothing, and say what they could not try (`harness::skip`).
 
+mod adoption;
 mod bad_input;
 mod clocks;
 mod completion;
