@@ -9,10 +9,9 @@ use crate::domain::time::Timestamp;
 
 /// By `nanos`, which is negative when it was set back; `now` is what it says since then.
 pub(super) fn take(state: &mut State, nanos: i64, now: Timestamp) {
-    #[allow(clippy::cast_precision_loss, reason = "for people")]
-    let seconds = nanos as f64 / 1e9;
+    let seconds = nanos / 1_000_000_000;
     tracing::warn!(seconds, "the clock was set");
-    let message = format!("by {seconds:.0} s; what is waited for is as far away as it was");
+    let message = format!("by {seconds} s; what is waited for is as far away as it was");
     state.note(now, "clock.set", None, None, None, message);
     state.looked_at = state.looked_at.moved(nanos);
     let unfinished: Vec<RunId> =
