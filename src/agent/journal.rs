@@ -94,7 +94,7 @@ async fn mark_level(store: &Arc<dyn Store>) -> Result<(), Error> {
     };
     found.unwrap_or(Level::FIRST).check_kept("the agent's journal")?;
     let of_ours = found.unwrap_or(Level::FIRST) >= Level::own();
-    if found.is_some() && of_ours || of_ours && get_text(store, NODE_UID).await?.is_some() {
+    if of_ours && (found.is_some() || get_text(store, NODE_UID).await?.is_some()) {
         return Ok(());
     }
     let ops = vec![put(LEVEL, Level::own().to_string().into_bytes())];
