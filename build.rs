@@ -33,7 +33,11 @@ fn build_shim() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("wharf-shim");
     let rustc = std::env::var_os("RUSTC").expect("cargo sets RUSTC");
     let target = std::env::var("TARGET").expect("cargo sets TARGET");
-    let status = Command::new(rustc)
+    let mut compile = Command::new(rustc);
+    if std::env::var_os("CARGO_FEATURE_NEXT_LEVEL").is_some() {
+        compile.args(["--cfg", "feature=\"next-level\""]);
+    }
+    let status = compile
         .args(["--edition", "2024", "--crate-name", "wharf_shim", "--crate-type", "bin", "--target", &target])
         .args(["-C", "opt-level=2", "-C", "panic=abort", "-C", "strip=symbols", "-C", "target-feature=+crt-static"])
         .arg("-o")

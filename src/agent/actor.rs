@@ -23,7 +23,7 @@ use crate::domain::lifecycle::{Effect, TaskEvent, TaskRecord, step};
 use crate::domain::task::{Inventory, TaskSpec, TaskState};
 use crate::domain::time::Timestamp;
 use crate::runtime::{Decision, Launch, Notices, RuntimeError, RuntimeEvent, RuntimeEventKind};
-use crate::telemetry::clock::Clock;
+use crate::telemetry::clock::{Clock, ClockSteps};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +83,7 @@ pub struct Actor {
     pub(super) released_since: usize,
     /// A look at the disk is under way.
     pub(super) looking_at_disk: bool,
+    pub(super) clock_steps: ClockSteps,
     /// Tasks with something in their queue.
     pub(super) ready: BTreeSet<TaskId>,
     pub(super) adopting: watch::Sender<usize>,

@@ -73,6 +73,7 @@ impl Actor {
             let message = format!("{what}: only a controller may, and {} is none", header.principal.user);
             return Err(Error::new(ErrorKind::NotAllowed, message));
         }
+        header.level.check_peer(format_args!("{what}: the controller"))?;
         // Before the first registration there is nothing to compare with: the listener decides who may speak.
         if let Some(ours) = self.cluster_id.as_ref().filter(|ours| **ours != header.cluster_id) {
             let message = format!(

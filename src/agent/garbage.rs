@@ -26,7 +26,10 @@ impl Actor {
             // A write that hangs says nothing; it is noticed here.
             return self.go_on_without_journal();
         }
-        let now = self.clock.now();
+        let (now, clock_step) = self.clock_steps.look(&*self.clock);
+        if let Some(nanos) = clock_step {
+            self.move_tombstones(nanos);
+        }
         let due = self.logs_to_purge(now);
         self.purge(due);
         if let Some(mark) = self.retention.disk.clone().filter(|_| !self.looking_at_disk) {
@@ -59,6 +62,17 @@ impl Actor {
             })
         };
         buried.into_iter().enumerate().filter(goes).map(|(_, (_, id))| id).collect()
+    }
+
+    /// The clock was set: what has ended is not older, or younger, for that.
+    fn move_tombstones(&mut self, nanos: i64) {
+        warn!(node = %self.facts.name, seconds = nanos / 1_000_000_000, "the clock was set");
+        for (id, entry) in &mut self.entries {
+            if let Some(until) = &mut entry.record.tombstone_until {
+                *until = until.moved(nanos);
+                self.writer.mark(*id, entry);
+            }
+        }
     }
 
     fn purge(&mut self, ids: Vec<TaskId>) {

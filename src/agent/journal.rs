@@ -2,6 +2,7 @@
 //!
 //! | key | value |
 //! |---|---|
+//! | `meta/level` | the highest [`Level`] that has written here; the mark of the whole state directory |
 //! | `meta/node_uid`, `meta/journal_id` | text, made at the first start |
 //! | `meta/cluster_id`, `meta/term` | of the controller this node belongs to |
 //! | `meta/acknowledged` | the controller has every status up to this sequence |
@@ -16,6 +17,7 @@
 use super::gpus::Remembered;
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::ids::{JournalId, NodeUid, TaskId, Term};
+use crate::domain::level::{self, Level};
 use crate::domain::lifecycle::TaskRecord;
 use crate::store::{Compare, Entry, MAX_VALUE_BYTES, Op, Outcome, Range, Store, StoreError, Transaction};
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tracing::warn;
 
+pub const LEVEL: &str = "meta/level";
 pub const NODE_UID: &str = "meta/node_uid";
 pub const JOURNAL_ID: &str = "meta/journal_id";
 pub const CLUSTER_ID: &str = "meta/cluster_id";
@@ -71,12 +74,31 @@ pub struct Journalled {
     pub purged: bool,
 }
 
-/// Reads the node's identity, or makes it at the first start. `known`: the node's, should the journal be a new one.
+/// Reads the node's identity, or makes it at the first start. `known`: the node's, should the journal be a new one. A
+/// journal of a level that is not known is an error, before anything is changed.
 pub async fn load_identity(store: &Arc<dyn Store>, known: Option<NodeUid>) -> Result<Identity, Error> {
+    mark_level(store).await?;
     let fresh = || uuid::Uuid::new_v4().to_string();
     let node_uid = get_or_make(store, NODE_UID, known.map_or_else(fresh, |known| known.0)).await?;
     let journal_id = get_or_make(store, JOURNAL_ID, fresh()).await?;
     Ok(Identity { node_uid: NodeUid(node_uid), journal_id: JournalId(journal_id) })
+}
+
+/// What is marked already is not written: a full disk must not keep an agent from its tasks.
+async fn mark_level(store: &Arc<dyn Store>) -> Result<(), Error> {
+    let found = match get_text(store, LEVEL).await? {
+        Some(text) => Some(Level::parse(&text).ok_or_else(|| {
+            Error::internal(format!("reading the journal: {LEVEL} is '{text}', not the number of a level"))
+        })?),
+        None => None,
+    };
+    found.unwrap_or(Level::FIRST).check_kept("the agent's journal")?;
+    let of_ours = found.unwrap_or(Level::FIRST) >= Level::own();
+    if of_ours && (found.is_some() || get_text(store, NODE_UID).await?.is_some()) {
+        return Ok(());
+    }
+    let ops = vec![put(LEVEL, Level::own().to_string().into_bytes())];
+    bounded(store.commit(Transaction { compares: Vec::new(), ops })).await.map(drop)
 }
 
 async fn get_or_make(store: &Arc<dyn Store>, key: &str, fresh: String) -> Result<String, Error> {
@@ -169,7 +191,8 @@ pub fn put_task(id: TaskId, journalled: &Journalled) -> Result<Op, Error> {
 
 fn encode(id: TaskId, journalled: &Journalled) -> Result<Vec<u8>, Error> {
     // Records are numbers and text: there is nothing to refuse in them.
-    serde_json::to_vec(journalled).map_err(|error| Error::internal(format!("write the record of {id}: {error}")))
+    let encoded = serde_json::to_vec(journalled);
+    encoded.map(level::grown).map_err(|error| Error::internal(format!("write the record of {id}: {error}")))
 }
 
 pub fn put(key: &str, value: Vec<u8>) -> Op {

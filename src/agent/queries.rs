@@ -7,6 +7,7 @@ use crate::api::agent::NodeInfo;
 use crate::domain::command::{Error, ErrorKind, Heartbeat, Registered, Registration, SequencedStatus};
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::TaskId;
+use crate::domain::level::Level;
 use crate::domain::task::TaskStatus;
 use crate::domain::view::{GpuHolder, GpuView};
 use std::ops::Bound;
@@ -78,12 +79,14 @@ impl Actor {
             inventory: self.inventory.clone(),
             cluster_id: self.cluster_id.clone().unwrap_or_default(),
             term: self.term,
+            level: Level::own(),
         }
     }
 
     /// The controller accepted this node. Is it ours?
     pub(super) fn registered(&mut self, registered: Registered) -> Result<(), Error> {
-        let Registered { cluster_id, term, .. } = registered;
+        let Registered { cluster_id, term, level, .. } = registered;
+        level.check_peer("the controller")?;
         if cluster_id.len() > MAX_CLUSTER_ID_BYTES {
             let found = cluster_id.len();
             let message =

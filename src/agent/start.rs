@@ -21,7 +21,7 @@ use crate::domain::task::Inventory;
 use crate::gpu::GpuSource;
 use crate::runtime::{Runtime, RuntimeEvent};
 use crate::store::Store;
-use crate::telemetry::clock::Clock;
+use crate::telemetry::clock::{Clock, ClockSteps};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -221,9 +221,12 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
         },
         released_since: 0,
         looking_at_disk: false,
+        clock_steps: ClockSteps::default(),
         ready: BTreeSet::new(),
         adopting,
     };
+    // Steps are counted from here on.
+    actor.clock_steps.look(&*actor.clock);
     actor.restore(journal.tasks);
     actor.write_again(&lost);
     if answered {

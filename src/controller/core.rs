@@ -3,7 +3,7 @@
 use super::dispatch::Dispatcher;
 use super::persist::{self, WriteError, Writes};
 use super::state::{Dirty, State};
-use super::{apply, schedule};
+use super::{apply, clock_step, schedule};
 use crate::api::agent::AgentDialer;
 use crate::api::controller::Submit;
 use crate::domain::command::{
@@ -18,7 +18,7 @@ use crate::domain::view::{NodeView, Submitted};
 use crate::scheduler::Policy;
 use crate::store::Store;
 use crate::store::history::EventLog;
-use crate::telemetry::clock::Clock;
+use crate::telemetry::clock::{Clock, ClockSteps};
 use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -223,6 +223,7 @@ pub async fn start(
         started: tokio::time::Instant::now(),
         began,
         swept: tokio::time::Instant::now(),
+        clock_steps: ClockSteps::default(),
     };
     let explaining = Arc::new(Semaphore::new(EXPLAINING));
     let tracked = tracker.clone();
@@ -243,6 +244,7 @@ struct Core {
     /// When it had the lead, on the clock of leases.
     began: Duration,
     swept: tokio::time::Instant,
+    clock_steps: ClockSteps,
 }
 
 impl Core {
@@ -282,7 +284,8 @@ impl Core {
 
     /// One batch from messages to effects.
     async fn turn(&mut self, batch: Vec<Message>, ticked: bool) -> Result<(), Error> {
-        let (now, instant) = (self.parts.clock.now(), tokio::time::Instant::now());
+        let (now, clock_step) = self.clock_steps.look(&*self.parts.clock);
+        let instant = tokio::time::Instant::now();
         let mut outbox = Outbox::default();
         let batch: Vec<Message> = batch.into_iter().map(|message| self.note(message, instant)).collect();
         {
@@ -291,6 +294,9 @@ impl Core {
             let running_for = self.parts.clock.boottime().saturating_sub(self.began);
             let (parts, outbox) = (&*self.parts, &mut outbox);
             let mut context = apply::Context { now, instant, started, running_for, parts, outbox };
+            if let Some(nanos) = clock_step {
+                clock_step::take(&mut state, nanos, now);
+            }
             for message in batch {
                 apply::message(&mut state, message, &mut context);
             }

@@ -7,6 +7,7 @@ use super::state::State;
 use crate::api::AgentApi;
 use crate::domain::command::{CommandHeader, Error, ErrorKind};
 use crate::domain::ids::{Generation, NodeName, RunId, TaskId};
+use crate::domain::level::Level;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::run::{Action, Run, Verb};
 use crate::domain::spec::JobSpec;
@@ -246,6 +247,7 @@ impl Dispatcher {
             request_id: format!("{}.{}", state.term, self.requests),
             deadline_ms: deadline_ms(action.verb),
             principal: controller_principal(),
+            level: Level::own(),
         };
         let agent = self.parts.dialer.dial(address);
         // Fetching images and waiting for the end of things takes long; what is quick must not queue behind it.

@@ -24,6 +24,7 @@
 mod api;
 mod apply;
 mod busy_ports;
+mod clock_step;
 mod core;
 mod deaf;
 mod decisions;

@@ -8,6 +8,7 @@ use super::state::{Node, State};
 use crate::domain::command::{Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration};
 use crate::domain::gpu::GpuState;
 use crate::domain::ids::{Generation, NodeName, TaskId, Term};
+use crate::domain::level::Level;
 use crate::domain::node::Standing;
 use crate::domain::reconcile::{self, DesiredTask, Phase};
 use crate::domain::run::{Action, Leftover, Phase as RunPhase, Run, RunTask, Verb};
@@ -26,6 +27,7 @@ pub(super) fn register(
     context: &mut Context<'_>,
 ) -> Result<Registered, Error> {
     let name = registration.name.clone();
+    registration.level.check_peer(format_args!("the agent of node {name}, wharf {},", registration.version))?;
     if !registration.cluster_id.is_empty() && registration.cluster_id != state.cluster_id {
         let message = format!(
             "node {name} belongs to cluster {}, this is cluster {}; its state directory must be emptied before it can join",
@@ -68,7 +70,7 @@ pub(super) fn register(
     let renamed = rename(state, &registration)?;
     // Whom it obeyed is of this moment and not stored: kept, it would make every node look changed, and be written
     // again, each time that a controller starts.
-    (registration.cluster_id, registration.term) = (String::new(), Term(0));
+    (registration.cluster_id, registration.term, registration.level) = (String::new(), Term(0), Level::FIRST);
     let known = state.nodes.get(&name).filter(|known| *known.uid() == registration.node_uid);
     let news = known.is_none_or(|known| !known.reachable);
     let unchanged = known.is_some_and(|known| known.registration == registration);
@@ -115,6 +117,7 @@ pub(super) fn register(
         cluster_id: state.cluster_id.clone(),
         term: state.term,
         heartbeat_ms: u32::try_from(context.parts.heartbeat.as_millis()).unwrap_or(u32::MAX),
+        level: Level::own(),
     })
 }
 

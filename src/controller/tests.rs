@@ -2,11 +2,13 @@
 
 mod agent;
 mod big;
+mod clocks;
 mod cluster;
 mod draining;
 mod events;
 mod forgetting;
 mod jobs;
+mod levels;
 mod life;
 mod lost;
 mod nodes;

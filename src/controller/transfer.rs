@@ -18,8 +18,9 @@
 //! not change more than once a second on the average, so the seconds since 1970 are above any term in use; and ids go
 //! on as if [`IDS_PER_SECOND`] had been taken since the backup.
 
-use super::persist::{self, MOVED, NEXT_ID, TERM, TRANSFER};
+use super::persist::{self, LEVEL, MOVED, NEXT_ID, TERM, TRANSFER};
 use crate::domain::command::{Error, ErrorKind};
+use crate::domain::level::Level;
 use crate::domain::time::Timestamp;
 use crate::store::snapshot::Snapshot;
 use crate::store::{
@@ -80,6 +81,7 @@ struct Marker {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Facts {
     entries: bool,
+    level: Option<Level>,
     cluster_id: String,
     term: u64,
     next_id: u64,
@@ -127,6 +129,8 @@ pub async fn transfer(
 }
 
 fn check_source(facts: &Facts, from: &str, target_name: &str) -> Result<(), Error> {
+    // Before anything is deleted for it.
+    facts.level.unwrap_or(Level::FIRST).check_kept(from)?;
     if facts.cluster_id.is_empty() {
         return Err(Error::refused(format!("{from} holds nothing of a controller")));
     }
@@ -288,6 +292,11 @@ async fn facts_of(mut snapshot: Snapshot) -> Result<Facts, Error> {
 fn note(facts: &mut Facts, entry: &Entry) -> Result<(), Error> {
     let text = || String::from_utf8_lossy(&entry.value).into_owned();
     match entry.key.as_str() {
+        LEVEL => {
+            let level = Level::parse(&text());
+            let wrong = || Error::internal(format!("reading '{LEVEL}': '{}' is not the number of a level", text()));
+            facts.level = Some(level.ok_or_else(wrong)?);
+        }
         persist::CLUSTER_ID => facts.cluster_id = text(),
         TERM => facts.term = text().parse().unwrap_or(0),
         NEXT_ID => facts.next_id = text().parse().unwrap_or(0),

@@ -2,6 +2,7 @@
 
 use super::gpu::GpuSample;
 use super::ids::{Generation, GpuUuid, JournalId, NodeName, NodeUid, TaskId, Term};
+use super::level::Level;
 use super::principal::Principal;
 use super::task::{Inventory, TaskStatus};
 
@@ -15,6 +16,8 @@ pub struct CommandHeader {
     /// Time left for the command, in milliseconds, when it was sent.
     pub deadline_ms: u32,
     pub principal: Principal,
+    /// What the controller speaks.
+    pub level: Level,
 }
 
 /// An agent introduces itself.
@@ -32,6 +35,8 @@ pub struct Registration {
     /// The cluster the agent remembers; empty at its first start.
     pub cluster_id: String,
     pub term: Term,
+    /// What the agent speaks.
+    pub level: Level,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +44,8 @@ pub struct Registered {
     pub cluster_id: String,
     pub term: Term,
     pub heartbeat_ms: u32,
+    /// What the controller speaks.
+    pub level: Level,
 }
 
 #[derive(Debug, Clone, PartialEq)]

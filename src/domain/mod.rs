@@ -10,6 +10,7 @@ pub mod exit;
 pub mod gpu;
 pub mod ids;
 pub mod job;
+pub mod level;
 pub mod lifecycle;
 pub mod nearest;
 pub mod node;

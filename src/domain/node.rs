@@ -115,6 +115,13 @@ impl Standing {
         late
     }
 
+    /// The clock was set: the deadline is as far away as it was. Returns whether anything changed.
+    pub fn clock_stepped(&mut self, nanos: i64) -> bool {
+        let deadline = self.deadline;
+        self.deadline = deadline.map(|deadline| deadline.moved(nanos));
+        self.deadline != deadline
+    }
+
     /// The node takes tasks as far as its operators are concerned.
     pub fn is_open(&self) -> bool {
         self.wish == Wish::Open

@@ -23,6 +23,11 @@ impl Timestamp {
         Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// Earlier or later by so many nanoseconds, saturating.
+    pub const fn moved(self, nanos: i64) -> Self {
+        Self(self.0.saturating_add(nanos))
+    }
+
     /// RFC 3339 with milliseconds, UTC: `2026-11-22T13:49:10.123Z`.
     pub fn to_rfc3339(self) -> String {
         match jiff::Timestamp::from_nanosecond(i128::from(self.0)) {

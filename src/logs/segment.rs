@@ -84,9 +84,9 @@ impl Segment {
             Ok(header) => Ok(Some(Self { header, file, path })),
             Err(SegmentError::NeedMore | SegmentError::Corrupt) => Ok(None),
             Err(SegmentError::UnknownVersion(version)) => Err(Error::refused(format!(
-                "read log segment {}: its format has version {version}, this wharf reads version {}",
+                "read log segment {}: its format has version {version}, this wharf reads up to {}",
                 path.display(),
-                crate::shim::record::VERSION
+                crate::shim::record::NEWEST_VERSION
             ))),
         }
     }

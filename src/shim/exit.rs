@@ -94,6 +94,7 @@ impl ExitRecord {
     pub fn encode_file(&self) -> Vec<u8> {
         let mut fields = Encoder::default();
         self.encode_fields(&mut fields);
+        fields.later_fields();
         let mut file = Encoder(MAGIC.to_vec());
         file.bytes(&fields.0);
         let crc = crc32c(&file.0);

@@ -18,8 +18,9 @@ use super::exit::ExitRecord;
 pub use super::frame::{Frame, FrameBuffer, MAX_FRAME_BYTES};
 use super::wire::{DecodeError, Decoder, Encoder};
 
-/// Raised when a side must know that the other understands something new.
-pub const PROTOCOL_VERSION: u16 = 1;
+/// Raised when a side must know that the other understands something new. Shims are older than their agent, of any
+/// version, or newer by one; what is newer by more an agent does not come to talk to: the record of its task is refused.
+pub const PROTOCOL_VERSION: u16 = if cfg!(feature = "next-level") { 2 } else { 1 };
 /// The kernel passes at most 253 in one message.
 pub const MAX_DESCRIPTORS: usize = 250;
 /// More would not fit a frame together with their messages.

@@ -21,8 +21,10 @@
 
 use super::crc::{crc32c, crc32c_after};
 
-/// Newest version written, and the only one so far.
-pub const VERSION: u32 = 1;
+/// The version that is written.
+pub const VERSION: u32 = if cfg!(feature = "next-level") { 2 } else { 1 };
+/// The newest that is read. A version may use what is zero in the one before it, which passes that over.
+pub const NEWEST_VERSION: u32 = VERSION + 1;
 /// More output than this goes into several records.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 pub const SEGMENT_HEADER_BYTES: usize = 64;
@@ -142,7 +144,7 @@ pub enum Decoded<'a> {
 pub enum SegmentError {
     /// Empty or torn: the writer is about to begin it, or died here.
     NeedMore,
-    /// Written by a newer shim, with a form that is not known here.
+    /// Written by a shim that is newer by more than one version.
     UnknownVersion(u32),
     Corrupt,
 }
@@ -238,6 +240,9 @@ fn encode_segment_header(header: &SegmentHeader) -> [u8; SEGMENT_HEADER_BYTES] {
     let mut bytes = [0; SEGMENT_HEADER_BYTES];
     bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    if cfg!(feature = "next-level") {
+        bytes[12..16].copy_from_slice(b"more");
+    }
     let numbers = [header.salt, header.ordinal, header.first_sequence, header.base_offset, header.lost_records];
     for (position, number) in numbers.into_iter().enumerate() {
         let start = 16 + 8 * position;
@@ -260,7 +265,7 @@ pub fn decode_segment_header(bytes: &[u8]) -> Result<SegmentHeader, SegmentError
         return Err(SegmentError::Corrupt);
     }
     match u32_at(bytes, 8) {
-        VERSION => Ok(SegmentHeader {
+        1..=NEWEST_VERSION => Ok(SegmentHeader {
             salt: u64_at(bytes, 16),
             ordinal: u64_at(bytes, 24),
             first_sequence: u64_at(bytes, 32),

@@ -133,6 +133,7 @@ impl Command {
             to.bytes(value);
         }
         to.optional(self.cwd.as_deref(), Encoder::bytes);
+        to.later_fields();
         to.0
     }
 

@@ -45,6 +45,13 @@ pub fn cut(text: &str, allowed: usize) -> &str {
 pub struct Encoder(pub Vec<u8>);
 
 impl Encoder {
+    /// Where a later version has more fields than this one: nothing, but in a build that stands for such a version.
+    pub fn later_fields(&mut self) {
+        if cfg!(feature = "next-level") {
+            self.text("of the next level");
+        }
+    }
+
     pub fn u8(&mut self, value: u8) {
         self.0.push(value);
     }

@@ -21,8 +21,10 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// The version that is written, and the newest that is read.
+/// The version that is written.
 const VERSION: u32 = 1;
+/// The newest that is read: the version after ours only adds what can be passed over.
+const NEWEST: u32 = VERSION + 1;
 /// Every byte of a value may become six (`\u0000`).
 const MAX_LINE_BYTES: u64 = 6 * MAX_VALUE_BYTES as u64 + 64 * 1024;
 /// Entries of a page.
@@ -166,9 +168,10 @@ fn check(path: &Path, file: &mut BufReader<File>) -> Result<(Header, u64), Store
     let first = next_line(path, file)?;
     let header: Header =
         serde_json::from_slice(&first).map_err(|_| failed(path, "this is no backup of a wharf store"))?;
-    if header.wharf_backup > VERSION {
+    if header.wharf_backup > NEWEST {
         let found = header.wharf_backup;
-        return Err(failed(path, format!("it was made by a newer wharf: format {found}, this one knows {VERSION}")));
+        let message = format!("it was made by a newer wharf: format {found}, this one reads up to {NEWEST}");
+        return Err(failed(path, message));
     }
     let mut crc = crc32c_after(0, &first);
     let (mut entries, mut last): (u64, Option<String>) = (0, None);
@@ -278,7 +281,7 @@ mod tests {
 
     impl ReplaceVersion for Vec<u8> {
         fn replace_version(&self) -> Vec<u8> {
-            String::from_utf8_lossy(self).replace("\"wharf_backup\":1", "\"wharf_backup\":2").into_bytes()
+            String::from_utf8_lossy(self).replace("\"wharf_backup\":1", "\"wharf_backup\":3").into_bytes()
         }
     }
 }

@@ -19,7 +19,8 @@ pub(crate) struct Format {
     pub(crate) name: &'static str,
     /// In the file's header, so that another program's database is not taken for ours.
     pub(crate) application_id: i32,
-    /// One script per version: a file of version N has run the first N.
+    /// One script per version: a file of version N has run the first N. A script only adds what a program of the version
+    /// before can pass over (tables, indexes, columns with a default): such a program still uses the file.
     pub(crate) migrations: &'static [&'static str],
 }
 
@@ -168,9 +169,12 @@ pub(crate) fn check_owner(connection: &Connection, path: &Path, format: Format) 
         return Err(unavailable(format!("{message}; move it aside, or choose another data_dir")));
     }
     let newest = format.migrations.len();
-    if usize::try_from(version).map_or(true, |version| version > newest) {
-        let message =
-            format!("{file} was written by a newer wharf: {name} version {version}, this one knows {newest}");
+    let readable = newest + 1;
+    if usize::try_from(version).map_or(true, |version| version > readable) {
+        let message = format!(
+            "{file} was written by a newer wharf: {name} version {version}, this one writes {newest} and reads up to \
+             {readable}"
+        );
         return Err(unavailable(format!("{message}; install that version again, or restore an older backup")));
     }
     Ok(())

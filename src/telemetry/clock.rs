@@ -35,6 +35,31 @@ fn read(clock: ClockId) -> TimeSpec {
     clock_gettime(clock).expect("both clocks exist on every Linux that wharf runs on, and the pointer is valid")
 }
 
+/// Notices when somebody sets the wall clock. Times that something waits for, and that are kept as people call them, are
+/// to be moved with it: an hour that nobody has lived through must end nothing, nor make anything wait.
+#[derive(Debug, Clone, Default)]
+pub struct ClockSteps {
+    seen: Option<(Timestamp, Duration)>,
+}
+
+impl ClockSteps {
+    /// Less is a clock that is being adjusted, or a look that took long.
+    pub const LEAST: Duration = Duration::from_secs(2);
+
+    /// The time, and by how many nanoseconds the wall clock was set since the last look; negative when it was set back.
+    pub fn look(&mut self, clock: &dyn Clock) -> (Timestamp, Option<i64>) {
+        let (before, now, after) = (clock.boottime(), clock.now(), clock.boottime());
+        if after.saturating_sub(before) > Self::LEAST / 4 {
+            // Between the two readings this thread stood still: they say nothing about each other.
+            return (now, None);
+        }
+        let Some((wall, boot)) = self.seen.replace((now, after)) else { return (now, None) };
+        let lived = i64::try_from(after.saturating_sub(boot).as_nanos()).unwrap_or(i64::MAX);
+        let step = now.0.saturating_sub(wall.0).saturating_sub(lived);
+        (now, Some(step).filter(|step| u128::from(step.unsigned_abs()) >= Self::LEAST.as_nanos()))
+    }
+}
+
 /// A clock that stands still until it is told otherwise.
 #[derive(Debug, Default)]
 pub struct ManualClock {
@@ -82,6 +107,23 @@ mod tests {
         assert!(clock.now() > year_2024);
         let first = clock.boottime();
         assert!(first > Duration::ZERO && clock.boottime() >= first);
+    }
+
+    #[test]
+    fn steps_of_the_wall_clock_are_told_once_and_time_that_passes_is_none() {
+        let clock = ManualClock::new(Timestamp(1_000_000_000_000));
+        let (hour, mut steps) = (3_600_000_000_000, ClockSteps::default());
+        assert_eq!(steps.look(&clock).1, None);
+        clock.advance(Duration::from_secs(86_400));
+        assert_eq!(steps.look(&clock), (clock.now(), None));
+        for by in [hour, -24 * hour, 24 * hour] {
+            clock.advance(Duration::from_secs(60));
+            clock.set_now(clock.now().moved(by));
+            assert_eq!(steps.look(&clock), (clock.now(), Some(by)));
+            assert_eq!(steps.look(&clock).1, None);
+        }
+        clock.set_now(clock.now().moved(1_900_000_000));
+        assert_eq!(steps.look(&clock).1, None, "as when it is adjusted");
     }
 
     #[test]

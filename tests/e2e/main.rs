@@ -3,9 +3,11 @@
 //! One test binary, because each one costs a link. Tests wait for conditions with a deadline, never for time to
 //! pass, share nothing, and say what they could not try (`harness::skip`).
 
+mod adoption;
 mod bad_input;
 mod bounded;
 mod chaos;
+mod clocks;
 mod completion;
 mod containers;
 mod debug_hold;
@@ -34,3 +36,4 @@ mod simulate;
 mod ssh;
 mod stopping;
 mod store;
+mod versions;

@@ -115,6 +115,7 @@ async fn join(client: &wharf::rpc::ControllerClient, name: &str, address: &str) 
         },
         cluster_id: String::new(),
         term: Term(0),
+        level: wharf::domain::level::Level::OURS,
     };
     client.register(&agent_principal(name), registration).await.map(|_| ())
 }

@@ -8,6 +8,7 @@ use crate::domain::command::{
 };
 use crate::domain::event::Event;
 use crate::domain::ids::{JournalId, NodeUid, TaskId, Term};
+use crate::domain::level::Level;
 use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
 use crate::domain::task::TaskStatus;
@@ -25,6 +26,7 @@ pub struct Scripted {
 #[derive(Debug)]
 pub struct Seen {
     pub term: Term,
+    pub level: Level,
     pub registrations: Vec<Registration>,
     pub heartbeats: usize,
     /// Of the last heartbeat.
@@ -43,6 +45,7 @@ impl Default for Seen {
     fn default() -> Self {
         Self {
             term: Term(1),
+            level: Level::own(),
             registrations: Vec::new(),
             heartbeats: 0,
             progress: Vec::new(),
@@ -132,7 +135,12 @@ impl ControllerApi for Scripted {
                 Some(refusal) => Err(refusal),
                 None => {
                     seen.forgets = false;
-                    Ok(Registered { cluster_id: "c1".to_owned(), term: seen.term, heartbeat_ms: 20 })
+                    Ok(Registered {
+                        cluster_id: "c1".to_owned(),
+                        term: seen.term,
+                        heartbeat_ms: 20,
+                        level: seen.level,
+                    })
                 }
             }
         })

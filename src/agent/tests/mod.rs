@@ -3,6 +3,7 @@
 mod controller;
 mod failing;
 mod gpus;
+mod levels;
 mod life;
 mod machine;
 mod reporting;
@@ -15,6 +16,7 @@ use crate::domain::command::CommandHeader;
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{DriverState, Gpu, GpuDriver, GpuSample, Topology};
 use crate::domain::ids::{Generation, GpuUuid, NodeName, TaskId, Term};
+use crate::domain::level::Level;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::spec::CommandStyle;
 use crate::domain::task::{AssignedPorts, TaskSpec, TaskState, TaskStatus};
@@ -179,6 +181,7 @@ fn header(generation: u64) -> CommandHeader {
         request_id: String::new(),
         deadline_ms: 20_000,
         principal: me(),
+        level: Level::own(),
     }
 }
 

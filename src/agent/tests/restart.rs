@@ -8,6 +8,7 @@ use crate::domain::gpu::GpuState;
 use crate::domain::task::TaskState;
 use crate::domain::time::Timestamp;
 use crate::runtime::{Adopted, Recorded};
+use crate::telemetry::clock::Clock;
 use std::time::Duration;
 
 async fn prepared(node: &Node, index: u32, gpu: &str) {
@@ -227,6 +228,28 @@ async fn a_log_is_kept_from_the_release_on_however_long_ago_the_task_ended() {
     // One look finds both, so the log of the second was seen and left when that of the first is deleted.
     super::eventually("the first is purged", || node.machine.count("purge", task(0)) == 1).await;
     assert_eq!(node.machine.count("purge", task(1)), 0);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_makes_no_log_and_no_tombstone_older() {
+    let mut node = Node::with(None, super::Tuning { keep_ended: Duration::from_secs(3600), ..tuning() }).await;
+    prepared(&node, 0, "GPU-0").await;
+    node.agent.release(header(1), task(0)).await.unwrap();
+    let until = |node: &Node| {
+        let record: serde_json::Value = serde_json::from_str(&node.store.text("task/1.1.0.0")?).ok()?;
+        Timestamp::parse_rfc3339(record["record"]["tombstone_until"].as_str()?)
+    };
+    super::eventually("it is on record", || until(&node).is_some()).await;
+    for hours in [1, -1, 24, -24, 48] {
+        let (before, by) = (until(&node).unwrap(), hours * 3_600_000_000_000);
+        node.clock.set_now(Clock::now(&*node.clock).moved(by));
+        super::eventually("the tombstone moves along", || until(&node) == Some(before.moved(by))).await;
+    }
+    assert_eq!(node.machine.count("purge", task(0)), 0);
+    node.clock.advance(Duration::from_secs(3601));
+    super::eventually("it is purged in time", || node.machine.count("purge", task(0)) == 1).await;
+    assert_eq!(node.agent.prepare(header(1), spec(task(0), &[])).await.unwrap_err().kind, ErrorKind::Stale);
     node.end().await;
 }
 

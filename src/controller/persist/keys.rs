@@ -4,6 +4,7 @@ use crate::domain::command::Error;
 use crate::domain::ids::{Generation, JobId, NodeName, RunId, TaskId};
 use crate::domain::job::Job;
 
+pub(in crate::controller) const LEVEL: &str = "meta/level";
 pub(in crate::controller) const CLUSTER_ID: &str = "meta/cluster_id";
 pub(in crate::controller) const TERM: &str = "meta/term";
 pub(in crate::controller) const NEXT_ID: &str = "meta/next_id";

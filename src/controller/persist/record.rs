@@ -4,6 +4,7 @@ use super::keys::corrupt;
 use crate::domain::command::{Error, Registration};
 use crate::domain::exit::Exit;
 use crate::domain::ids::{NodeName, Term};
+use crate::domain::level::{self, Level};
 use crate::domain::run::{RunTask, Seat};
 use crate::domain::spec::JobSpec;
 use crate::domain::task::TaskState;
@@ -117,6 +118,7 @@ impl StoredNode {
             inventory: self.inventory,
             cluster_id: String::new(),
             term: Term(0),
+            level: Level::FIRST,
         }
     }
 }
@@ -132,7 +134,8 @@ pub(in crate::controller) fn registration_bytes(registration: &Registration) -> 
 }
 
 pub(super) fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("our own records have text keys and finite numbers, which JSON can hold")
+    let json = serde_json::to_vec(value);
+    level::grown(json.expect("our own records have text keys and finite numbers, which JSON can hold"))
 }
 
 pub(super) fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Error> {

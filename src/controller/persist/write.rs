@@ -2,15 +2,16 @@
 
 use super::super::state::{Dirty, State};
 use super::keys::{
-    MOVED, TRANSFER, file_key, job_key, key_of_node, key_of_standing, plan_key, run_key, spec_key, task_key,
+    LEVEL, MOVED, TRANSFER, file_key, job_key, key_of_node, key_of_standing, plan_key, run_key, spec_key, task_key,
 };
 use super::record::{StoredNode, StoredSeat, StoredTask, json, stored_task};
 use crate::domain::ids::{JobId, Term};
+use crate::domain::level::Level;
 use crate::domain::node::Standing;
 use crate::domain::run::Run;
 use crate::domain::spec::JobSpec;
 use crate::store::{
-    Compare, MAX_OPERATIONS, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, Op, Outcome, Range, Store, StoreError,
+    Compare, Entry, MAX_OPERATIONS, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, Op, Outcome, Range, Store, StoreError,
     Transaction, chunked,
 };
 use std::collections::BTreeMap;
@@ -157,7 +158,8 @@ async fn flush(store: &dyn Store, fence: &Compare, ops: Vec<Op>, term: Term) -> 
     }
 }
 
-/// Takes the lead: a new term, durable before anything else is done.
+/// Takes the lead: a new term, durable before anything else is done. A store of a level that is not known is left as it
+/// is.
 pub(in crate::controller) async fn take_term(
     store: &dyn Store,
     fresh_cluster_id: &str,
@@ -166,6 +168,8 @@ pub(in crate::controller) async fn take_term(
         refuse_unusable(store).await?;
         let cluster = store.get("meta/cluster_id").await?;
         let term = store.get("meta/term").await?;
+        let level = store.get(LEVEL).await?;
+        let found = known_level(level.as_ref())?;
         let old = term.as_ref().and_then(|entry| super::load::parse_number(&entry.value)).unwrap_or(0);
         let new = Term(old + 1);
         let mut transaction = Transaction::default();
@@ -173,6 +177,13 @@ pub(in crate::controller) async fn take_term(
             Some(entry) => Compare::ModRevision { key: "meta/term".into(), revision: entry.mod_revision },
             None => Compare::Absent { key: "meta/term".into() },
         });
+        if found < Level::own() || cluster.is_none() {
+            transaction.compares.push(match &level {
+                Some(entry) => Compare::ModRevision { key: LEVEL.into(), revision: entry.mod_revision },
+                None => Compare::Absent { key: LEVEL.into() },
+            });
+            transaction.ops.push(put(LEVEL.into(), Level::own().max(found).to_string().into_bytes()));
+        }
         // What was looked at before may have changed since.
         transaction.compares.extend([TRANSFER, MOVED].map(|key| Compare::Absent { key: key.into() }));
         transaction.ops.push(put("meta/term".into(), new.to_string().into_bytes()));
@@ -187,6 +198,17 @@ pub(in crate::controller) async fn take_term(
             return Ok((cluster_id, new));
         }
     }
+}
+
+/// The mark of the store, if this program can make sense of what is there.
+fn known_level(entry: Option<&Entry>) -> Result<Level, StoreError> {
+    let refused = |message: String| StoreError::Unavailable { operation: "taking the store", message };
+    let Some(entry) = entry else { return Ok(Level::FIRST) };
+    let text = String::from_utf8_lossy(&entry.value);
+    let level = Level::parse(&text);
+    let level = level.ok_or_else(|| refused(format!("{LEVEL} is '{text}', not the number of a level")))?;
+    level.check_kept("the controller's store").map_err(|error| refused(error.message))?;
+    Ok(level)
 }
 
 /// A store that is half-written, or that has been moved elsewhere, has no controller.

@@ -9,6 +9,7 @@ use crate::domain::command::{CommandHeader, Error, ErrorKind, Registered, Regist
 use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::gpu::{Gpu, Topology};
 use crate::domain::ids::{Generation, GpuUuid, JournalId, NodeName, NodeUid, TaskId, Term};
+use crate::domain::level::Level;
 use crate::domain::lifecycle::{Effect, TaskEvent, TaskRecord, step};
 use crate::domain::principal::Principal;
 use crate::domain::run::Verb;
@@ -134,6 +135,7 @@ impl Agent {
             inventory: self.inventory(),
             cluster_id,
             term,
+            level: Level::own(),
         }
     }
 

@@ -225,6 +225,17 @@ impl Run {
         true
     }
 
+    /// The clock was set, and `now` is after that: what is waited for is as far away as it was. Returns whether anything
+    /// changed.
+    pub fn clock_stepped(&mut self, nanos: i64, now: Timestamp) -> bool {
+        let (prepare_by, not_before) = (self.prepare_by, self.not_before);
+        self.prepare_by = prepare_by.map(|by| by.moved(nanos));
+        if not_before > now.moved(nanos.saturating_neg()) {
+            self.not_before = not_before.moved(nanos);
+        }
+        (self.prepare_by, self.not_before) != (prepare_by, not_before)
+    }
+
     /// Looks at the whole again after it was read from a store, where tasks may be newer than the run's header.
     pub fn reconsider(&mut self, roles: &[RoleSpec], now: Timestamp) {
         if self.phase == Phase::Staging && self.tasks.iter().all(|task| task.staged) {

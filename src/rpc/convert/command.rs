@@ -3,11 +3,12 @@
 use super::{MAX_WORD_BYTES, Parsed, inner, text, wrong};
 use crate::domain::command::{CommandHeader, Violation};
 use crate::domain::ids::{Generation, Term};
+use crate::domain::level::Level;
 use crate::rpc::generated as pb;
 
 impl From<CommandHeader> for pb::CommandHeader {
     fn from(header: CommandHeader) -> Self {
-        let CommandHeader { cluster_id, term, generation, request_id, deadline_ms, principal } = header;
+        let CommandHeader { cluster_id, term, generation, request_id, deadline_ms, principal, level } = header;
         Self {
             cluster_id,
             term: term.0,
@@ -15,6 +16,7 @@ impl From<CommandHeader> for pb::CommandHeader {
             request_id,
             deadline_ms,
             principal: Some(principal.into()),
+            level: level.0,
         }
     }
 }
@@ -33,6 +35,7 @@ impl TryFrom<pb::CommandHeader> for CommandHeader {
             request_id: text(wire.request_id, "request_id", MAX_WORD_BYTES)?,
             deadline_ms: wire.deadline_ms,
             principal: inner(wire.principal, "principal")?,
+            level: Level::of_wire(wire.level),
         })
     }
 }

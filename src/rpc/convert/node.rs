@@ -7,6 +7,7 @@ use super::{
 use crate::api::agent::{NodeInfo, WatchedStatus};
 use crate::domain::command::{Heartbeat, HeartbeatReply, Registered, Registration, Violation};
 use crate::domain::ids::{GpuUuid, JournalId, NodeName, NodeUid, TaskId, Term};
+use crate::domain::level::Level;
 use crate::domain::principal::Principal;
 use crate::domain::view::{NodeDetail, NodeTask, NodeView};
 use crate::rpc::generated as pb;
@@ -198,7 +199,7 @@ impl TryFrom<pb::NodeTask> for NodeTask {
 
 /// The request that introduces a node.
 pub(in crate::rpc) fn register_request(who: Principal, registration: Registration) -> pb::RegisterRequest {
-    let Registration { name, node_uid, journal_id, address, task_ip, version, inventory, cluster_id, term } =
+    let Registration { name, node_uid, journal_id, address, task_ip, version, inventory, cluster_id, term, level } =
         registration;
     pb::RegisterRequest {
         principal: Some(who.into()),
@@ -211,6 +212,7 @@ pub(in crate::rpc) fn register_request(who: Principal, registration: Registratio
         inventory: Some(inventory.into()),
         cluster_id,
         term: term.0,
+        level: level.0,
     }
 }
 
@@ -228,13 +230,14 @@ impl TryFrom<pb::RegisterRequest> for Registration {
             inventory: inner(wire.inventory, "inventory")?,
             cluster_id: text(wire.cluster_id, "cluster_id", MAX_WORD_BYTES)?,
             term: Term(wire.term),
+            level: Level::of_wire(wire.level),
         })
     }
 }
 
 impl From<Registered> for pb::RegisterReply {
-    fn from(Registered { cluster_id, term, heartbeat_ms }: Registered) -> Self {
-        Self { cluster_id, term: term.0, heartbeat_ms }
+    fn from(Registered { cluster_id, term, heartbeat_ms, level }: Registered) -> Self {
+        Self { cluster_id, term: term.0, heartbeat_ms, level: level.0 }
     }
 }
 
@@ -243,7 +246,8 @@ impl TryFrom<pb::RegisterReply> for Registered {
 
     fn try_from(wire: pb::RegisterReply) -> Parsed<Self> {
         let cluster_id = filled(wire.cluster_id, "cluster_id", MAX_WORD_BYTES)?;
-        Ok(Self { cluster_id, term: Term(wire.term), heartbeat_ms: wire.heartbeat_ms })
+        let level = Level::of_wire(wire.level);
+        Ok(Self { cluster_id, term: Term(wire.term), heartbeat_ms: wire.heartbeat_ms, level })
     }
 }
 

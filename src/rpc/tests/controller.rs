@@ -5,7 +5,8 @@ use super::samples;
 use super::*;
 use crate::api::controller::{ControllerApi, EventFilter, JobFilter, Submit};
 use crate::api::stream::{ExecOutput, ExecSpec, LogQuery, StreamFilter};
-use crate::domain::command::{ErrorKind, HeartbeatReply, Registered, SequencedStatus};
+use crate::domain::command::{ErrorKind, HeartbeatReply, Registered, Registration, SequencedStatus};
+use crate::domain::level::Level;
 use crate::domain::node::NodeChange;
 use crate::domain::ssh::{SshAccess, SshSeed};
 use std::sync::atomic::Ordering;
@@ -72,7 +73,7 @@ async fn what_agents_say_arrives_whole() {
     let served = Served::controller(&controller).await;
     for client in served.controllers() {
         let who = Principal { user: "node-1".into(), uid: None, roles: vec![Role::Agent] };
-        let registered = Registered { cluster_id: "c-1".into(), term: Term(5), heartbeat_ms: 2000 };
+        let registered = Registered { cluster_id: "c-1".into(), term: Term(5), heartbeat_ms: 2000, level: Level(4) };
         assert_eq!(client.register(&who, samples::registration()).await.unwrap(), registered);
         assert_eq!(controller.0.last(), Notes::form("register", &who, &samples::registration()));
         let reply = HeartbeatReply { term: Term(5), register_again: true };
@@ -136,4 +137,37 @@ async fn the_next_controller_is_asked_when_one_is_away() {
     assert!(error.message.contains(&dead) && error.message.contains("not the leader"), "{error}");
     first.stop().await;
     assert!(ControllerClient::new(&[] as &[&str]).is_err());
+}
+
+#[test]
+fn fields_of_the_next_level_are_passed_over() {
+    use crate::rpc::generated as pb;
+    use prost::Message;
+    // A number, a text and a message, in fields that no message of ours has.
+    let more = [0xf8, 0x7f, 0x05, 0xf2, 0x7f, 0x01, b'x', 0xea, 0x7f, 0x02, 0x08, 0x01];
+    fn same<M: Message + Default + PartialEq + std::fmt::Debug>(message: &M, more: &[u8]) {
+        let longer = [message.encode_to_vec(), more.to_vec()].concat();
+        assert_eq!(M::decode(&*longer).unwrap(), *message);
+    }
+    let who = Principal { user: "node-1".into(), uid: None, roles: vec![Role::Agent] };
+    let register = crate::rpc::convert::node::register_request(who.clone(), samples::registration());
+    same(&register, &more);
+    same(&register.inventory.clone().unwrap(), &more);
+    same(&crate::rpc::convert::node::heartbeat_request(who, samples::heartbeat()), &more);
+    same(&pb::RegisterReply { cluster_id: "c".into(), term: 1, heartbeat_ms: 2, level: 3 }, &more);
+    same(&pb::CommandHeader::from(super::header()), &more);
+    same(&pb::TaskSpec::from(samples::spec()), &more);
+}
+
+#[test]
+fn peers_from_before_there_were_levels_are_of_the_first() {
+    use crate::rpc::generated as pb;
+    let who = Principal { user: "node-1".into(), uid: None, roles: vec![Role::Agent] };
+    let mut register = crate::rpc::convert::node::register_request(who, samples::registration());
+    register.level = 0;
+    assert_eq!(Registration::try_from(register).unwrap().level, Level::FIRST);
+    let reply = pb::RegisterReply { cluster_id: "c".into(), term: 1, heartbeat_ms: 2, level: 0 };
+    assert_eq!(Registered::try_from(reply).unwrap().level, Level::FIRST);
+    let header = pb::CommandHeader { level: 0, ..super::header().into() };
+    assert_eq!(CommandHeader::try_from(header).unwrap().level, Level::FIRST);
 }

@@ -7,6 +7,7 @@ use crate::api::stream::*;
 use crate::domain::command::*;
 use crate::domain::event::Event;
 use crate::domain::ids::*;
+use crate::domain::level::Level;
 use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
 use crate::domain::ssh::{SshAccess, SshSeed};
@@ -294,7 +295,7 @@ impl ControllerApi for FakeController {
 
     async fn register(&self, who: &Principal, registration: Registration) -> Result<Registered, Error> {
         self.0.note("register", who, &registration)?;
-        Ok(Registered { cluster_id: "c-1".into(), term: Term(5), heartbeat_ms: 2000 })
+        Ok(Registered { cluster_id: "c-1".into(), term: Term(5), heartbeat_ms: 2000, level: Level(4) })
     }
 
     async fn heartbeat(&self, who: &Principal, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {

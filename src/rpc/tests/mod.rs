@@ -13,6 +13,7 @@ mod web;
 use super::*;
 use crate::domain::command::{CommandHeader, Error};
 use crate::domain::ids::{Generation, TaskId, Term};
+use crate::domain::level::Level;
 use crate::domain::principal::{Principal, Role};
 use fakes::{FakeAgent, FakeController};
 use std::sync::Arc;
@@ -80,6 +81,7 @@ fn header() -> CommandHeader {
         request_id: "r-1".into(),
         deadline_ms: 5000,
         principal: alice(),
+        level: Level(6),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::domain::gpu::{
     DriverState, Gpu, GpuDriver, GpuHealth, GpuSample, GpuState, Link, LinkKind, MigSlice, Topology,
 };
 use crate::domain::ids::{Generation, GpuUuid, Term};
+use crate::domain::level::Level;
 use crate::domain::task::{AssignedPorts, Inventory, TaskSpec, TaskState, TaskStatus};
 use crate::domain::time::Timestamp;
 use crate::domain::view::{
@@ -363,6 +364,7 @@ pub(super) fn registration() -> Registration {
         inventory: inventory(),
         cluster_id: String::new(),
         term: Term(4),
+        level: Level(3),
     }
 }
 

@@ -12,6 +12,7 @@ use super::request::nested;
 use super::request::{self, NodeFacts, RequestError, SHIM_TARGET, ShimMounts, body};
 use super::{ContainerFacts, Containers, DockerConfig, identity};
 use crate::domain::gpu::Gpu;
+use crate::domain::level::Level;
 use crate::domain::task::TaskSpec;
 use crate::runtime::Decision;
 use crate::runtime::shimmed::layout::{SHIM_NAME, SOCKET_NAME, TaskDir, TaskRecord};
@@ -157,8 +158,15 @@ fn make_plan(
     };
     let (body, notices) = body(task, image, &node, &injection, &shim, &files)?;
     let facts = ContainerFacts { name: identity::name(task.id, &nonce), started: None };
-    let (runtime, generation) = (Containers::NAME.to_owned(), decision.generation);
-    let record = TaskRecord { runtime, spec: task.clone(), generation, nonce, notices, facts };
+    let record = TaskRecord {
+        runtime: Containers::NAME.to_owned(),
+        level: Level::own(),
+        spec: task.clone(),
+        generation: decision.generation,
+        nonce,
+        notices,
+        facts,
+    };
     dir.create()?;
     dir.add_shim(&core.shim)?;
     dir.write_task(&record)?;

@@ -7,6 +7,7 @@ use super::environment::WorkDir;
 use super::leftovers::Leftovers;
 use super::{OpenFiles, ProcessConfig, ProcessFacts, Processes, account, environment, spawn};
 use crate::domain::ids::Generation;
+use crate::domain::level::Level;
 use crate::domain::task::TaskSpec;
 use crate::runtime::shimmed::layout::{TaskDir, TaskRecord};
 use crate::runtime::shimmed::process_id::{PidFd, ProcessId};
@@ -54,8 +55,15 @@ pub fn set_up(
     notices.extend(environment::argv(task).1);
     let nonce = uuid::Uuid::new_v4().to_string();
     let facts = ProcessFacts { account, cwd: work_dir.path };
-    let runtime = Processes::NAME.to_owned();
-    let record = TaskRecord { runtime, spec: task.clone(), generation, nonce, notices, facts };
+    let record = TaskRecord {
+        runtime: Processes::NAME.to_owned(),
+        level: Level::own(),
+        spec: task.clone(),
+        generation,
+        nonce,
+        notices,
+        facts,
+    };
     dir.write_task(&record)?;
     let files = spec_files(core, &dir, &record, &groups)?;
     let socket = link::bind(&dir)?;

@@ -16,6 +16,7 @@
 use super::process_id::ProcessId;
 use super::tree;
 use crate::domain::ids::{Generation, TaskId};
+use crate::domain::level::{self, Level};
 use crate::domain::task::TaskSpec;
 use crate::domain::time::Timestamp;
 use crate::runtime::Recorded;
@@ -41,6 +42,9 @@ pub struct TaskRecord<F> {
     /// The name of the kind.
     #[serde(default = "first_kind")]
     pub runtime: String,
+    /// Of the program that prepared the task: of all its files, and of its shim.
+    #[serde(default = "first_level")]
+    pub level: Level,
     pub spec: TaskSpec,
     /// The decision that it was prepared for.
     #[serde(default)]
@@ -58,11 +62,18 @@ pub struct TaskRecord<F> {
 struct KindOf {
     #[serde(default = "first_kind")]
     runtime: String,
+    #[serde(default = "first_level")]
+    level: Level,
 }
 
 /// Of records from before there was a choice.
 fn first_kind() -> String {
     "process".to_owned()
+}
+
+/// Of records from before there were levels.
+fn first_level() -> Level {
+    Level::FIRST
 }
 
 /// `started.json`: spares whoever adopts a running task from waiting until its shim calls back.
@@ -213,10 +224,12 @@ impl TaskDir {
         write_twice(&self.dir.join("task.json"), record)
     }
 
-    /// The record of a task of the kind `runtime`. Another kind's is an error, and no reason to take it for gone.
+    /// The record of a task of the kind `runtime`. Another kind's is an error, and no reason to take it for gone; so is one
+    /// of a level that is not known.
     pub fn read_task<F: DeserializeOwned>(&self, runtime: &str) -> io::Result<Option<TaskRecord<F>>> {
         let path = self.dir.join("task.json");
-        let Some(KindOf { runtime: found }) = read_either(&path)? else { return Ok(None) };
+        let Some(KindOf { runtime: found, level }) = read_either(&path)? else { return Ok(None) };
+        level.check_kept("it").map_err(|error| at("reading", &path, io::Error::other(error.message)))?;
         if found != runtime {
             let message = format!("it belongs to the {found} runtime, and this node now has the {runtime} runtime");
             return Err(at("reading", &path, io::Error::other(message)));
@@ -351,7 +364,7 @@ fn create_file(path: &Path) -> io::Result<File> {
 
 fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let text = serde_json::to_vec_pretty(value).map_err(io::Error::other)?;
-    write_atomically(path, &text, 0o600)
+    write_atomically(path, &level::grown(text), 0o600)
 }
 
 /// For records without which a task that runs cannot be taken over: one damaged file is not the end of it.

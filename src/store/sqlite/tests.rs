@@ -258,10 +258,32 @@ fn other_programs_and_newer_versions_are_refused() {
     drop(SqliteStore::open(&path).unwrap());
     Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
     let error = message(SqliteStore::open(&path));
-    assert!(error.contains("written by a newer wharf: store version 99, this one knows 1"), "{error}");
+    assert!(
+        error.contains("written by a newer wharf: store version 99, this one writes 1 and reads up to 2"),
+        "{error}"
+    );
 
     let error = message(SqliteStore::open("/nonexistent/store.db"));
     assert!(error.contains("/nonexistent/store.db"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_of_the_next_version_is_used_as_it_is() {
+    let (_directory, path) = file();
+    drop(SqliteStore::open(&path).unwrap());
+    // A table, an index and columns more.
+    let later = "CREATE TABLE of_the_next_version (id INTEGER); CREATE INDEX more ON changes (key);
+        ALTER TABLE meta ADD COLUMN more INTEGER; ALTER TABLE entries ADD COLUMN more TEXT NOT NULL DEFAULT 'x';
+        ALTER TABLE changes ADD COLUMN more TEXT; PRAGMA user_version = 2";
+    Connection::open(&path).unwrap().execute_batch(later).unwrap();
+    let store = SqliteStore::open(&path).unwrap();
+    let ops = vec![Op::Put { key: "a".into(), value: b"1".to_vec() }];
+    store.commit(Transaction { compares: vec![], ops }).await.unwrap();
+    assert_eq!(store.get("a").await.unwrap().unwrap().value, b"1");
+    drop(store);
+    let version: i64 =
+        Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(version, 2, "the next version finds its file as it left it");
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn inflict(fleet: &Fleet, step: Step, (victim, leader): (usize, Option<usize>), 
         }
         Kind::KillDocker | Kind::FreezeDocker => {
             let dockerd = fleet.dockerd.as_ref().expect("it is planned for");
-            let pid = dockerd.pid();
+            let pid = dockerd.pid().expect("it runs");
             let signal = |signal| kill(Pid::from_raw(pid), signal).expect("it is ours");
             if step.kind == Kind::KillDocker {
                 signal(Signal::SIGKILL);

@@ -190,9 +190,19 @@ impl Cluster {
 
     /// On the machine of a node or, with `None`, of the controller.
     fn daemon(&self, on: Option<usize>, kind: &str, file: &str, env: &[(String, String)]) -> Child {
+        self.daemon_of(program(), on, kind, file, env)
+    }
+
+    fn daemon_of(
+        &self,
+        mut command: Command,
+        on: Option<usize>,
+        kind: &str,
+        file: &str,
+        env: &[(String, String)],
+    ) -> Child {
         let log = OpenOptions::new().create(true).append(true).open(self.path(&format!("{file}.log")));
         let log = log.expect("the folder is ours");
-        let mut command = program();
         command.args([kind, "--config"]).arg(self.path(&format!("{file}.toml")));
         command.envs(env.iter().map(|(name, value)| (name, value)));
         if let Some(net) = &self.net {
@@ -236,6 +246,35 @@ impl Cluster {
         let mut slot = self.agents[i].1.lock().expect("no test panics with it");
         assert!(slot.is_none(), "agent {i} runs already");
         *slot = Some(self.daemon(Some(i), "agent", &format!("agent{i}"), &self.agents[i].0.env));
+    }
+
+    /// The same by another program, such as wharf of another version.
+    pub fn start_controller_by(&self, program: Command) {
+        let mut slot = self.controller.lock().expect("no test panics with it");
+        assert!(slot.is_none(), "the controller runs already");
+        *slot = Some(self.daemon_of(program, None, "controller", "controller", &[]));
+    }
+
+    /// The same by another program, such as wharf of another version.
+    pub fn start_agent_by(&self, i: usize, program: Command) {
+        let mut slot = self.agents[i].1.lock().expect("no test panics with it");
+        assert!(slot.is_none(), "agent {i} runs already");
+        *slot = Some(self.daemon_of(program, Some(i), "agent", &format!("agent{i}"), &self.agents[i].0.env));
+    }
+
+    /// What a daemon has said so far: `controller`, `agent0`, ...
+    pub fn log_of(&self, daemon: &str) -> String {
+        fs::read_to_string(self.path(&format!("{daemon}.log"))).unwrap_or_default()
+    }
+
+    /// Waits until an agent ends by itself, and returns its exit code.
+    pub fn wait_agent_ended(&self, i: usize) -> i32 {
+        wait_ended(&self.agents[i].1, "the agent ends")
+    }
+
+    /// Waits until the controller ends by itself, and returns its exit code.
+    pub fn wait_controller_ended(&self) -> i32 {
+        wait_ended(&self.controller, "the controller ends")
     }
 
     /// SIGKILL, and gone when this returns.
@@ -402,6 +441,14 @@ fn pid(slot: &Mutex<Option<Child>>) -> Option<i32> {
     let mut slot = slot.lock().expect("no test panics with it");
     let child = slot.as_mut()?;
     child.try_wait().ok()?.is_none().then(|| i32::try_from(child.id()).ok()).flatten()
+}
+
+fn wait_ended(slot: &Mutex<Option<Child>>, what: &str) -> i32 {
+    let mut slot = slot.lock().expect("no test panics with it");
+    let child = slot.as_mut().expect("it was started");
+    let status = until(what, || child.try_wait().expect("it is our child"));
+    *slot = None;
+    status.code().unwrap_or(-1)
 }
 
 fn stop(slot: &Mutex<Option<Child>>) -> i32 {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api::stream::ExecOutput;
+use crate::domain::level::Level;
 use crate::runtime::RuntimeEventKind;
 
 fn marker(number: u32) -> String {
@@ -70,6 +71,36 @@ async fn an_unreadable_record_kills_nothing() {
         std::fs::remove_file(&file).unwrap();
         std::fs::rename(&aside, &file).unwrap();
     }
+    assert!(matches!(second.runtime.adopt(&task).await, Ok(Adopted::Running { .. })));
+    second.runtime.remove(task.id).await.unwrap();
+    assert_eq!(second.exited().await.class, ExitClass::Stopped);
+    second.finish(task.id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_of_the_next_level_is_followed_and_one_beyond_is_left_alone() {
+    let place = Place::new();
+    let marker = marker(711_000);
+    let task = task(&format!("sleep {marker}"));
+    let mut first = place.start();
+    first.launch(&task).await;
+    wait_until("the command", || sleepers(&marker).len() == 1).await;
+    drop(first);
+    let file = place.task_dir().join("task.json");
+    let written = std::fs::read_to_string(&file).unwrap();
+    let of = |level: u32| {
+        let mut record: serde_json::Value = serde_json::from_str(&written).unwrap();
+        record["level"] = level.into();
+        record["of_the_next_level"] = serde_json::json!({ "a": 1 });
+        std::fs::write(&file, record.to_string()).unwrap();
+    };
+    let newest = Level::newest().0;
+    of(newest + 1);
+    let mut second = place.start();
+    let error = second.runtime.adopt(&task).await.unwrap_err();
+    assert!(error.message.contains("written by a newer wharf"), "{error:?}");
+    assert_eq!(sleepers(&marker).len(), 1);
+    of(newest);
     assert!(matches!(second.runtime.adopt(&task).await, Ok(Adopted::Running { .. })));
     second.runtime.remove(task.id).await.unwrap();
     assert_eq!(second.exited().await.class, ExitClass::Stopped);
