@@ -130,6 +130,7 @@ pub(super) fn inventory() -> Inventory {
             state: GpuState::Lost,
             reason: "fell off the bus".into(),
         }],
+        features: vec!["ssh-seed".into()],
     }
 }
 
