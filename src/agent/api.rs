@@ -10,6 +10,7 @@ use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
 use crate::domain::command::{CommandHeader, Error, ErrorKind, Violation};
 use crate::domain::ids::TaskId;
 use crate::domain::principal::Principal;
+use crate::domain::ssh::SshSeed;
 use crate::domain::task::{TaskSpec, TaskState, TaskStatus};
 use crate::runtime::Runtime;
 use async_trait::async_trait;
@@ -109,8 +110,9 @@ impl AgentApi for AgentHandle {
         header: CommandHeader,
         id: TaskId,
         env: Vec<(String, String)>,
+        ssh_seed: Option<SshSeed>,
     ) -> Result<TaskStatus, Error> {
-        self.command(header, Action::Launch { id, env }).await
+        self.command(header, Action::Launch { id, env, ssh_seed }).await
     }
 
     async fn stop(&self, header: CommandHeader, id: TaskId, grace_ms: u64) -> Result<TaskStatus, Error> {

@@ -9,6 +9,7 @@ use crate::api::agent::NodeInfo;
 use crate::domain::command::{CommandHeader, Error, Heartbeat, Registered, Registration, SequencedStatus};
 use crate::domain::exit::Exit;
 use crate::domain::ids::TaskId;
+use crate::domain::ssh::SshSeed;
 use crate::domain::task::{TaskSpec, TaskStatus};
 use crate::store::{Outcome as CommitOutcome, StoreError};
 use std::sync::Arc;
@@ -51,7 +52,7 @@ pub enum Request {
 pub enum Action {
     Stage(TaskSpec),
     Prepare(TaskSpec),
-    Launch { id: TaskId, env: Vec<(String, String)> },
+    Launch { id: TaskId, env: Vec<(String, String)>, ssh_seed: Option<SshSeed> },
     Stop { id: TaskId, grace_ms: u64 },
     Release { id: TaskId },
 }

@@ -17,6 +17,7 @@ use crate::domain::command::Error;
 use crate::domain::gpu::Topology;
 use crate::domain::gpu::occupancy::IgnoredProcesses;
 use crate::domain::ids::{JournalId, NodeName};
+use crate::domain::ssh::SEED_FEATURE;
 use crate::domain::task::Inventory;
 use crate::gpu::GpuSource;
 use crate::runtime::{Runtime, RuntimeEvent};
@@ -170,6 +171,7 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
         runtime: parts.runtime.name().to_owned(),
         gpu_driver: parts.gpus.driver(),
         gpu_conditions: Vec::new(),
+        features: vec![SEED_FEATURE.to_owned()],
     };
     let facts = NodeFacts {
         name: parts.name.clone(),

@@ -4,6 +4,7 @@ use super::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
 use crate::domain::command::{CommandHeader, Error};
 use crate::domain::ids::{JournalId, NodeName, NodeUid, TaskId};
 use crate::domain::principal::Principal;
+use crate::domain::ssh::SshSeed;
 use crate::domain::task::{Inventory, TaskSpec, TaskStatus};
 use crate::domain::view::GpuView;
 use async_trait::async_trait;
@@ -21,6 +22,7 @@ pub trait AgentApi: std::fmt::Debug + Send + Sync + 'static {
         header: CommandHeader,
         id: TaskId,
         env: Vec<(String, String)>,
+        ssh_seed: Option<SshSeed>,
     ) -> Result<TaskStatus, Error>;
 
     async fn stop(&self, header: CommandHeader, id: TaskId, grace_ms: u64) -> Result<TaskStatus, Error>;

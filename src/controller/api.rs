@@ -1,6 +1,7 @@
 //! The controller as others call it: reads look at the state, changes go through the core.
 
 use super::core::{Controller, Message, Reply, read};
+use super::holdings::Holdings;
 use super::state::State;
 use super::{explain, logs, node_detail, resolve, views};
 use crate::api::ControllerApi;
@@ -149,8 +150,7 @@ impl ControllerApi for Controller {
 
     async fn list_nodes(&self, _who: &Principal) -> Result<Vec<NodeView>, Error> {
         let state = read(&self.shared);
-        let holders = views::holders(&state);
-        Ok(state.nodes.values().map(|node| views::node(&state, node, &holders)).collect())
+        Ok(views::nodes(&state))
     }
 
     async fn describe_node(&self, _who: &Principal, node: &str) -> Result<NodeDetail, Error> {
@@ -173,12 +173,12 @@ impl ControllerApi for Controller {
 
     async fn list_gpus(&self, _who: &Principal, node: Option<&str>) -> Result<Vec<GpuView>, Error> {
         let state = read(&self.shared);
-        let holders = views::holders(&state);
+        let holdings = Holdings::of(&state);
         if let Some(name) = node {
             let known = state.nodes.get(&NodeName::from(name)).ok_or_else(|| unknown_node(&state, name))?;
-            return Ok(views::gpus(&state, known, &holders));
+            return Ok(views::gpus(&state, known, &holdings));
         }
-        Ok(state.nodes.values().flat_map(|node| views::gpus(&state, node, &holders)).collect())
+        Ok(state.nodes.values().flat_map(|node| views::gpus(&state, node, &holdings)).collect())
     }
 
     async fn watch(&self, who: &Principal, filter: EventFilter) -> Result<Answers<Event>, Error> {

@@ -11,6 +11,7 @@ use crate::domain::level::Level;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::run::{Action, Run, Verb};
 use crate::domain::spec::JobSpec;
+use crate::domain::ssh::SshSeed;
 use crate::domain::task::{TaskSpec, TaskStatus};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Weak};
@@ -154,11 +155,15 @@ impl Dispatcher {
             let command = match action.verb {
                 Verb::Stage => Command::Stage(task_spec(state, run, spec, &action)),
                 Verb::Prepare => Command::Prepare(task_spec(state, run, spec, &action)),
-                Verb::Launch => Command::Launch {
-                    gang: self.gang(state, run, spec),
-                    turns: self.launches.clone(),
-                    in_container: in_container(&node.registration.inventory),
-                },
+                Verb::Launch => {
+                    let (gang, inventory) = (self.gang(state, run, spec), &node.registration.inventory);
+                    Command::Launch {
+                        ssh_seed: gang.ssh_seed_for(inventory),
+                        in_container: in_container(inventory),
+                        turns: self.launches.clone(),
+                        gang,
+                    }
+                }
                 Verb::Stop => Command::Stop,
                 Verb::Release => Command::Release,
             };
@@ -297,6 +302,7 @@ enum Command {
         turns: Arc<Semaphore>,
         /// On the task's node: a gang may be on nodes of both kinds.
         in_container: bool,
+        ssh_seed: Option<SshSeed>,
     },
     Stop,
     Release,
@@ -307,10 +313,10 @@ impl Command {
         match self {
             Self::Stage(task) => agent.stage(header, task).await,
             Self::Prepare(task) => agent.prepare(header, task).await,
-            Self::Launch { gang, turns, in_container } => {
+            Self::Launch { gang, turns, in_container, ssh_seed } => {
                 let _turn = turns.acquire().await.map_err(|_| Error::internal("the controller is shutting down"))?;
                 let environment = gang.environment(action.task, in_container).await?;
-                agent.launch(header, action.task, environment).await
+                agent.launch(header, action.task, environment, ssh_seed).await
             }
             Self::Stop => agent.stop(header, action.task, action.grace_ms).await,
             Self::Release => agent.release(header, action.task).await,

@@ -14,6 +14,7 @@
 //! says with `remove --force` that they are dead.
 
 use super::apply::{Context, change_run, release};
+use super::holdings::{self, Holdings};
 use super::schedule;
 use super::state::{Node, State};
 use super::{nodes, views};
@@ -57,7 +58,7 @@ pub(super) fn change(
         check_reason(reason)?;
     }
     if let NodeChange::Remove { force } = change {
-        let view = views::node(state, node, &views::holders(state));
+        let view = views::node(state, node, &Holdings::of(state));
         remove(state, who, name, *force, context)?;
         return Ok(view);
     }
@@ -83,7 +84,7 @@ pub(super) fn change(
     // What is there goes, or is gone, at once and not with the next tick.
     tick(state, context.now);
     let node = state.nodes.get(name).ok_or_else(|| Error::internal(format!("node {name} is gone")))?;
-    Ok(views::node(state, node, &views::holders(state)))
+    Ok(views::node(state, node, &Holdings::of(state)))
 }
 
 fn check_reason(reason: &str) -> Result<(), Error> {
@@ -104,22 +105,28 @@ pub(super) fn set(state: &mut State, name: &NodeName, standing: Standing) {
 
 /// Brings drains forward.
 pub(super) fn tick(state: &mut State, now: Timestamp) {
-    let draining: Vec<NodeName> = state
+    let draining: BTreeSet<NodeName> = state
         .nodes
         .iter()
         .filter(|(_, node)| node.standing.wish == Wish::Draining && node.standing.drained_at.is_none())
         .map(|(name, _)| name.clone())
         .collect();
-    for name in draining {
-        empty(state, &name, now);
-        if nodes::desired_tasks(state, &name).is_empty() {
-            drained(state, &name, now);
-        }
+    if draining.is_empty() {
+        return;
+    }
+    let mut there = holdings::living_runs(state, &draining);
+    for name in &draining {
+        empty(state, name, &there.remove(name).unwrap_or_default(), now);
+    }
+    let holdings = Holdings::of(state);
+    for name in draining.iter().filter(|name| holdings.tasks_on(name) == 0) {
+        drained(state, name, now);
     }
 }
 
-/// Makes runs leave a node that is being drained.
-fn empty(state: &mut State, name: &NodeName, now: Timestamp) {
+/// Makes `runs`, those with anything unfinished there, leave a node that is being drained. A run that has left already,
+/// because of another node, is left alone.
+fn empty(state: &mut State, name: &NodeName, runs: &[RunId], now: Timestamp) {
     let Some(node) = state.nodes.get_mut(name) else { return };
     if node.standing.mend_clock(now) {
         state.dirty.standings.insert(name.clone());
@@ -127,7 +134,7 @@ fn empty(state: &mut State, name: &NodeName, now: Timestamp) {
     let overdue = node.reachable && node.standing.is_overdue(now);
     let why = format!("node {name} is {}", node.standing.sentence().unwrap_or_default());
     let here = BTreeSet::from([name.clone()]);
-    for id in runs_on(state, &here) {
+    for id in runs.iter().copied() {
         change_run(state, id, now, |run, _| run.leave(&here, &why, now));
         if overdue && change_run(state, id, now, |run, _| run.preempt(&here, &why, now)) {
             let job = state.runs.get(&id).map(|run| run.job);
@@ -144,8 +151,7 @@ fn drained(state: &mut State, name: &NodeName, now: Timestamp) {
 
 /// Unsettled runs with anything unfinished on one of `nodes`.
 pub(super) fn runs_on(state: &State, nodes: &BTreeSet<NodeName>) -> Vec<RunId> {
-    let lives = |id: &&RunId| state.runs.get(id).is_some_and(|run| run.lives_on(nodes));
-    state.unsettled.iter().filter(lives).copied().collect()
+    holdings::unsettled(state).filter(|run| run.lives_on(nodes)).map(|run| run.id).collect()
 }
 
 fn remove(

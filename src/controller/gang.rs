@@ -7,7 +7,7 @@ use crate::domain::container::JobFiles;
 use crate::domain::ids::{JobId, RunId, TaskId};
 use crate::domain::run::{Action, Run, RunTask};
 use crate::domain::spec::{JobSpec, OnNodeLost};
-use crate::domain::ssh::{SEED_VARIABLE, SshSeed};
+use crate::domain::ssh::{SEED_FEATURE, SshSeed};
 use crate::domain::task::{Inventory, TaskSpec};
 use crate::jobfile::env::{EnvContext, SeatError, SharedEnvironment, TaskSeat};
 use std::sync::Arc;
@@ -98,12 +98,14 @@ impl Gang {
                 .map_err(|error| Error::internal(format!("the environment of run {}: {error}", self.run)))?
                 .map_err(&mistake)
         });
-        let mut environment = shared.await?.for_task_on(task.role, task.index, in_container).map_err(mistake)?;
-        if let Some(seed) = self.ssh.as_ref().filter(|_| in_container) {
-            // The agent takes it out again.
-            environment.push((SEED_VARIABLE.to_owned(), seed.reveal()));
-        }
+        let environment = shared.await?.for_task_on(task.role, task.index, in_container).map_err(mistake)?;
         Ok(environment)
+    }
+
+    /// What the job's keys come from, for the agent of a node that announces it can do something with it.
+    pub(super) fn ssh_seed_for(&self, inventory: &Inventory) -> Option<SshSeed> {
+        let knows = in_container(inventory) && inventory.features.iter().any(|feature| feature == SEED_FEATURE);
+        self.ssh.clone().filter(|_| knows)
     }
 
     fn write_shared(&self) -> Result<SharedEnvironment, SeatError> {

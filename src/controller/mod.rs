@@ -34,6 +34,7 @@ pub mod election;
 mod explain;
 mod forget;
 mod gang;
+mod holdings;
 mod logs;
 mod lost;
 mod node_detail;

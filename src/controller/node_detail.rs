@@ -1,5 +1,6 @@
 //! One node with everything on it, as `wharf node show` prints it.
 
+use super::holdings::Holdings;
 use super::state::{Node, State};
 use super::views;
 use crate::domain::ids::TaskId;
@@ -10,7 +11,7 @@ use crate::domain::view::{NodeDetail, NodeTask};
 
 /// The node, its GPUs, and every task that holds anything of it, by task id.
 pub(super) fn of(state: &State, node: &Node) -> NodeDetail {
-    let holders = views::holders(state);
+    let holdings = Holdings::of(state);
     let mut tasks: Vec<_> = state
         .unsettled
         .iter()
@@ -21,11 +22,11 @@ pub(super) fn of(state: &State, node: &Node) -> NodeDetail {
     let tasks: Vec<NodeTask> = tasks.into_iter().map(|(_, task)| task).collect();
     let cpus_held = tasks.iter().fold(0u32, |sum, task| sum.saturating_add(task.cpus));
     let memory_held = tasks.iter().fold(0u64, |sum, task| sum.saturating_add(task.memory_mb));
-    let view = views::node(state, node, &holders);
+    let view = views::node(state, node, &holdings);
     NodeDetail {
         cpus_free: view.cpus.saturating_sub(cpus_held),
         memory_free_mb: view.memory_mb.saturating_sub(memory_held),
-        gpus: views::gpus(state, node, &holders),
+        gpus: views::gpus(state, node, &holdings),
         node: view,
         tasks,
     }

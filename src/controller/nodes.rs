@@ -1,6 +1,7 @@
 //! Nodes: who is there, who is silent, and what should be on them.
 
 use super::apply::{Context, change_run};
+use super::holdings;
 use super::lost;
 use super::persist::registration_bytes;
 use super::schedule;
@@ -225,7 +226,7 @@ pub(super) fn silent(state: &State, context: &Context<'_>) -> BTreeSet<NodeName>
 /// What should be on a node, for comparing with what is.
 pub(super) fn desired_tasks(state: &State, node: &NodeName) -> Vec<DesiredTask> {
     let mut desired = Vec::new();
-    for run in state.unsettled.iter().filter_map(|id| state.runs.get(id)) {
+    for run in holdings::unsettled(state) {
         for task in run.tasks.iter().filter(|task| task.seat.node == *node && !task.released) {
             desired.push(DesiredTask {
                 id: run.task_id(task.role, task.index),

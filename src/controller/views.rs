@@ -1,7 +1,7 @@
 //! The state as callers are shown it.
 
 use super::deaf::Unanswered;
-use super::nodes::desired_tasks;
+use super::holdings::Holdings;
 use super::state::{Node, State};
 use super::{drain, schedule};
 use crate::domain::exit::ExitClass;
@@ -14,7 +14,7 @@ use crate::domain::spec::JobSpec;
 use crate::domain::task::TaskState;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{GpuHolder, GpuView, JobView, NodeView, RetriesView, RunView, TaskView};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A job; with the tasks of `tasks_of`, where given.
 pub(super) fn job(state: &State, job: &Job, tasks_of: Option<&Run>) -> JobView {
@@ -183,28 +183,18 @@ fn seatless(run: &Run, spec: &JobSpec, role: u32, index: u32) -> TaskView {
     }
 }
 
-/// Which task holds which GPU of which node.
-pub(super) fn holders(state: &State) -> HashMap<GpuUuid, TaskId> {
-    let mut holders = HashMap::new();
-    for run in state.unsettled.iter().filter_map(|id| state.runs.get(id)) {
-        for task in run.tasks.iter().filter(|task| !task.released) {
-            let id = run.task_id(task.role, task.index);
-            holders.extend(task.seat.gpus.iter().map(|gpu| (gpu.clone(), id)));
-        }
-        for left in &run.leftovers {
-            let id = run.task_id(left.role, left.index);
-            holders.extend(left.seat.gpus.iter().map(|gpu| (gpu.clone(), id)));
-        }
-    }
-    holders
+/// Every node.
+pub(super) fn nodes(state: &State) -> Vec<NodeView> {
+    let holdings = Holdings::of(state);
+    state.nodes.values().map(|each| node(state, each, &holdings)).collect()
 }
 
-pub(super) fn node(state: &State, node: &Node, holders: &HashMap<GpuUuid, TaskId>) -> NodeView {
+pub(super) fn node(state: &State, node: &Node, holdings: &Holdings) -> NodeView {
     let inventory = &node.registration.inventory;
     let divided = |gpu: &Gpu| inventory.gpus.iter().any(|other| other.mig_parent.as_ref() == Some(&gpu.uuid));
     let usable: Vec<&Gpu> = inventory.gpus.iter().filter(|gpu| !divided(gpu)).collect();
     let barred = |gpu: &GpuUuid| inventory.gpu_conditions.iter().any(|condition| condition.gpu == *gpu);
-    let free = usable.iter().filter(|gpu| !holders.contains_key(&gpu.uuid) && !barred(&gpu.uuid)).count();
+    let free = usable.iter().filter(|gpu| !holdings.gpus.contains_key(&gpu.uuid) && !barred(&gpu.uuid)).count();
     NodeView {
         name: node.registration.name.0.clone(),
         address: node.registration.address.clone(),
@@ -214,7 +204,7 @@ pub(super) fn node(state: &State, node: &Node, holders: &HashMap<GpuUuid, TaskId
         since: node.standing.since.or(node.standing.lost_at),
         deadline: node.standing.deadline,
         standing: drain::standing_of(&node.standing).as_str().to_owned(),
-        tasks_held: u32::try_from(desired_tasks(state, &node.registration.name).len()).unwrap_or(u32::MAX),
+        tasks_held: holdings.tasks_on(&node.registration.name),
         gpus_total: u32::try_from(usable.len()).unwrap_or(u32::MAX),
         gpus_free: u32::try_from(free).unwrap_or(u32::MAX),
         cpus: inventory.cpus,
@@ -240,12 +230,12 @@ fn why(state: &State, node: &Node) -> Option<String> {
     Some(parts.collect::<Vec<_>>().join("; "))
 }
 
-pub(super) fn gpus(state: &State, node: &Node, holders: &HashMap<GpuUuid, TaskId>) -> Vec<GpuView> {
+pub(super) fn gpus(state: &State, node: &Node, holdings: &Holdings) -> Vec<GpuView> {
     let inventory = &node.registration.inventory;
     let view = |gpu: &Gpu| {
         let sample = node.samples.get(&gpu.uuid).cloned().unwrap_or_default();
         let condition = inventory.gpu_conditions.iter().find(|condition| condition.gpu == gpu.uuid);
-        let holder = holders.get(&gpu.uuid).map(|task| holder(state, *task));
+        let holder = holdings.gpus.get(&gpu.uuid).map(|task| holder(state, *task));
         GpuView::of(&node.registration.name.0, gpu, &sample, condition, holder)
     };
     inventory.gpus.iter().map(view).collect()

@@ -150,4 +150,7 @@ pub struct Inventory {
     /// GPUs that new tasks may not have, and why.
     #[serde(default)]
     pub gpu_conditions: Vec<super::gpu::condition::GpuCondition>,
+    /// What the agent can be asked for beyond its first version, e.g. [`super::ssh::SEED_FEATURE`].
+    #[serde(default)]
+    pub features: Vec<String>,
 }

@@ -60,7 +60,8 @@ impl Agent for AgentService {
         let answer = async {
             let header = call.header(request.header).await?;
             let task = call.parsed(convert::task_id(&request.task, "task"))?;
-            self.api.launch(header, task, call.parsed(convert::variables(request.env))?).await
+            let seed = call.parsed(convert::ssh_seed(&request.ssh_seed))?;
+            self.api.launch(header, task, call.parsed(convert::variables(request.env))?, seed).await
         };
         task_reply(&call, answer.await)
     }

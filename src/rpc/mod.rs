@@ -34,6 +34,7 @@ pub mod routes;
 pub mod serve;
 mod status;
 mod stream;
+mod undecided;
 
 #[cfg(test)]
 mod tests;

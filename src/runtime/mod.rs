@@ -16,6 +16,7 @@ use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::exit::Exit;
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::{Generation, TaskId};
+use crate::domain::ssh::SshSeed;
 use crate::domain::task::TaskSpec;
 use crate::domain::time::Timestamp;
 use async_trait::async_trait;
@@ -89,6 +90,8 @@ pub struct Recorded {
 pub struct Launch {
     /// The whole environment of the command, in order; later entries of one name win.
     pub env: Vec<(String, String)>,
+    /// What the keys of the job come from. The command never gets it.
+    pub ssh_seed: Option<SshSeed>,
 }
 
 /// Why a runtime refused or failed. `user_error` ends the job; everything else is the platform's.

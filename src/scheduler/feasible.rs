@@ -39,10 +39,9 @@ impl EmptyCluster {
         if let Some(over) = quotas.over_alone(&request.virtual_cluster, &request.total()) {
             return Feasibility::OverQuota(over);
         }
-        // What is avoided is so for a while only.
-        let request = Request { avoid: Default::default(), ..request.clone() };
+        let request = request.later();
         let Err(unplaced) = self.holds(&request) else { return Feasibility::Possible };
-        let unbound = Request { kept_for_gpus_percent: 0, ..request.clone() };
+        let unbound = Request { kept_for_gpus_percent: 0, ..request.clone().into_owned() };
         if request.keeps_for_gpus().is_some() && self.holds(&unbound).is_ok() {
             return Feasibility::BesideGpuJobs;
         }

@@ -65,9 +65,10 @@ impl<'a> Prepared<'a> {
         }
     }
 
-    /// For a place that has to be one whoever ends before, or not at all: every GPU of a node keeps its part.
+    /// For a place that has to be one whoever ends before, or not at all: every GPU of a node keeps its part. By then no
+    /// node is avoided any more.
     pub(super) fn in_future(snapshot: &Snapshot, request: &'a Request) -> Self {
-        Self { in_future: true, ..Self::new(snapshot, request) }
+        Self { in_future: true, avoid: HashSet::new(), ..Self::new(snapshot, request) }
     }
 
     /// Whether the job's selector admits the node at `at`.

@@ -13,6 +13,10 @@
 //! without those that passed, whatever ends when. That is stricter than with nodes, and can be: quota that waits for
 //! a large job idles no machine, since other clusters use the nodes meanwhile. A job that is over the quota all by
 //! itself, or that the ready nodes could never hold, keeps nothing.
+//!
+//! A job may avoid nodes for a moment: they refused it, or have something left of it. Callers forgive that once the job
+//! was blocked, and ask again. What is kept for it is kept as if it avoided nothing; else those behind took, in that
+//! one moment, what it has waited for.
 
 use super::place::{Placement, Unplaced, could_place, place_beside, placements};
 use super::quota::{Amount, OverQuota, Quotas};
@@ -183,12 +187,13 @@ impl<'a> Pass<'a, '_> {
         }
     }
 
-    /// Whether the ready nodes could hold a job if they were empty.
+    /// Whether the ready nodes could hold a job if they were empty, and it avoided none of them any more.
     fn holdable(&mut self, waiting: &Waiting) -> bool {
         let Self { quotas, idle, snapshot, .. } = self;
         quotas.holdable(waiting.job, || {
             let idle = idle.get_or_insert_with(|| snapshot.emptied(false));
-            could_place(idle, &waiting.request).is_ok() || could_hold(idle, &waiting.request)
+            let request = waiting.request.later();
+            could_place(idle, &request).is_ok() || could_hold(idle, &request)
         })
     }
 

@@ -5,6 +5,7 @@ use super::quota::Amount;
 use crate::domain::ids::NodeName;
 use crate::domain::placement::{Arrangement, NodeSelector};
 use crate::domain::spec::{JobSpec, PortSpec, RoleSpec};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 /// One gang: all tasks of one run.
@@ -63,6 +64,14 @@ impl Request {
     pub fn avoiding(mut self, node: NodeName) -> Self {
         self.avoid.insert(node);
         self
+    }
+
+    /// The same once it avoids no node any more: what is avoided is so for a moment only.
+    pub fn later(&self) -> Cow<'_, Self> {
+        if self.avoid.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(Self { avoid: BTreeSet::new(), ..self.clone() })
     }
 
     pub fn task_count(&self) -> u32 {

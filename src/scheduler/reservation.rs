@@ -11,7 +11,7 @@
 //! The head holds counts rather than things: when another task takes a GPU or a port that it was going to have, it
 //! moves over to others on the same nodes, or the other does not start. Passes share no state but the record of who
 //! passed whom, which travels with the promises; nodes for the head are chosen anew each time, those with the most
-//! free GPUs first, as they need the fewest jobs to end. Should the head not fit beside all that passed it, because a
+//! free GPUs first, as they need the fewest jobs to end, and those that the head avoids for the moment last. Should the head not fit beside all that passed it, because a
 //! node went away or its roles make a puzzle, it waits also for those of them that are in its way, older ones rather
 //! than newer ones.
 
@@ -37,7 +37,9 @@ impl<'a> Reservation<'a> {
     /// `now`, used up for a reservation and left as it was without.
     pub(super) fn of(job: JobId, request: &'a Request, now: &Snapshot, empty: &mut Option<Snapshot>) -> Option<Self> {
         let future = empty.get_or_insert_with(|| now.emptied(false));
-        let order = nearest(now, request);
+        let avoided = |at: &usize| request.avoid.contains(&now.nodes()[*at].name);
+        let (last, mut order): (Vec<usize>, Vec<usize>) = nearest(now, request).into_iter().partition(avoided);
+        order.extend(last);
         let passers = now.passers(job);
         passers.iter().for_each(|(node, taken)| future.take(*node, taken));
         let prepared = Prepared::in_future(future, request);

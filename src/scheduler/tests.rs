@@ -72,6 +72,7 @@ fn inventory(gpus: Vec<Gpu>, topology: Topology) -> Inventory {
         runtime: "process".to_owned(),
         gpu_driver: Default::default(),
         gpu_conditions: Vec::new(),
+        features: Vec::new(),
     }
 }
 

@@ -84,5 +84,6 @@ fn inventory(number: u32, group: &NodeGroup) -> Inventory {
         runtime: "process".to_owned(),
         gpu_driver: Default::default(),
         gpu_conditions: Vec::new(),
+        features: Vec::new(),
     }
 }

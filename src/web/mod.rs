@@ -8,7 +8,8 @@
 //!      3 content   for what takes a body: JSON only (415), at most a job file (413), within 15 s (408)
 //!      4 caller    who asks: rpc's rule, with the user that the path names as the claim
 //!      5 handler   asks the controller, and says its answer in OpenPAI's words
-//!   <- all of it within 30 s, else 503; lists and logs are written page by page as the client reads
+//!   <- all of it within 30 s, else 503; lists and logs are written page by page as the client reads,
+//!      which holds its place among the requests, for two minutes at most
 //! ```
 //!
 //! Nothing is kept between requests, and nothing is decided here that the controller decides: an answer of 202 means
@@ -16,6 +17,7 @@
 
 mod body;
 mod content;
+mod held;
 mod origin;
 pub mod pai;
 mod target;
@@ -33,6 +35,8 @@ use tokio::sync::Semaphore;
 
 /// From the headers of a request to those of its answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// For reading an answer; what is not read by then is cut off.
+const READING_LIMIT: Duration = Duration::from_secs(120);
 /// Requests that are answered at a time, each with a job file in memory at most.
 const MAX_REQUESTS: usize = 128;
 
@@ -58,17 +62,18 @@ impl Web {
         B: hyper::body::Body<Data = Bytes> + Send,
         B::Error: Display,
     {
-        let Ok(_place) = self.places.clone().try_acquire_owned() else {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
             let message = "too many requests at once; try again";
             return pai::reply::error(StatusCode::SERVICE_UNAVAILABLE, "UnknownError", message);
         };
-        match tokio::time::timeout(ANSWER_LIMIT, self.answer_in_time(caller, request)).await {
+        let response = match tokio::time::timeout(ANSWER_LIMIT, self.answer_in_time(caller, request)).await {
             Ok(response) => response,
             Err(_) => {
                 let message = format!("no answer within {} s", ANSWER_LIMIT.as_secs());
                 pai::reply::error(StatusCode::SERVICE_UNAVAILABLE, "UnknownError", &message)
             }
-        }
+        };
+        response.map(|body| held::by(body, place, READING_LIMIT))
     }
 
     async fn answer_in_time<B>(&self, caller: Arc<dyn Caller>, request: Request<B>) -> Response<Body>

@@ -15,6 +15,7 @@ use wharf::domain::exit::Exit;
 use wharf::domain::gpu::{Gpu, Topology};
 use wharf::domain::ids::{GpuUuid, JobId, JournalId, NodeName, NodeUid, RunId, TaskId, Term};
 use wharf::domain::principal::{Principal, Role};
+use wharf::domain::ssh::SshSeed;
 use wharf::domain::task::{Inventory, TaskSpec, TaskState, TaskStatus};
 use wharf::domain::time::Timestamp;
 
@@ -47,7 +48,13 @@ impl AgentApi for Liar {
         Ok(lie(&header, task.id))
     }
 
-    async fn launch(&self, header: CommandHeader, id: TaskId, _: Vec<(String, String)>) -> Result<TaskStatus, Error> {
+    async fn launch(
+        &self,
+        header: CommandHeader,
+        id: TaskId,
+        _: Vec<(String, String)>,
+        _: Option<SshSeed>,
+    ) -> Result<TaskStatus, Error> {
         Ok(lie(&header, id))
     }
 
@@ -112,6 +119,7 @@ async fn join(client: &wharf::rpc::ControllerClient, name: &str, address: &str) 
             runtime: "process".into(),
             gpu_driver: Default::default(),
             gpu_conditions: Vec::new(),
+            features: Vec::new(),
         },
         cluster_id: String::new(),
         term: Term(0),

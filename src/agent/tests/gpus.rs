@@ -166,7 +166,7 @@ async fn what_a_task_leaves_on_its_gpu_keeps_the_next_one_out() {
     let mut node = node(&board).await;
     node.agent.prepare(header(1), spec(task(0), &["A"])).await.unwrap();
     board.change(|state| state.on = vec![("A", 31, "left-over")]);
-    node.agent.launch(header(1), task(0), Vec::new()).await.unwrap();
+    node.agent.launch(header(1), task(0), Vec::new(), None).await.unwrap();
     node.until(task(0), TaskState::Running).await;
     let held = until(&node, "A", GpuState::Held).await;
     assert_eq!((held.job.as_deref(), held.user.as_deref(), held.reason), (Some("job"), Some("u"), None));

@@ -19,7 +19,7 @@ async fn put(node: &Node, key: &str, value: impl ToString) {
 
 async fn running(node: &Node, index: u32) {
     node.agent.prepare(header(1), spec(task(index), &["GPU-0"])).await.unwrap();
-    node.agent.launch(header(1), task(index), Vec::new()).await.unwrap();
+    node.agent.launch(header(1), task(index), Vec::new(), None).await.unwrap();
     node.until(task(index), TaskState::Running).await;
 }
 

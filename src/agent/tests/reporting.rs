@@ -96,7 +96,7 @@ async fn a_hung_report_delays_neither_heartbeats_nor_tasks() {
     node.agent.prepare(header(1), spec(task(0), &["GPU-0"])).await.unwrap();
     let beats = controller.with(|seen| seen.heartbeats);
     controller.until("more heartbeats", |seen| seen.heartbeats > beats + 5).await;
-    node.agent.launch(header(1), task(0), Vec::new()).await.unwrap();
+    node.agent.launch(header(1), task(0), Vec::new(), None).await.unwrap();
     node.until(task(0), TaskState::Running).await;
     node.end().await;
 }
@@ -124,9 +124,9 @@ async fn leases_are_renewed_as_of_the_sending_of_the_heartbeat() {
     let mut leased = spec(task(0), &[]);
     leased.lease_s = Some(300);
     node.agent.prepare(header(1), leased).await.unwrap();
-    node.agent.launch(header(1), task(0), Vec::new()).await.unwrap();
+    node.agent.launch(header(1), task(0), Vec::new(), None).await.unwrap();
     node.agent.prepare(header(1), spec(task(1), &[])).await.unwrap();
-    node.agent.launch(header(1), task(1), Vec::new()).await.unwrap();
+    node.agent.launch(header(1), task(1), Vec::new(), None).await.unwrap();
     let waited = tokio::time::timeout(super::PATIENCE, async {
         while node.machine.leases().len() < 3 {
             node.clock.advance(Duration::from_secs(1));

@@ -13,6 +13,7 @@ use crate::domain::level::Level;
 use crate::domain::lifecycle::{Effect, TaskEvent, TaskRecord, step};
 use crate::domain::principal::Principal;
 use crate::domain::run::Verb;
+use crate::domain::ssh::SshSeed;
 use crate::domain::task::{Inventory, TaskSpec, TaskState, TaskStatus};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +54,10 @@ pub struct Inner {
     pub script: Script,
     pub tasks: BTreeMap<TaskId, TaskRecord>,
     pub environments: BTreeMap<TaskId, Vec<(String, String)>>,
+    /// Seeds that were sent, of the tasks that got one.
+    pub ssh_seeds: BTreeMap<TaskId, SshSeed>,
+    /// What it says that it can be asked for.
+    pub features: Vec<String>,
     /// How often each task was really started.
     pub launches: BTreeMap<TaskId, u32>,
     /// Every command in the order of arrival.
@@ -177,6 +182,7 @@ impl Agent {
             runtime: self.runtime.to_owned(),
             gpu_driver: Default::default(),
             gpu_conditions: Vec::new(),
+            features: self.see(|inner| inner.features.clone()),
         }
     }
 
@@ -335,9 +341,11 @@ impl AgentApi for Agent {
         header: CommandHeader,
         id: TaskId,
         env: Vec<(String, String)>,
+        ssh_seed: Option<SshSeed>,
     ) -> Result<TaskStatus, Error> {
         let generation = header.generation;
         self.command(Verb::Launch, &header, id, |inner| {
+            inner.ssh_seeds.extend(ssh_seed.map(|seed| (id, seed)));
             if !inner.script.forgets_environments {
                 inner.environments.insert(id, env);
             }

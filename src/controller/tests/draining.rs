@@ -1,14 +1,20 @@
 //! Nodes that operators close, empty, open again and forget.
 
+use super::agent::Agent;
 use super::cluster::Cluster;
 use super::jobs::{job, role};
-use super::{operator, user};
+use super::{NOON, operator, user};
 use crate::api::ControllerApi;
+use crate::controller::holdings::WALKS;
+use crate::controller::state::{Node, State};
+use crate::controller::{drain, views};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::exit::Exit;
-use crate::domain::node::NodeChange;
+use crate::domain::ids::NodeName;
+use crate::domain::node::{NodeChange, Standing, Wish};
 use crate::domain::run::{Phase, Verb};
 use crate::domain::view::NodeView;
+use std::collections::HashMap;
 use std::time::Duration;
 
 async fn ask(cluster: &Cluster, node: &str, change: NodeChange) -> Result<NodeView, Error> {
@@ -234,4 +240,35 @@ async fn a_removed_node_is_forgotten_with_what_it_held_and_may_join_anew() {
         assert_eq!(cluster.until_ended(job).await.state, "SUCCEEDED");
     }
     cluster.check_all_free().await;
+}
+
+#[test]
+fn a_list_of_nodes_and_a_tick_of_drains_walk_over_the_runs_as_often_for_many_nodes_as_for_one() {
+    let walks = |of: &mut dyn FnMut()| {
+        let before = WALKS.get();
+        of();
+        WALKS.get() - before
+    };
+    for count in [1, 50] {
+        let mut state = State::default();
+        for at in 0..count {
+            let name = format!("n{at}");
+            let node = Node {
+                registration: Agent::new(&name, 1).registration(),
+                standing: Standing { wish: Wish::Draining, ..Standing::default() },
+                renewed: None,
+                heard: None,
+                last_heartbeat: None,
+                reachable: true,
+                unanswered: None,
+                samples: HashMap::new(),
+                progress: HashMap::new(),
+            };
+            state.nodes.insert(NodeName(name), node);
+        }
+        assert_eq!(walks(&mut || assert_eq!(views::nodes(&state).len(), count)), 1);
+        assert_eq!(walks(&mut || drain::tick(&mut state, NOON)), 2, "who is there, and what is left");
+        assert!(state.nodes.values().all(|node| node.standing.drained_at.is_some()));
+        assert_eq!(walks(&mut || drain::tick(&mut state, NOON)), 0, "nothing is being drained any more");
+    }
 }

@@ -8,6 +8,7 @@ use crate::api::ControllerApi;
 use crate::domain::command::ErrorKind;
 use crate::domain::exit::Exit;
 use crate::domain::run::{Phase, Verb};
+use crate::domain::ssh::{SEED_FEATURE, SEED_VARIABLE};
 use crate::domain::view::JobView;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -265,4 +266,20 @@ async fn nothing_is_kept_of_a_dry_run_or_of_a_file_with_mistakes() {
     }
     assert_eq!(cluster.keys().await, Vec::<String>::new());
     assert_eq!(cluster.agent("n1").see(|inner| inner.count(Verb::Stage)), 0);
+}
+
+#[tokio::test]
+async fn what_keys_come_from_goes_to_agents_that_announce_it_and_into_no_environment() {
+    for features in [vec![], vec![SEED_FEATURE.to_owned()]] {
+        let agent = Agent::with_containers("n1", 1);
+        agent.with(|inner| inner.features = features.clone());
+        let cluster = Cluster::with([agent]).await;
+        let id = cluster.submit(&job("train", &[role("worker", 1, 1)])).await;
+        cluster.until_phase(id, Phase::Running).await;
+        cluster.agent("n1").see(|inner| {
+            assert_eq!(inner.ssh_seeds.len(), features.len(), "{features:?}");
+            let environment = inner.environments.values().next().unwrap();
+            assert!(environment.iter().all(|(name, _)| name != SEED_VARIABLE), "{environment:?}");
+        });
+    }
 }

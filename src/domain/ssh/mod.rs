@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! submit      the controller draws 64 bytes for the job: [`SshSeed`], kept with the job and deleted with it
-//! launch      the seed goes to each task's agent beside the environment, under SEED_VARIABLE, and no further: the
-//!             agent takes it out and writes keys, known_hosts, config and sshd_config where the container sees them
+//! launch      the seed goes to each task's agent in a field of its own, if it announces [`SEED_FEATURE`], and no
+//!             further: the agent writes keys, known_hosts, config and sshd_config where the container sees them. An
+//!             agent that does not know the field runs the task without SSH, and shows the seed to nobody
 //! before go   ~/.ssh/config of the container's user becomes a link to that config, if there is none:
 //!             `ssh worker-0` works between the tasks
 //! after go    where the image has an sshd it is started beside the command, on the task's port `ssh`
@@ -23,8 +24,10 @@ pub use openssh::KeyPair;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Under which name the seed travels beside a task's environment. Never part of it.
+/// Under which name controllers of the version before sent the seed, in the environment. Never a variable of a task.
 pub const SEED_VARIABLE: &str = "WHARF_SSH_SEED";
+/// What an agent announces that knows what to do with a seed.
+pub const SEED_FEATURE: &str = "ssh-seed";
 const SEED_BYTES: usize = 64;
 
 /// Secret bytes that all keys of a job come from.

@@ -5,7 +5,7 @@ use crate::api::stream::{ExecInput, ExecOutput, ExecSignal, ExecSpec};
 use crate::domain::command::Violation;
 use crate::domain::ids::TaskId;
 use crate::domain::principal::Principal;
-use crate::domain::ssh::SshAccess;
+use crate::domain::ssh::{SshAccess, SshSeed};
 use crate::rpc::generated as pb;
 
 pub(in crate::rpc) fn exec_start(who: Principal, task: TaskId, exec: ExecSpec) -> pb::ExecStart {
@@ -40,6 +40,15 @@ pub(in crate::rpc) fn exec_spec(wire: pb::ExecStart) -> Parsed<(TaskId, ExecSpec
     }
     let env = variables(wire.env)?;
     Ok((task, ExecSpec { argv, tty: wire.tty.then_some(size), env, cwd }))
+}
+
+/// What a job's keys come from; empty: nothing. What was there instead is not shown, for it may be a secret.
+pub(in crate::rpc) fn ssh_seed(text: &str) -> Parsed<Option<SshSeed>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let seed = SshSeed::parse(text);
+    seed.map(Some).ok_or_else(|| wrong("ssh_seed", "is not a seed", "(not shown)", "128 hexadecimal digits"))
 }
 
 /// Variables of an environment.

@@ -2,7 +2,7 @@
 
 use super::{
     MAX_SENTENCE_BYTES, MAX_WORD_BYTES, Parsed, each, filled, inner, nanos, optional, optional_text, port, text,
-    time, wrong,
+    texts, time, wrong,
 };
 use crate::domain::command::Violation;
 use crate::domain::gpu::condition::GpuCondition;
@@ -212,8 +212,18 @@ impl TryFrom<pb::GpuLink> for Link {
 
 impl From<Inventory> for pb::Inventory {
     fn from(inventory: Inventory) -> Self {
-        let Inventory { cpus, memory_mb, gpus, topology, ports, labels, runtime, gpu_driver, gpu_conditions } =
-            inventory;
+        let Inventory {
+            cpus,
+            memory_mb,
+            gpus,
+            topology,
+            ports,
+            labels,
+            runtime,
+            gpu_driver,
+            gpu_conditions,
+            features,
+        } = inventory;
         Self {
             cpus,
             memory_mb,
@@ -225,6 +235,7 @@ impl From<Inventory> for pb::Inventory {
             runtime,
             gpu_driver: Some(gpu_driver.into()),
             gpu_conditions: gpu_conditions.into_iter().map(Into::into).collect(),
+            features,
         }
     }
 }
@@ -247,6 +258,7 @@ impl TryFrom<pb::Inventory> for Inventory {
             runtime: text(wire.runtime, "runtime", MAX_WORD_BYTES)?,
             gpu_driver: optional(wire.gpu_driver, "gpu_driver")?.unwrap_or_default(),
             gpu_conditions: each(wire.gpu_conditions, "gpu_conditions")?,
+            features: texts(wire.features, "features", MAX_WORD_BYTES)?,
         })
     }
 }

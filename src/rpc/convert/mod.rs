@@ -13,7 +13,7 @@ pub(super) mod node_change;
 pub(super) mod principal;
 mod task;
 
-pub(super) use exec::{exec_inputs, exec_request, exec_spec, exec_start, variables};
+pub(super) use exec::{exec_inputs, exec_request, exec_spec, exec_start, ssh_seed, variables};
 pub(super) use job::{event_filter, job_filter};
 pub(super) use logs::{log_query, logs_request};
 

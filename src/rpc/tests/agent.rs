@@ -5,6 +5,7 @@ use super::samples::{self, spec, status};
 use super::*;
 use crate::api::agent::{AgentApi, AgentDialer, WatchedStatus};
 use crate::api::stream::{ExecInput, ExecOutput, ExecSignal, ExecSpec, LogQuery, StreamFilter};
+use crate::domain::ssh::SshSeed;
 use crate::domain::time::Timestamp;
 
 #[tokio::test]
@@ -21,8 +22,10 @@ async fn every_method_arrives_and_answers_whole() {
         assert_eq!(client.prepare(header(), spec()).await.unwrap(), status(2));
         noted("prepare", &(header(), spec()));
         let env = vec![("A".to_owned(), "1\n2".to_owned()), ("A".to_owned(), String::new())];
-        assert_eq!(client.launch(header(), id, env.clone()).await.unwrap(), status(3));
-        noted("launch", &(header(), id, env));
+        for seed in [None, Some(SshSeed::new([7; 64]))] {
+            assert_eq!(client.launch(header(), id, env.clone(), seed.clone()).await.unwrap(), status(3));
+            noted("launch", &(header(), id, env.clone(), seed.map(|seed| seed.reveal())));
+        }
         assert_eq!(client.stop(header(), id, 1 << 40).await.unwrap(), status(4));
         noted("stop", &(header(), id, 1u64 << 40));
         assert_eq!(client.release(header(), id).await.unwrap(), status(5));

@@ -169,8 +169,9 @@ impl AgentApi for FakeAgent {
         header: CommandHeader,
         id: TaskId,
         env: Vec<(String, String)>,
+        ssh_seed: Option<SshSeed>,
     ) -> Result<TaskStatus, Error> {
-        self.0.note("launch", &header.principal, &(&header, id, env))?;
+        self.0.note("launch", &header.principal, &(&header, id, env, ssh_seed.map(|seed| seed.reveal())))?;
         Ok(status(3))
     }
 

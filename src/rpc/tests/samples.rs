@@ -131,6 +131,7 @@ pub(super) fn inventory() -> Inventory {
             state: GpuState::Lost,
             reason: "fell off the bus".into(),
         }],
+        features: vec!["ssh-seed".into()],
     }
 }
 

@@ -6,6 +6,8 @@ use super::*;
 use crate::api::ControllerApi;
 use crate::api::controller::JobFilter;
 use crate::api::records::{JobRecord, RecordsApi};
+use crate::rpc::door::FIRST_BYTES_LIMIT;
+use crate::rpc::undecided::MAX_EACH;
 use crate::web::Web;
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -98,4 +100,22 @@ async fn a_shutdown_waits_for_nobody_who_is_idle() {
         let mut rest = Vec::new();
         within("the end", stream.read_to_end(&mut rest)).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn silent_connections_cost_each_other_their_places_and_nobody_else_one() {
+    let served = served().await;
+    let mut silent = Vec::new();
+    for _ in 0..2 * MAX_EACH {
+        silent.push(TcpStream::connect(served.tcp()).await.unwrap());
+    }
+    let request = b"GET /api/v1/user/a/jobs/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let answer = ask(TcpStream::connect(served.tcp()).await.unwrap(), request).await;
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    // Long before their time is over.
+    for stream in &mut silent[..MAX_EACH] {
+        let end = tokio::time::timeout(FIRST_BYTES_LIMIT / 2, stream.read(&mut [0; 1])).await;
+        assert_eq!(end.expect("the oldest have to go").unwrap_or(0), 0);
+    }
+    served.stop().await;
 }

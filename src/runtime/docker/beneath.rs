@@ -61,6 +61,11 @@ impl Held {
         beneath(self.fd.as_fd(), below, flags)
     }
 
+    /// The same on this folder's file system only: what is mounted below is another's.
+    pub fn open_here(&self, below: &Path, flags: i32) -> io::Result<OwnedFd> {
+        openat2(self.fd.as_fd(), or_itself(below), flags, BENEATH | libc::RESOLVE_NO_XDEV)
+    }
+
     /// Whether this is the same file.
     pub fn is(&self, found: &Metadata) -> bool {
         (self.device, self.inode) == (found.dev(), found.ino())
@@ -99,8 +104,14 @@ pub fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<std::ffi::OsString>> {
 }
 
 fn beneath(dir: BorrowedFd<'_>, below: &Path, flags: i32) -> io::Result<OwnedFd> {
-    let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
-    openat2(dir, below, flags, libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS)
+    openat2(dir, or_itself(below), flags, BENEATH)
+}
+
+const BENEATH: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS;
+
+/// An empty path is the folder.
+fn or_itself(below: &Path) -> &Path {
+    if below.as_os_str().is_empty() { Path::new(".") } else { below }
 }
 
 #[cfg(test)]

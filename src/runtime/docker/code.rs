@@ -5,7 +5,8 @@
 //! dockerd would take an archive for a container, too, but it finds the container's folders by their paths on the node,
 //! where a job may have put a link since they were checked. So the copy is made here: read through one descriptor of
 //! the source, written through one of the working directory as the shim has it. Neither way is a link followed, and
-//! nothing that exists is written to: it is removed and made anew. Links stay links: what they point to is decided in
+//! nothing that exists is written to: it is removed and made anew; folders that exist stay as they are. What is mounted
+//! below the working directory, a job's data for one, is not the container's, and is not written to. Links stay links: what they point to is decided in
 //! the container. Only regular files, folders and links are copied. All is owned by the container's user.
 
 use super::beneath::{self, Held};
@@ -41,6 +42,18 @@ pub enum CodeError {
     Read { path: PathBuf, error: String },
     #[error("codeDir: writing {} in the container's working directory: {error}", path.display())]
     Write { path: PathBuf, error: String },
+    #[error(
+        "codeDir: {} cannot be put into the container's working directory: it is read-only there; a working directory \
+         that can be written to is needed",
+        path.display()
+    )]
+    ReadOnly { path: PathBuf },
+    #[error(
+        "codeDir: {} cannot be put into the container's working directory: something else is mounted there; code and \
+         mounts need different places",
+        path.display()
+    )]
+    Mounted { path: PathBuf },
     #[error("codeDir: copying it was cancelled")]
     Cancelled,
 }
@@ -48,7 +61,18 @@ pub enum CodeError {
 impl CodeError {
     /// The job asked for something that cannot be: retrying elsewhere would not help.
     pub fn is_user_error(&self) -> bool {
-        matches!(self, Self::TooBig { .. } | Self::TooMany { .. } | Self::Empty { .. })
+        use CodeError::*;
+        matches!(self, TooBig { .. } | TooMany { .. } | Empty { .. } | ReadOnly { .. } | Mounted { .. })
+    }
+
+    /// Writing `path`, below the working directory, has failed.
+    fn writing(path: &Path, error: &io::Error) -> Self {
+        let path = path.to_owned();
+        match error.raw_os_error() {
+            Some(libc::EROFS) => Self::ReadOnly { path },
+            Some(libc::EXDEV) => Self::Mounted { path },
+            _ => Self::Write { path, error: error.to_string() },
+        }
     }
 }
 
@@ -162,7 +186,7 @@ impl Code {
             let place = Place::of(to, &entry.path);
             place.and_then(|place| copied.write(&place, owner)).map_err(|trouble| match trouble {
                 Trouble::Read(error) => self.failed(&entry.path, error),
-                Trouble::Write(error) => CodeError::Write { path: entry.path.clone(), error: error.to_string() },
+                Trouble::Write(error) => CodeError::writing(&entry.path, &error),
             })?;
         }
         Ok(())
@@ -212,10 +236,12 @@ impl<'a> Source<'a> {
         let (uid, gid) = (Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)));
         match self {
             Self::Folder(found) => {
-                let folder = place.make_folder()?;
-                fchown(&folder, uid, gid)?;
-                // Without them its user could not enter the copy.
-                fchmod(&folder, mode(&found, 0o700))?;
+                // One that was there is the image's, and may be closed or open on purpose.
+                if let Some(folder) = place.make_folder()? {
+                    fchown(&folder, uid, gid)?;
+                    // Without them its user could not enter the copy.
+                    fchmod(&folder, mode(&found, 0o700))?;
+                }
             }
             Self::Link(to) => {
                 place.clear()?;
@@ -258,7 +284,7 @@ struct Place<'a> {
 impl<'a> Place<'a> {
     fn of(root: &Held, path: &'a Path) -> Result<Self, Trouble> {
         let (parent, name) = path.parent().zip(path.file_name()).ok_or(Errno::EINVAL)?;
-        let folder = root.open(parent, libc::O_RDONLY | libc::O_DIRECTORY).map_err(Trouble::Write)?;
+        let folder = root.open_here(parent, libc::O_RDONLY | libc::O_DIRECTORY).map_err(Trouble::Write)?;
         Ok(Self { folder, name })
     }
 
@@ -270,21 +296,24 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// A folder of this name, as it was if there is one.
-    fn make_folder(&self) -> Result<OwnedFd, Trouble> {
+    /// A new folder of this name; `None`: there was one, which stays as it was.
+    fn make_folder(&self) -> Result<Option<OwnedFd>, Trouble> {
         let open = || {
             let below = Held::new(self.folder.try_clone()?)?;
-            below.open(Path::new(self.name), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW)
+            below.open_here(Path::new(self.name), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW)
         };
         match mkdirat(self.folder.as_fd(), self.name, Mode::S_IRWXU) {
-            Err(Errno::EEXIST) if open().is_err() => {
-                self.clear()?;
-                mkdirat(self.folder.as_fd(), self.name, Mode::S_IRWXU)?;
-            }
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno.into()),
+            Err(Errno::EEXIST) => match open() {
+                Ok(_) => return Ok(None),
+                Err(error) if error.raw_os_error() == Some(libc::EXDEV) => return Err(Trouble::Write(error)),
+                Err(_) => {
+                    self.clear()?;
+                    mkdirat(self.folder.as_fd(), self.name, Mode::S_IRWXU)?;
+                }
+            },
+            made => made?,
         }
-        open().map_err(Trouble::Write)
+        open().map(Some).map_err(Trouble::Write)
     }
 
     /// A new file. What was there may have another name elsewhere, so it is not written to.

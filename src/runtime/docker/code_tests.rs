@@ -175,3 +175,34 @@ fn whoever_gave_up_gets_no_more() {
     assert_eq!(code(&folders.at("code")).copy(&entries, &to, own(), &cancel), Err(CodeError::Cancelled));
     assert!(!folders.at("work/a").exists());
 }
+
+#[test]
+fn a_folder_that_was_there_keeps_its_mode() {
+    let folders = Folders::new();
+    for (path, mode) in [("code/sub", 0o755), ("code/new", 0o755), ("work/sub", 0o711)] {
+        fs::create_dir(folders.at(path)).unwrap();
+        fs::set_permissions(folders.at(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    fs::write(folders.at("code/sub/a"), "new").unwrap();
+    folders.copy_all().unwrap();
+    let mode = |path| fs::metadata(folders.at(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("work/sub"), mode("work/new")), (0o711, 0o755));
+    assert_eq!(fs::read(folders.at("work/sub/a")).unwrap(), b"new");
+}
+
+#[test]
+fn what_is_mounted_in_the_way_or_read_only_is_the_jobs_mistake() {
+    let folders = Folders::new();
+    fs::create_dir_all(folders.at("code/proc/self")).unwrap();
+    let entries = list(&folders.at("code")).unwrap();
+    // On every machine a file system of its own.
+    let root = Held::at(Path::new("/")).unwrap();
+    for entries in [&entries[..], &entries[1..]] {
+        let copied = code(&folders.at("code")).copy(entries, &root, own(), &CancellationToken::new());
+        let error = copied.unwrap_err();
+        assert!(matches!(error, CodeError::Mounted { .. }) && error.is_user_error(), "{error}");
+    }
+    let read_only = CodeError::writing(Path::new("a"), &io::Error::from_raw_os_error(libc::EROFS));
+    assert!(read_only.is_user_error() && read_only.to_string().contains("read-only"), "{read_only}");
+    assert!(!CodeError::writing(Path::new("a"), &io::Error::from_raw_os_error(libc::ENOSPC)).is_user_error());
+}

@@ -17,6 +17,9 @@ use std::time::Duration;
 /// Linux 5.7. libc has it in a type that is too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// In reports: the v2 group. No machine has so many v1 hierarchies.
+const UNIFIED: usize = 1 << 16;
+
 /// Starts `program` with nothing but its arguments: no environment, `/dev/null` for its streams, `folder` as its
 /// working folder, in a session of its own and in the shim's groups. Answers the pid; who starts it reaps it.
 pub(super) fn spawn(program: &Path, arguments: &[PathBuf], folder: &Path, groups: &TaskGroups) -> io::Result<i32> {
@@ -78,38 +81,58 @@ impl Child {
             self.run(born_there, &argv, &report_in);
         }
         drop(report_in);
-        let mut errno = [0; 4];
+        let mut told = [0; 8];
         // The end without a word is the new program's: exec has closed the pipe.
-        if report.read_exact(&mut errno).is_err() {
+        if report.read_exact(&mut told).is_err() {
             return Ok(pid);
         }
         nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).ok();
-        Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+        let [errno, group] = [&told[..4], &told[4..]].map(|half| half.try_into().map_or(0, i32::from_ne_bytes));
+        Err(self.explain(io::Error::from_raw_os_error(errno), group))
+    }
+
+    /// Names the control group that the child could not join, if it was that.
+    fn explain(&self, error: io::Error, group: i32) -> io::Error {
+        let group = match usize::try_from(group) {
+            Ok(UNIFIED) => self.unified.as_ref().map(AsRawFd::as_raw_fd),
+            Ok(at) => self.entries.get(at).map(AsRawFd::as_raw_fd),
+            Err(_) => return error,
+        };
+        let path = group.and_then(|group| std::fs::read_link(format!("/proc/self/fd/{group}")).ok());
+        let path = path.map_or_else(|| "of the task".to_owned(), |path| path.display().to_string());
+        io::Error::new(error.kind(), format!("joining the control group {path}: {error}"))
     }
 
     /// The child, up to its program. Only what is safe between fork and exec.
     fn run(&self, born_there: bool, argv: &[*const libc::c_char], report: &PipeWriter) -> ! {
-        let errno = match self.settle(born_there) {
-            Err(errno) => errno,
+        let (errno, group) = match self.settle(born_there) {
+            Err((errno, group)) => (errno, group.and_then(|group| i32::try_from(group).ok()).unwrap_or(-1)),
             Ok(()) => {
                 let no_environment = [std::ptr::null()];
                 // SAFETY: all three are terminated and outlive the call, which comes back only with an error.
                 unsafe { libc::execve(self.program.as_ptr(), argv.as_ptr(), no_environment.as_ptr()) };
-                Errno::last()
+                (Errno::last(), -1)
             }
         };
-        write(report.as_raw_fd(), &(errno as i32).to_ne_bytes()).ok();
+        let [a, b, c, d] = (errno as i32).to_ne_bytes();
+        let [e, f, g, h] = group.to_ne_bytes();
+        write(report.as_raw_fd(), &[a, b, c, d, e, f, g, h]).ok();
         // SAFETY: ends this process without running anything of the agent's.
         unsafe { libc::_exit(127) }
     }
 
-    fn settle(&self, born_there: bool) -> Result<(), Errno> {
+    /// An error comes with the group that could not be joined, a position in `entries` or [`UNIFIED`].
+    fn settle(&self, born_there: bool) -> Result<(), (Errno, Option<usize>)> {
         if let Some(folder) = self.unified.as_ref().filter(|_| !born_there) {
-            join(folder.as_raw_fd())?;
+            join(folder.as_raw_fd()).map_err(|errno| (errno, Some(UNIFIED)))?;
         }
-        for entry in &self.entries {
-            write(entry.as_raw_fd(), b"0")?;
+        for (at, entry) in self.entries.iter().enumerate() {
+            write(entry.as_raw_fd(), b"0").map_err(|errno| (errno, Some(at)))?;
         }
+        self.leave_the_agent().map_err(|errno| (errno, None))
+    }
+
+    fn leave_the_agent(&self) -> Result<(), Errno> {
         // SAFETY: integers and a terminated path; the set is made before it is read.
         unsafe {
             let mut none: libc::sigset_t = std::mem::zeroed();
@@ -148,4 +171,33 @@ fn join(folder: i32) -> Result<(), Errno> {
 fn write(fd: i32, bytes: &[u8]) -> Result<(), Errno> {
     // SAFETY: the buffer and its length belong together.
     Errno::result(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_cannot_be_joined_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("tasks");
+        std::fs::write(&path, "").unwrap();
+        let child = |entries, unified| Child {
+            program: c"/bin/true".to_owned(),
+            arguments: vec![c"/bin/true".to_owned()],
+            folder: c"/".to_owned(),
+            null: File::open("/dev/null").unwrap(),
+            entries,
+            unified,
+        };
+        // Not open for writing; and a folder that is no group.
+        let entry = child(vec![File::open(&path).unwrap()], None).start().unwrap_err().to_string();
+        assert!(entry.contains("control group") && entry.contains(path.to_str().unwrap()), "{entry}");
+        let folder = File::open(dir.path()).unwrap();
+        let unified = child(vec![], Some(folder.into())).start().unwrap_err().to_string();
+        assert!(unified.contains("control group") && unified.contains(dir.path().to_str().unwrap()), "{unified}");
+        // What fails later is told as it is.
+        let elsewhere = Child { folder: c"/none/such".to_owned(), ..child(vec![], None) };
+        assert_eq!(elsewhere.start().unwrap_err().raw_os_error(), Some(libc::ENOENT));
+    }
 }

@@ -334,11 +334,13 @@ impl<K: Kind> Core<K> {
     }
 }
 
-/// What the command gets, and what its job's keys come from, which no command gets.
+/// What the command gets, and what its job's keys come from, which no command gets. Controllers of the version before
+/// send it as a variable.
 fn without_seed(launch: &Launch) -> (Launch, Option<SshSeed>) {
-    let seed = launch.env.iter().find(|(name, _)| name == SEED_VARIABLE).and_then(|(_, seed)| SshSeed::parse(seed));
-    let env = launch.env.iter().filter(|(name, _)| name != SEED_VARIABLE).cloned().collect();
-    (Launch { env }, seed)
+    let mut seed = launch.ssh_seed.clone();
+    let (sent, env): (Vec<_>, Vec<_>) = launch.env.iter().cloned().partition(|(name, _)| name == SEED_VARIABLE);
+    seed = seed.or_else(|| sent.iter().find_map(|(_, text)| SshSeed::parse(text)));
+    (Launch { env, ssh_seed: None }, seed)
 }
 
 /// Runs what waits for the disk or the kernel where it holds up nobody.

@@ -203,3 +203,18 @@ fn when_a_node_is_lost_nobody_new_gets_in_the_way() {
     cluster.end(10);
     assert_eq!(cluster.pass(&queue(14)[..1]).len(), 1);
 }
+
+#[test]
+fn a_node_that_the_head_avoids_for_the_moment_is_room_for_it_all_the_same() {
+    // It would fit now but for the veto. Who is behind it must not use the moment.
+    let mut vetoed = Running::new(vec![node("a", "X", 2)], &[]);
+    let head = waiting(10, tasks(1, 2, 1).avoiding("a".into()));
+    assert_eq!(vetoed.pass(&[head.clone(), waiting(11, tasks(1, 1, 1))]), []);
+    // Where another node will do, that is the one which is kept.
+    let mut another = Running::new(vec![node("a", "X", 2), node("b", "X", 2)], &[tasks(1, 1, 1)]);
+    let busy = another.promises.values().next().unwrap().node.clone();
+    let idle = if busy.0 == "a" { "b" } else { "a" };
+    let head = waiting(10, tasks(1, 2, 1).avoiding(idle.into()));
+    let passed = another.pass(&[head, waiting(11, tasks(1, 1, 1)), waiting(12, tasks(1, 2, 1))]);
+    assert_eq!(passed, [(11, vec![idle.into()])], "one GPU of the node that it avoids, none of the other");
+}

@@ -71,3 +71,17 @@ fn who_waits_for_nodes_keeps_its_quota() {
     let queue = [waiting(2, "a", 8, 1), waiting(3, "a", 1, 1), waiting(4, "default", 1, 1)];
     assert_eq!(pass(&mut snapshot, &mut quotas, &queue), [4]);
 }
+
+#[test]
+fn who_avoids_a_node_for_the_moment_keeps_its_quota_for_it() {
+    let mut quotas = Quotas::new(&[("a".to_owned(), limited(8))].into());
+    let mut snapshot = cluster(vec![node("n", "X", 8)]);
+    assert_eq!(pass(&mut snapshot, &mut quotas, &[waiting(1, "a", 3, 1)]), [1]);
+    let vetoed = waiting(2, "a", 8, 1);
+    let vetoed = Waiting { request: vetoed.request.avoiding("n".into()), ..vetoed };
+    assert_eq!(pass(&mut snapshot, &mut quotas, &[vetoed.clone(), waiting(3, "a", 1, 1)]), [0; 0]);
+    quotas.give_back("a", &waiting(1, "a", 3, 1).request.total());
+    let mut idle = cluster(vec![node("n", "X", 8)]);
+    let forgiven = Waiting { request: vetoed.request.later().into_owned(), ..vetoed };
+    assert_eq!(pass(&mut idle, &mut quotas, &[forgiven, waiting(3, "a", 1, 1)]), [2]);
+}

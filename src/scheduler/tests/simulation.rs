@@ -88,21 +88,25 @@ impl Simulation {
         }
     }
 
-    fn pass(&mut self, now: i64, rebuild: bool) {
+    /// Whether another pass is due: somebody was blocked who avoids a node. As callers do, that is forgiven.
+    fn pass(&mut self, now: i64, rebuild: bool) -> bool {
         if rebuild {
             self.snapshot = rebuilt(&self.nodes, self.promises());
         }
         self.note_firsts();
         let decisions = schedule_within(&mut self.snapshot, &mut self.quotas, &self.queue, Timestamp(now));
         let queue = std::mem::take(&mut self.queue);
-        let mut head = None;
-        for (waiting, (job, decision)) in queue.into_iter().zip(decisions) {
+        let (mut head, mut forgiven) = (None, HashSet::new());
+        for (mut waiting, (job, decision)) in queue.into_iter().zip(decisions) {
             assert_eq!(waiting.job, job);
             match decision {
                 Decision::Placed(placements) => self.start(now, &waiting, &placements, head),
                 Decision::Blocked { reserved, behind, .. } => {
                     assert!(!reserved || head.replace(job).is_none(), "one reservation at a time");
                     assert_eq!(behind, head.filter(|head| *head != job));
+                    if !std::mem::take(&mut waiting.request.avoid).is_empty() {
+                        forgiven.insert(job);
+                    }
                     self.queue.push(waiting);
                 }
                 Decision::OverQuota { over, .. } => {
@@ -114,10 +118,12 @@ impl Simulation {
         }
         check_promises(&self.nodes, self.promises());
         self.check_limits();
-        self.head = head.map(|job| match self.head {
+        // Who avoids a node may wait for that alone; the time counts from the pass after it.
+        self.head = head.filter(|job| !forgiven.contains(job)).map(|job| match self.head {
             Some((before, by)) if before == job => (job, by),
             _ => (job, self.all_but_passers_ended(job)),
         });
+        !forgiven.is_empty()
     }
 
     fn start(&mut self, now: i64, waiting: &Waiting, placements: &[Placement], head: Option<JobId>) {
@@ -148,7 +154,7 @@ impl Simulation {
         for name in CLUSTERS {
             let could = |waiting: &&Waiting| {
                 let alone = self.quotas.over_alone(name, &waiting.request.total()).is_none();
-                alone && explain(&cluster(self.nodes.clone()), &waiting.request).is_empty()
+                alone && explain(&cluster(self.nodes.clone()), &waiting.request.later()).is_empty()
             };
             let first = self.queue.iter().filter(|waiting| waiting.request.virtual_cluster == name).find(could);
             match (first, self.firsts.get(name)) {
@@ -206,16 +212,16 @@ fn simulate(nodes: Vec<NodeSnapshot>, quotas: Quotas, mut arrivals: Vec<Arrival>
         while let Some((job, arrival)) = coming.next_if(|(_, arrival)| arrival.at == now) {
             simulation.arrive(job, arrival);
         }
-        simulation.pass(now, rebuilds & (1 << (step % 32)) != 0);
+        while simulation.pass(now, rebuilds & (1 << (step % 32)) != 0) {}
         if let Some((job, by)) = simulation.head {
             assert!(now < by || !in_time, "job {job} was to start by {by}, and waits at {now}");
         }
     }
     assert_eq!(simulation.started + simulation.queue.len(), arrivals.len());
     for waiting in &simulation.queue {
-        let request = &waiting.request;
+        let request = waiting.request.later();
         let over = simulation.quotas.over_alone(&request.virtual_cluster, &request.total()).is_some();
-        assert!(over || !explain(&cluster(simulation.nodes.clone()), request).is_empty(), "{} starved", waiting.job);
+        assert!(over || !explain(&cluster(simulation.nodes.clone()), &request).is_empty(), "{} starved", waiting.job);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::runtime::shimmed::{MAX_EXEC_SESSIONS, blocking, platform, user_error}
 use crate::shim::spec::Command;
 use bollard::Docker;
 use bollard::exec::ResizeExecOptions;
-use bollard::models::ExecConfig;
+use bollard::models::{ExecConfig, ExecInspectResponse};
 use session::{Running, Session};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -122,11 +122,13 @@ async fn end_late(core: Arc<Core<Containers>>, exec: String, started: StartedFac
         };
         match found {
             Ok(found) => {
-                let pid = found.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
-                if let Some((leader, _)) = pid.and_then(|pid| open(pid, &started)) {
+                let seen = Seen::of(&found);
+                if let Seen::Process(pid) = seen
+                    && let Some((leader, _)) = open(pid, &started)
+                {
                     return end_session(&leader, started.uid).await;
                 }
-                if found.exit_code.is_some() {
+                if seen == Seen::Ended || found.exit_code.is_some() {
                     return;
                 }
             }
@@ -201,8 +203,8 @@ async fn find_process(
     let end = Instant::now() + PROCESS_DEADLINE;
     loop {
         let found = session::inspect(daemon, exec).await?;
-        let pid = found.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
-        if let Some(pid) = pid {
+        let seen = Seen::of(&found);
+        if let Seen::Process(pid) = seen {
             if let Some((height, width)) = tty {
                 let (of, options) = (exec.to_owned(), ResizeExecOptions { height, width });
                 let resize = |docker: Docker| async move { docker.resize_exec(&of, options).await };
@@ -211,12 +213,40 @@ async fn find_process(
             }
             return Ok(open(pid, started));
         }
-        // Neither running nor with a code: on its way.
-        if found.exit_code.is_some() || Instant::now() >= end {
+        if seen == Seen::Ended {
             return Ok(None);
+        }
+        if Instant::now() >= end {
+            return Err(late(exec));
         }
         tokio::time::sleep(LOOK_PAUSE).await;
     }
+}
+
+/// What dockerd says of a command that it was told to start.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    /// Neither running nor with a code.
+    OnItsWay,
+    Process(i32),
+    Ended,
+}
+
+impl Seen {
+    fn of(found: &ExecInspectResponse) -> Self {
+        let pid = found.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
+        match (pid, found.exit_code) {
+            (Some(pid), _) => Self::Process(pid),
+            (None, Some(_)) => Self::Ended,
+            (None, None) => Self::OnItsWay,
+        }
+    }
+}
+
+/// It may begin yet: taken for ended, nobody would end it.
+fn late(exec: &str) -> DaemonError {
+    let message = format!("the command has no process after {} s", PROCESS_DEADLINE.as_secs());
+    DaemonError::NoAnswer { operation: "start the command", object: exec.to_owned(), message }
 }
 
 /// The process, if it is one of the container's.
@@ -224,4 +254,19 @@ fn open(pid: i32, started: &StartedFacts) -> Option<(ProcessId, PidFd)> {
     let process = ProcessId::of(pid).ok()?;
     let pidfd = process.open().ok()??;
     started.groups.holds(pid).then_some((process, pidfd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_process_yet_has_not_ended() {
+        let seen = |pid, exit_code| Seen::of(&ExecInspectResponse { pid, exit_code, ..Default::default() });
+        assert_eq!((seen(None, None), seen(Some(0), None)), (Seen::OnItsWay, Seen::OnItsWay));
+        assert_eq!((seen(Some(7), None), seen(Some(7), Some(0))), (Seen::Process(7), Seen::Process(7)));
+        assert_eq!((seen(Some(0), Some(0)), seen(None, Some(3))), (Seen::Ended, Seen::Ended));
+        // So it is looked for, and ended, when it begins after all.
+        assert!(late("x").is_no_answer());
+    }
 }
