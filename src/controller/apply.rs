@@ -187,7 +187,11 @@ fn reported(state: &mut State, node: &NodeName, status: &TaskStatus, now: Timest
         }
         // What the task did comes before what followed from it.
         let consequences = state.dirty.events.split_off(told);
-        note_task(state, node, status, before.as_ref(), now);
+        // What failed before its barrier is prepared again, under the same name: that was not its end.
+        let again = status.state.is_terminal() && task_of(state, id).is_some_and(|task| !task.state.is_terminal());
+        if !again {
+            note_task(state, node, status, before.as_ref(), now);
+        }
         state.dirty.events.extend(consequences);
     }
 }

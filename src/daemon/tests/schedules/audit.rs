@@ -146,16 +146,16 @@ fn was_asked_to_end(
 /// history. Returns how many ends of tasks were told.
 async fn events_come_once(fleet: &Fleet) -> Result<u64, String> {
     let page = fleet.history.read(0, usize::MAX >> 1).await.map_err(|error| error.to_string())?;
-    let mut seen: BTreeMap<String, u64> = BTreeMap::new();
+    let mut seen: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for event in page.events.iter().filter(|event| matches!(event.kind.as_str(), "task.ended" | "job.ended")) {
         let what = match &event.task {
             Some(task) => format!("task {task}"),
             None => format!("job {:?}", event.job),
         };
-        let count = seen.entry(what.clone()).or_default();
-        *count += 1;
-        if *count > 1 {
-            return Err(format!("told {count} times: the end of {what}"));
+        let told = seen.entry(what.clone()).or_default();
+        told.push(format!("{} {}", event.time.to_rfc3339(), event.message));
+        if told.len() > 1 {
+            return Err(format!("the end of {what} was told more than once: {told:?}"));
         }
     }
     Ok(seen.keys().filter(|what| what.starts_with("task")).count() as u64)

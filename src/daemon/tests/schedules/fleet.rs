@@ -263,7 +263,6 @@ impl Fleet {
             self.pass(last).await;
         }
         self.pass(Instant::now() + TO_END).await;
-        self.stop_all().await;
         self.settle().await
     }
 
@@ -381,6 +380,8 @@ impl Fleet {
             if self.leader().is_none() {
                 self.begin_controller().await;
             }
+            // Somebody who was not answered asks again.
+            self.stop_all().await;
             self.pass(Instant::now() + Duration::from_secs(5)).await;
         }
     }
