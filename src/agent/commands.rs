@@ -73,7 +73,9 @@ impl Actor {
             let message = format!("{what}: only a controller may, and {} is none", header.principal.user);
             return Err(Error::new(ErrorKind::NotAllowed, message));
         }
-        header.level.check_peer(format_args!("{what}: the controller"))?;
+        // Not refused for good: the task that it is about is as it was, whoever may speak of it.
+        let level = header.level.check_peer(format_args!("{what}: the controller"));
+        level.map_err(|error| Error { kind: ErrorKind::Unavailable, ..error })?;
         // Before the first registration there is nothing to compare with: the listener decides who may speak.
         if let Some(ours) = self.cluster_id.as_ref().filter(|ours| **ours != header.cluster_id) {
             let message = format!(

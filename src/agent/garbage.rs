@@ -67,9 +67,11 @@ impl Actor {
     /// The clock was set: what has ended is not older, or younger, for that.
     fn move_tombstones(&mut self, nanos: i64) {
         warn!(node = %self.facts.name, seconds = nanos / 1_000_000_000, "the clock was set");
+        // No tombstone stands longer than a new one, however wrong the clock was when it was set up, or is now.
+        let latest = self.clock.now().plus(TOMBSTONE);
         for (id, entry) in &mut self.entries {
             if let Some(until) = &mut entry.record.tombstone_until {
-                *until = until.moved(nanos);
+                *until = until.moved(nanos).min(latest);
                 self.writer.mark(*id, entry);
             }
         }

@@ -39,7 +39,7 @@ const INSIDE: usize = 1024;
 /// How long a start waits for what is left of earlier tasks; slow ones are looked at further meanwhile.
 const ADOPTION_WAIT: Duration = Duration::from_secs(10);
 /// For the records beside tasks.
-const RECORDS_DEADLINE: Duration = Duration::from_secs(30);
+const RECORDS_DEADLINE: Duration = Duration::from_secs(120);
 /// For what is going on when the agent ends.
 const END_WAIT: Duration = Duration::from_secs(5);
 

@@ -163,6 +163,10 @@ pub(super) fn keep_heard(
             state.dirty.standings.insert(name.clone());
         }
         *loaded = Node { standing: Standing { lost_at, ..loaded.standing.clone() }, ..node };
+        if loaded.reachable {
+            // While the store could not be asked, nobody could be heard here: that is not the node's silence.
+            (loaded.heard, loaded.unanswered) = (Some(instant), None);
+        }
     }
 }
 
@@ -187,9 +191,9 @@ fn reported(state: &mut State, node: &NodeName, status: &TaskStatus, now: Timest
         }
         // What the task did comes before what followed from it.
         let consequences = state.dirty.events.split_off(told);
-        // What failed before its barrier is prepared again, under the same name: that was not its end.
-        let again = status.state.is_terminal() && task_of(state, id).is_some_and(|task| !task.state.is_terminal());
-        if !again {
+        // What failed before its barrier is rolled back and prepared again, under the same name: that was not its end.
+        let stands = task_of(state, id).is_some_and(|task| task.state == status.state);
+        if stands || !status.state.is_terminal() {
             note_task(state, node, status, before.as_ref(), now);
         }
         state.dirty.events.extend(consequences);

@@ -66,6 +66,13 @@ impl BusyPorts {
         self.changed.insert(host.to_owned());
     }
 
+    /// The clock was set: nothing has rested longer, or shorter, for that.
+    pub(super) fn clock_stepped(&mut self, nanos: i64) {
+        for rest in self.hosts.values_mut().flat_map(BTreeMap::values_mut) {
+            rest.since = rest.since.moved(nanos);
+        }
+    }
+
     /// Time passes. True: a port has rested enough.
     pub(super) fn tick(&mut self, before: Timestamp, now: Timestamp) -> bool {
         let mut rested = false;
@@ -109,6 +116,19 @@ mod tests {
 
     fn resting(busy: &BusyPorts, seconds: u64) -> Vec<u16> {
         busy.resting("h", at(seconds)).into_iter().collect()
+    }
+
+    #[test]
+    fn a_clock_that_is_set_makes_no_port_rest_longer_or_shorter() {
+        for seconds in [-3600, 3600] {
+            let mut busy = BusyPorts::default();
+            busy.found("h", &[7], at(3600));
+            let (nanos, found) = (seconds * 1_000_000_000, at(3600));
+            busy.clock_stepped(nanos);
+            let (soon, later) = (found.moved(nanos).plus(FIRST_REST / 2), found.moved(nanos).plus(FIRST_REST));
+            assert!(!busy.tick(found.moved(nanos), soon), "{seconds}");
+            assert!(busy.tick(soon, later), "{seconds}: whoever waits for it is woken");
+        }
     }
 
     #[test]

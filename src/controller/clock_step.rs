@@ -14,6 +14,7 @@ pub(super) fn take(state: &mut State, nanos: i64, now: Timestamp) {
     let message = format!("by {seconds} s; what is waited for is as far away as it was");
     state.note(now, "clock.set", None, None, None, message);
     state.looked_at = state.looked_at.moved(nanos);
+    state.busy_ports.clock_stepped(nanos);
     let unfinished: Vec<RunId> =
         state.runs.iter().filter(|(_, run)| run.phase != Phase::Ended).map(|(id, _)| *id).collect();
     for id in unfinished {

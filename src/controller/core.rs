@@ -3,7 +3,7 @@
 use super::dispatch::Dispatcher;
 use super::persist::{self, WriteError, Writes};
 use super::state::{Dirty, State};
-use super::{apply, clock_step, schedule};
+use super::{apply, clock_step, nodes, schedule};
 use crate::api::agent::AgentDialer;
 use crate::api::controller::Submit;
 use crate::domain::command::{
@@ -38,6 +38,8 @@ const SWEEP: Duration = Duration::from_secs(10);
 const ENOUGH: u32 = 10;
 /// Explanations at a time.
 const EXPLAINING: usize = 2;
+/// Turns follow each other faster, or the store has kept everything waiting.
+const STALL: Duration = Duration::from_secs(1);
 /// How often time itself is looked at: deadlines, back-offs, silent nodes.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -223,6 +225,7 @@ pub async fn start(
         started: tokio::time::Instant::now(),
         began,
         swept: tokio::time::Instant::now(),
+        turned: tokio::time::Instant::now(),
         clock_steps: ClockSteps::default(),
     };
     let explaining = Arc::new(Semaphore::new(EXPLAINING));
@@ -244,6 +247,8 @@ struct Core {
     /// When it had the lead, on the clock of leases.
     began: Duration,
     swept: tokio::time::Instant,
+    /// The beginning of the last turn.
+    turned: tokio::time::Instant,
     clock_steps: ClockSteps,
 }
 
@@ -288,8 +293,12 @@ impl Core {
         let instant = tokio::time::Instant::now();
         let mut outbox = Outbox::default();
         let batch: Vec<Message> = batch.into_iter().map(|message| self.note(message, instant)).collect();
+        let passed = instant.saturating_duration_since(std::mem::replace(&mut self.turned, instant));
         {
             let mut state = write(&self.shared);
+            if passed > STALL {
+                nodes::forgive_silence(&mut state, passed, instant);
+            }
             let started = self.started;
             let running_for = self.parts.clock.boottime().saturating_sub(self.began);
             let (parts, outbox) = (&*self.parts, &mut outbox);

@@ -21,7 +21,7 @@ const MAX_WHY: usize = 512;
 /// An agent that has not answered what it was last asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unanswered {
-    since: Instant,
+    pub(super) since: Instant,
     why: String,
     /// For so long that it counts as unreachable.
     pub(super) told: bool,

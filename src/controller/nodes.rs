@@ -15,6 +15,8 @@ use crate::domain::reconcile::{self, DesiredTask, Phase};
 use crate::domain::run::{Action, Leftover, Phase as RunPhase, Run, RunTask, Verb};
 use crate::domain::task::TaskState;
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Tasks of a node whose progress is kept; agents tell of no more.
 const MAX_PROGRESS: usize = 256;
@@ -221,6 +223,17 @@ pub(super) fn silent(state: &State, context: &Context<'_>) -> BTreeSet<NodeName>
     };
     let silent = state.nodes.iter().filter(|(_, node)| !node.reachable && waited(node));
     silent.map(|(name, _)| name.clone()).collect()
+}
+
+/// For so long nobody could be heard, because the controller itself was waiting: that is no silence of the nodes.
+pub(super) fn forgive_silence(state: &mut State, passed: Duration, now: Instant) {
+    let later = |then: Instant| then.checked_add(passed).map_or(now, |later| later.min(now));
+    for node in state.nodes.values_mut() {
+        node.heard = node.heard.map(later);
+        if let Some(unanswered) = &mut node.unanswered {
+            unanswered.since = later(unanswered.since);
+        }
+    }
 }
 
 /// What should be on a node, for comparing with what is.

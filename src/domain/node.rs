@@ -115,11 +115,12 @@ impl Standing {
         late
     }
 
-    /// The clock was set: the deadline is as far away as it was. Returns whether anything changed.
+    /// The clock was set: the deadline is as far away as it was, and a loss as long ago. Returns whether anything changed.
     pub fn clock_stepped(&mut self, nanos: i64) -> bool {
-        let deadline = self.deadline;
-        self.deadline = deadline.map(|deadline| deadline.moved(nanos));
-        self.deadline != deadline
+        let before = (self.deadline, self.lost_at);
+        self.deadline = self.deadline.map(|deadline| deadline.moved(nanos));
+        self.lost_at = self.lost_at.map(|lost_at| lost_at.moved(nanos));
+        before != (self.deadline, self.lost_at)
     }
 
     /// The node takes tasks as far as its operators are concerned.

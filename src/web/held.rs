@@ -9,7 +9,7 @@ use hyper::body::{Bytes, Frame, SizeHint};
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::AbortOnDropHandle;
@@ -17,12 +17,17 @@ use tokio_util::task::AbortOnDropHandle;
 /// The body, which takes its place along.
 pub(super) fn by(body: Body, place: OwnedSemaphorePermit, limit: Duration) -> Body {
     let kept = Arc::new(Mutex::new(Some((body, place))));
-    let late = kept.clone();
+    let (late, reader) = (kept.clone(), Arc::new(Mutex::new(None::<Waker>)));
+    let waiting = reader.clone();
     let clock = tokio::spawn(async move {
         tokio::time::sleep(limit).await;
         drop(lock(&late).take());
+        // The body that would have woken it has gone.
+        if let Some(waiting) = waiting.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            waiting.wake();
+        }
     });
-    Held { kept, ended: false, _clock: AbortOnDropHandle::new(clock) }.boxed_unsync()
+    Held { kept, reader, ended: false, _clock: AbortOnDropHandle::new(clock) }.boxed_unsync()
 }
 
 type Kept = Mutex<Option<(Body, OwnedSemaphorePermit)>>;
@@ -35,6 +40,8 @@ fn lock(kept: &Kept) -> MutexGuard<'_, Option<(Body, OwnedSemaphorePermit)>> {
 struct Held {
     /// Nothing: all was read, or the time is over.
     kept: Arc<Kept>,
+    /// Whoever waits for the next piece.
+    reader: Arc<Mutex<Option<Waker>>>,
     ended: bool,
     _clock: AbortOnDropHandle<()>,
 }
@@ -54,6 +61,7 @@ impl hyper::body::Body for Held {
         if self.ended {
             return Poll::Ready(None);
         }
+        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
         let mut kept = lock(&self.kept);
         let polled = match &mut *kept {
             Some((body, _)) => Pin::new(body).poll_frame(cx),
@@ -80,7 +88,7 @@ impl hyper::body::Body for Held {
 
 #[cfg(test)]
 mod tests {
-    use super::super::body::whole;
+    use super::super::body::{Next, pieces, whole};
     use super::*;
     use hyper::body::Body as _;
     use tokio::sync::Semaphore;
@@ -98,6 +106,15 @@ mod tests {
         assert_eq!(places.available_permits(), 1);
         drop(by(whole("all"), places.clone().try_acquire_owned().unwrap(), PATIENCE));
         assert_eq!(places.available_permits(), 1, "a client that goes away");
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_next_piece_is_told_that_the_time_is_over() {
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let never = pieces(Next::new(std::future::pending()));
+        let mut body = by(never, place, Duration::from_millis(50));
+        let told = tokio::time::timeout(PATIENCE, body.frame()).await.expect("it is woken");
+        assert_eq!(told.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

@@ -39,6 +39,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 const READING_LIMIT: Duration = Duration::from_secs(120);
 /// Requests that are answered at a time, each with a job file in memory at most.
 const MAX_REQUESTS: usize = 128;
+/// Bytes of an answer that may wait for its reader without a place of its own.
+const SMALL_ANSWER: u64 = 64 * 1024;
 
 /// What answers HTTP. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -73,7 +75,10 @@ impl Web {
                 pai::reply::error(StatusCode::SERVICE_UNAVAILABLE, "UnknownError", &message)
             }
         };
-        response.map(|body| held::by(body, place, READING_LIMIT))
+        // A small whole answer is made already: its place goes to the next, however slowly it is read.
+        let small =
+            |body: &Body| hyper::body::Body::size_hint(body).exact().is_some_and(|bytes| bytes <= SMALL_ANSWER);
+        response.map(|body| if small(&body) { body } else { held::by(body, place, READING_LIMIT) })
     }
 
     async fn answer_in_time<B>(&self, caller: Arc<dyn Caller>, request: Request<B>) -> Response<Body>

@@ -73,6 +73,17 @@ impl Book {
         }
     }
 
+    /// Nothing was used later than now: the clock may have been ahead.
+    pub fn not_later_than(&mut self, now: Timestamp) {
+        let mut changed = false;
+        for pulled in self.pulled.values_mut().filter(|pulled| pulled.last_used > now) {
+            (pulled.last_used, changed) = (now, true);
+        }
+        if changed {
+            self.write();
+        }
+    }
+
     /// The same, by a name that it was pulled by.
     pub fn touch_named(&mut self, name: &Reference, now: Timestamp) {
         let named: Vec<String> =
@@ -120,6 +131,9 @@ mod tests {
         assert!(found.has("docker.io/library/busybox:latest") && !found.has("busybox:2"));
         book.touch_named(&Reference::parse("busybox").unwrap(), Timestamp(0).plus(WRITE_AFTER * 4));
         assert_eq!(book.get("sha256:a").unwrap().last_used, Timestamp(0).plus(WRITE_AFTER * 4));
+        // As if it had been used by a clock that was ahead.
+        book.not_later_than(Timestamp(7));
+        assert_eq!(Book::read(file.clone()).get("sha256:a").unwrap().last_used, Timestamp(7));
         book.forget("sha256:a");
         assert_eq!(Book::read(file.clone()).iter().count(), 0);
         std::fs::write(&file, "{\"sha256:a\": ").unwrap();

@@ -5,8 +5,8 @@ use std::time::Duration;
 /// Freed down to this much below the mark, so that it is not done again and again for little.
 const STEP_PERCENT: u64 = 5;
 /// An image stays this long after its last use, however full the disk is: between a task's staging and its container
-/// nothing else holds it.
-pub const LEAST_KEPT: Duration = Duration::from_secs(10 * 60);
+/// nothing else holds it, and the rest of its gang may be staging for half an hour.
+pub const LEAST_KEPT: Duration = Duration::from_secs(60 * 60);
 
 /// When images go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

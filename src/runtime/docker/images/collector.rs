@@ -24,36 +24,40 @@ pub struct Removed {
 impl Images {
     /// One look. `disk` is where dockerd keeps images; where it cannot be looked at, only age counts.
     pub async fn collect(&self, rules: &ImageRules, disk: &Path, now: Timestamp) -> Result<Vec<Removed>, ImageError> {
+        self.book.lock().await.not_later_than(now);
+        let begun: BTreeSet<String> = self.book.lock().await.iter().map(|(id, _)| id.clone()).collect();
         let found = self.ask("listing images", self.docker.list_images(None::<ListImagesOptions>)).await?;
         let found: BTreeMap<String, ImageSummary> =
             found.into_iter().map(|image| (image.id.clone(), image)).collect();
         let all = ListContainersOptionsBuilder::default().all(true).build();
         let containers = self.ask("listing containers", self.docker.list_containers(Some(all))).await?;
         let used: BTreeSet<String> = containers.into_iter().filter_map(|container| container.image_id).collect();
-        let candidates = self.candidates(&found, &used, now).await;
+        let candidates = self.candidates(&begun, &found, &used, now).await;
         let excess = excess(rules, disk).await;
         let mut removed = Vec::new();
         for (id, why) in to_remove(&candidates, rules, excess) {
-            if let Some(image) = found.get(&id)
-                && self.remove(image, &candidates, why, now).await?
-            {
-                removed.push(Removed { id, why });
+            let Some(image) = found.get(&id) else { continue };
+            match self.remove(image, &candidates, why, now).await {
+                Ok(true) => removed.push(Removed { id, why }),
+                Ok(false) => {}
+                // One that cannot be removed does not keep the others.
+                Err(error) => tracing::warn!(image = id, %error, "an image could not be removed"),
             }
         }
         Ok(removed)
     }
 
-    /// What wharf has pulled and is still there. What a container is made of is of use now.
+    /// What wharf had pulled before the look and is still there. What a container is made of is of use now.
     async fn candidates(
         &self,
+        begun: &BTreeSet<String>,
         found: &BTreeMap<String, ImageSummary>,
         used: &BTreeSet<String>,
         now: Timestamp,
     ) -> Vec<Candidate> {
         let mut book = self.book.lock().await;
-        let known: Vec<String> = book.iter().map(|(id, _)| id.clone()).collect();
         let mut candidates = Vec::new();
-        for id in known {
+        for id in begun.iter().cloned() {
             if used.contains(&id) {
                 book.touch(&id, now);
             }
@@ -90,11 +94,16 @@ impl Images {
         let (unused_hours, bytes) = (now.since(pulled.last_used).as_secs() / 3600, image.size);
         // By its names, of which the last takes the image along; by its id only if it has none.
         let targets = if names.is_empty() { vec![id.clone()] } else { names };
+        let mut went = false;
         for target in &targets {
+            // Somebody may have given the name to another image since the look.
+            if self.inspect(target).await?.is_none_or(|named| named.id != *id) {
+                continue;
+            }
             let options = RemoveImageOptionsBuilder::new().force(false).build();
             let removing = self.docker.remove_image(target, Some(options), None);
             match tokio::time::timeout(REMOVE_DEADLINE, removing).await {
-                Ok(Ok(_)) | Ok(Err(DockerError::DockerResponseServerError { status_code: 404, .. })) => {}
+                Ok(Ok(_)) | Ok(Err(DockerError::DockerResponseServerError { status_code: 404, .. })) => went = true,
                 Ok(Err(DockerError::DockerResponseServerError { status_code: 409, message })) => {
                     tracing::info!(image = target, reason = message, "an image stays: dockerd knows it to be in use");
                     book.touch(id, now);
@@ -106,6 +115,9 @@ impl Images {
                     return Err(ImageError::engine("removing", target, late));
                 }
             }
+        }
+        if !went {
+            return Ok(false);
         }
         book.forget(id);
         let image = targets.join(", ");

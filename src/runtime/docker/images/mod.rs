@@ -35,6 +35,8 @@ use tokio::sync::Mutex;
 
 /// dockerd answers questions about images from memory.
 const INSPECT_DEADLINE: Duration = Duration::from_secs(30);
+/// For a word in the book, which a removal may hold for long.
+const BOOK_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How pulls behave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +78,11 @@ impl Images {
 
     /// A task is made of it.
     pub async fn used(&self, id: &str) {
-        self.book.lock().await.touch(id, clock::now());
+        // While another image is being removed this one is not, and no task waits for the deletion of layers.
+        match tokio::time::timeout(BOOK_DEADLINE, self.book.lock()).await {
+            Ok(mut book) => book.touch(id, clock::now()),
+            Err(_) => tracing::warn!(id, "the use of an image is not written down: another one is being removed"),
+        }
     }
 
     /// Has the image on the node, by the policy, and says what it is. `progress` hears lines for people while a pull
@@ -94,7 +100,11 @@ impl Images {
         // Said before the look: what is needed now is not removed after it.
         self.book.lock().await.touch_named(&image, clock::now());
         let before = match self.inspect(reference).await? {
-            Some(found) if policy != PullPolicy::Always => return usable(found),
+            Some(found) if policy != PullPolicy::Always => {
+                // By whatever name it was pulled.
+                self.used(&found.id).await;
+                return usable(found);
+            }
             found => found.map(|found| found.id),
         };
         if policy == PullPolicy::Never {
