@@ -349,7 +349,8 @@ async fn say(agent: &Agent, controller: &Controller) -> bool {
     let progress = agent.see(|inner| inner.progress.clone());
     let heartbeat = Heartbeat { node_uid: uid.clone(), journal_id: journal.clone(), samples: Vec::new(), progress };
     let known = controller.heartbeat(&me, heartbeat).await.is_ok_and(|reply| !reply.register_again);
-    let reports = agent.reports();
+    // It may have fallen silent while it was answered.
+    let reports = if agent.see(|inner| inner.script.silent) { Vec::new() } else { agent.reports() };
     if !reports.is_empty()
         && let Ok(sequence) = controller.report(&me, uid, journal, reports).await
     {
