@@ -179,9 +179,10 @@ fn without_an_ssh_server_exec_does_it() {
         assert_eq!(output.text(), format!("{id}\ntyped\n"));
         assert!(output.errors().contains(why) && output.errors().contains("wharf exec"), "{}", output.errors());
         let mut terminal = OnTerminal::start(cluster.command(&to), (33, 111));
-        terminal.type_keys("stty size; exit 4\n");
+        terminal.type_keys("stty size\n");
+        terminal.wait("33 111");
+        terminal.type_keys("exit 4\n");
         assert_eq!(terminal.end(), 4, "{}", terminal.seen());
-        assert!(terminal.seen().contains("33 111"), "{}", terminal.seen());
         let refused = cluster.cli(&["ssh", id, "--config"]).expect(1);
         assert!(refused.errors().contains(why), "{}", refused.errors());
     };
