@@ -3,6 +3,7 @@
 use super::dispatch::Dispatcher;
 use super::persist::{self, WriteError, Writes};
 use super::state::{Dirty, State};
+use super::telling::Telling;
 use super::{apply, clock_step, nodes, schedule};
 use crate::api::agent::AgentDialer;
 use crate::api::controller::Submit;
@@ -207,6 +208,8 @@ pub async fn start(
     // Whoever led before may have granted leases until now.
     let began = parts.clock.boottime();
     let state = persist::load(&*parts.store, cluster_id, term).await?;
+    let mut telling = Telling::new(parts.history.clone());
+    telling.resume(&*parts.store).await.map_err(taking)?;
     tracing::info!(%term, jobs = state.jobs.len(), nodes = state.nodes.len(), "controller has the lead");
     let parts = Arc::new(parts);
     let (messages, inbox) = mpsc::channel(QUEUE);
@@ -227,6 +230,7 @@ pub async fn start(
         swept: tokio::time::Instant::now(),
         turned: tokio::time::Instant::now(),
         clock_steps: ClockSteps::default(),
+        telling,
     };
     let explaining = Arc::new(Semaphore::new(EXPLAINING));
     let tracked = tracker.clone();
@@ -250,6 +254,7 @@ struct Core {
     /// The beginning of the last turn.
     turned: tokio::time::Instant,
     clock_steps: ClockSteps,
+    telling: Telling,
 }
 
 impl Core {
@@ -356,7 +361,10 @@ impl Core {
         let (dirty, writes) = {
             let mut state = write(&self.shared);
             let dirty = std::mem::take(&mut state.dirty);
-            let writes = Writes::of(&state, &dirty);
+            let mut writes = Writes::of(&state, &dirty);
+            if !writes.is_empty() {
+                writes.events(self.telling.to_keep(&dirty.events));
+            }
             (dirty, writes)
         };
         #[cfg(debug_assertions)]
@@ -395,12 +403,7 @@ impl Core {
     }
 
     async fn publish(&mut self, dirty: Dirty, mut outbox: Outbox) {
-        if !dirty.events.is_empty()
-            && let Err(error) = self.parts.history.append(dirty.events).await
-        {
-            // History is for people; jobs go on without it.
-            tracing::warn!(%error, "events were not written to history");
-        }
+        self.telling.tell(&dirty.events).await;
         outbox.answers.into_iter().for_each(|answer| answer(None));
         self.change.send_modify(|version| *version += 1);
         outbox.touched.extend(dirty.whole);
@@ -450,6 +453,8 @@ impl Core {
         })?;
         let cluster_id = read(&self.shared).cluster_id.clone();
         let loaded = persist::load(&*self.parts.store, cluster_id, self.term).await?;
+        let reading = |error| Error::unavailable(format!("reading the store: {error}"));
+        self.telling.resume(&*self.parts.store).await.map_err(reading)?;
         let now = self.parts.clock.now();
         let mut outbox = Outbox::default();
         let mut state = write(&self.shared);

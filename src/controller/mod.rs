@@ -17,7 +17,7 @@
 //! One task owns every change. It takes what has arrived, changes the state in memory, commits all of it as one
 //! batch, and only then answers and sends commands. Readers look at the state in memory under a short lock and
 //! so never wait for a disk. When a commit fails nothing is known about it: the state is read anew from the
-//! store and the work goes on from there, as after a restart.
+//! store and the work goes on from there, as after a restart. [`telling`] brings each event to history once.
 //!
 //! Of several controllers on one store one leads: [`election`]. A whole store is put into another by [`transfer`].
 
@@ -48,6 +48,7 @@ mod resolve;
 mod schedule;
 mod state;
 mod submit;
+mod telling;
 pub mod transfer;
 mod views;
 

@@ -76,7 +76,7 @@ pub(super) struct Dirty {
     pub(super) nodes: BTreeSet<NodeName>,
     /// Nodes whose standing has changed.
     pub(super) standings: BTreeSet<NodeName>,
-    /// Not written to the store but to history, after the commit; sequence numbers are given there.
+    /// On their way to history, which gives them their sequence numbers: see [`super::telling`].
     pub(super) events: Vec<Event>,
 }
 

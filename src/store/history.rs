@@ -25,6 +25,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const QUEUE: usize = 1024;
 /// Most calls that share one sync of the disk.
 const GROUP: usize = 256;
+/// Events that are looked at for those to be appended once.
+const LOOKED_AT: i64 = 100_000;
 
 /// The event log. Dropping it finishes what is queued and closes the file; that may block for a moment.
 pub struct EventLog {
@@ -62,7 +64,16 @@ pub struct OfJob {
 
 struct Append {
     events: Vec<Event>,
+    after: Option<u64>,
     reply: Reply<u64>,
+}
+
+/// What one call appends.
+#[derive(Clone, Copy)]
+struct Appended<'a> {
+    events: &'a [Event],
+    /// What follows this number may be the same events.
+    after: Option<u64>,
 }
 
 impl EventLog {
@@ -92,13 +103,24 @@ impl EventLog {
     /// Numbers the events in their order, whatever `sequence` they have, and writes them. Returns the last number, with
     /// nothing of others in between. Durable when it returns.
     pub async fn append(&self, events: Vec<Event>) -> Result<u64, StoreError> {
+        self.write(events, None).await
+    }
+
+    /// As `append`, but for those that follow number `after` already, in their order: so who does not know what came of
+    /// an append says the same again, with the last number there was before it.
+    pub async fn append_once(&self, after: u64, events: Vec<Event>) -> Result<u64, StoreError> {
+        self.write(events, Some(after)).await
+    }
+
+    async fn write(&self, events: Vec<Event>, after: Option<u64>) -> Result<u64, StoreError> {
         match &self.place {
             Place::File { writer, .. } => {
-                writer.jobs().ask(APPENDING, DEADLINE, move |reply| Append { events, reply }).await
+                writer.jobs().ask(APPENDING, DEADLINE, move |reply| Append { events, after, reply }).await
             }
             Place::Memory(writer) => {
                 let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-                let lasts = writer.write(&[&events]).map_err(|error| failed(APPENDING, &self.path, &error))?;
+                let appended = Appended { events: &events, after };
+                let lasts = writer.write(&[appended]).map_err(|error| failed(APPENDING, &self.path, &error))?;
                 Ok(writer.tell(&lasts))
             }
         }
@@ -157,8 +179,9 @@ impl Writer {
                 group.push(next);
             }
             group.retain(|append| !append.reply.expired());
-            let events: Vec<&[Event]> = group.iter().map(|append| &append.events[..]).collect();
-            match self.write(&events) {
+            let appended: Vec<Appended<'_>> =
+                group.iter().map(|append| Appended { events: &append.events, after: append.after }).collect();
+            match self.write(&appended) {
                 Ok(lasts) => {
                     self.tell(&lasts);
                     group.into_iter().zip(lasts).for_each(|(append, last)| append.reply.send(Ok(last)));
@@ -180,14 +203,18 @@ impl Writer {
     }
 
     /// The last sequence number of each call.
-    fn write(&mut self, group: &[&[Event]]) -> rusqlite::Result<Vec<u64>> {
+    fn write(&mut self, group: &[Appended<'_>]) -> rusqlite::Result<Vec<u64>> {
         let transaction = self.file.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut sequence = last_sequence(&transaction)?;
         let mut lasts = Vec::with_capacity(group.len());
         {
             let mut insert = transaction.prepare_cached("INSERT INTO events (sequence, event) VALUES (?1, ?2)")?;
-            for events in group {
-                for event in *events {
+            for Appended { events, after } in group {
+                let there = match after {
+                    Some(after) if *after < sequence => already_there(&transaction, *after, events)?,
+                    _ => 0,
+                };
+                for event in &events[there..] {
                     sequence += 1;
                     let text = serde_json::to_string(&Event { sequence, ..event.clone() })
                         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
@@ -201,6 +228,20 @@ impl Writer {
         transaction.commit()?;
         Ok(lasts)
     }
+}
+
+/// How many of `events` follow number `after`. Others may lie between them: whoever appends may have left some out.
+fn already_there(connection: &Connection, after: u64, events: &[Event]) -> rusqlite::Result<usize> {
+    let mut select =
+        connection.prepare_cached("SELECT event FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2")?;
+    let mut rows = select.query((signed(after), LOOKED_AT))?;
+    let mut there = 0;
+    while let (Some(event), Some(row)) = (events.get(there), rows.next()?) {
+        if (Event { sequence: event.sequence, ..event_of(row)? }) == *event {
+            there += 1;
+        }
+    }
+    Ok(there)
 }
 
 /// The newest event is always kept, so numbers are never given twice.
@@ -277,6 +318,26 @@ mod tests {
         let page = log.read(0, 10).await.unwrap();
         assert_eq!((page.oldest, page.events.len()), (2, 2));
         assert_eq!(log.of_job(7, false, 5, 5).await.unwrap().events.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_appended_again_is_there_once() {
+        let log = EventLog::in_memory(100).unwrap();
+        let messages = async || {
+            let events = log.read(0, 100).await.unwrap().events;
+            events.into_iter().map(|event| event.message).collect::<String>()
+        };
+        assert_eq!(log.append_once(0, vec![event("a"), event("b")]).await.unwrap(), 2);
+        assert_eq!(log.append_once(2, vec![event("c"), event("d")]).await.unwrap(), 4);
+        // All of it, some more, and less than was there.
+        log.append_once(2, vec![event("c"), event("d")]).await.unwrap();
+        log.append_once(2, vec![event("c"), event("d"), event("e")]).await.unwrap();
+        log.append_once(2, vec![event("d")]).await.unwrap();
+        assert_eq!(messages().await, "abcde");
+        // The same words at another time are another event; and a number that this log has not reached yet.
+        log.append_once(5, vec![event("a")]).await.unwrap();
+        log.append_once(50, vec![event("f")]).await.unwrap();
+        assert_eq!(messages().await, "abcdeaf");
     }
 
     #[tokio::test]

@@ -8,6 +8,8 @@ pub(in crate::controller) const LEVEL: &str = "meta/level";
 pub(in crate::controller) const CLUSTER_ID: &str = "meta/cluster_id";
 pub(in crate::controller) const TERM: &str = "meta/term";
 pub(in crate::controller) const NEXT_ID: &str = "meta/next_id";
+/// What the last commit has to tell, until the next has: see [`telling`](super::super::telling).
+pub(in crate::controller) const LAST_EVENTS: &str = "meta/last_events";
 /// There while the store is being filled from another or from a backup: what it holds is not whole.
 pub(in crate::controller) const TRANSFER: &str = "meta/transfer";
 /// Where the store was moved to: what it holds is history.

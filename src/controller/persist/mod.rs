@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `meta/cluster_id`, `meta/term`, `meta/next_id` | text |
 //! | `meta/level` | the highest [`Level`](crate::domain::level::Level) that has written here |
+//! | `meta/last_events` | the events of the last commit, which history may not have yet |
 //! | `meta/transfer`, `meta/moved` | marks of a store that no controller may use: see [`super::transfer`] |
 //! | `job/ID` | [`Job`](crate::domain::job::Job) |
 //! | `spec/ID/CHUNK` | pieces of the [`JobSpec`](crate::domain::spec::JobSpec) |
@@ -23,7 +24,8 @@ mod record;
 mod write;
 
 pub(super) use keys::{
-    CLUSTER_ID, LEVEL, MOVED, NEXT_ID, TERM, TRANSFER, keys_of_generation, keys_of_job, keys_of_run, written_together,
+    CLUSTER_ID, LAST_EVENTS, LEVEL, MOVED, NEXT_ID, TERM, TRANSFER, keys_of_generation, keys_of_job, keys_of_run,
+    written_together,
 };
 pub(super) use load::{load, read_file};
 pub(super) use record::{registration_bytes, spec_bytes};

@@ -2,7 +2,8 @@
 
 use super::super::state::{Dirty, State};
 use super::keys::{
-    LEVEL, MOVED, TRANSFER, file_key, job_key, key_of_node, key_of_standing, plan_key, run_key, spec_key, task_key,
+    LAST_EVENTS, LEVEL, MOVED, TRANSFER, file_key, job_key, key_of_node, key_of_standing, plan_key, run_key,
+    spec_key, task_key,
 };
 use super::record::{StoredNode, StoredSeat, StoredTask, json, stored_task};
 use crate::domain::ids::{JobId, Term};
@@ -125,6 +126,11 @@ impl Writes {
             value.extend_from_slice(chunk);
             self.units.push(vec![put(plan_key(run.id, run.generation, number), value)]);
         }
+    }
+
+    /// Adds what is to be told of all this: last, so that it is not told before it is true.
+    pub(in crate::controller) fn events(&mut self, value: Option<Vec<u8>>) {
+        self.units.extend(value.map(|value| vec![put(LAST_EVENTS.into(), value)]));
     }
 
     pub(in crate::controller) fn is_empty(&self) -> bool {

@@ -28,6 +28,7 @@ pub struct Evidence {
     pub records: BTreeMap<String, Record>,
     /// Tasks whose shim was killed.
     pub shot: BTreeSet<String>,
+    /// Of all histories; what two of them have is here once.
     pub events: Vec<Event>,
     /// Processes, containers and control groups that are still there.
     pub left_behind: Vec<String>,
@@ -47,9 +48,6 @@ pub struct Findings {
     pub bytes_wrong: Vec<String>,
     pub left_behind: Vec<String>,
     pub odd: Vec<String>,
-    /// Ends that the job's record has and history has not. Told, but not wrong: history is for people, and a controller
-    /// that dies between its commit and its history takes these words along.
-    pub not_in_history: Vec<String>,
 }
 
 impl Findings {
@@ -203,13 +201,13 @@ fn check_held(evidence: &Evidence, findings: &mut Findings) {
 
 fn check_history(evidence: &Evidence, known: &BTreeSet<String>, findings: &mut Findings) {
     let mut told: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for event in evidence.events.iter().filter(|event| event.kind == "task.ended") {
+    for event in evidence.events.iter().filter(|event| ["task.ended", "task.lost"].contains(&event.kind.as_str())) {
         let sentence = format!("{}: {}", event.time.to_rfc3339(), event.message);
         told.entry(event.task.as_deref().unwrap_or_default()).or_default().push(sentence);
     }
     for task in known.iter().filter(|task| evidence.records.contains_key(*task)) {
         match told.get(task.as_str()).map_or(&[][..], Vec::as_slice) {
-            [] => findings.not_in_history.push(format!("{task}: history does not have its end")),
+            [] => findings.exits_missing.push(format!("{task}: history does not have its end")),
             [_] => {}
             more => {
                 findings.exits_repeated.push(format!("{task}: history has its end {} times: {more:?}", more.len()))

@@ -131,9 +131,7 @@ fn what_is_held_twice_is_seen() {
 #[test]
 fn exits_that_are_missing_or_repeated_are_seen() {
     sees("exits missing", |e| e.jobs[1].runs[0]["tasks"][0]["exit"] = Value::Null);
-    let mut evidence = right();
-    evidence.events.remove(0);
-    assert_eq!(audit(&evidence).not_in_history.len(), 1);
+    sees("exits missing", |e| drop(e.events.remove(0)));
     sees("exits repeated", |e| e.events.push(ended("2.2.0.0")));
 }
 

@@ -68,18 +68,21 @@ fn logs(fleet: &Fleet, id: &str, run: &str) -> Output {
     })
 }
 
-/// Of all controllers: each has kept what happened while it led.
+/// Of all controllers: each has kept what happened while it led, and what the last commit before that had to tell.
 fn events(fleet: &Fleet) -> Vec<Event> {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
-    let mut events = Vec::new();
+    let mut events: Vec<Event> = Vec::new();
     for i in 0..fleet.controllers.len() {
         let log = EventLog::open(fleet.path(&format!("c{i}")).join("events.db"), 1_000_000).expect("nobody has it");
-        let mut after = 0;
+        let (mut after, others) = (0, events.len());
         loop {
             let page = runtime.block_on(log.read(after, 1000)).expect("it can be read").events;
             let Some(last) = page.last() else { break };
             after = last.sequence;
-            events.extend(page);
+            let alike = |one: &Event, other: &Event| *one == Event { sequence: one.sequence, ..other.clone() };
+            let told = |event: &Event| events[..others].iter().any(|other| alike(event, other));
+            let new: Vec<Event> = page.into_iter().filter(|event| !told(event)).collect();
+            events.extend(new);
         }
     }
     events

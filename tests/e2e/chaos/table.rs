@@ -76,6 +76,5 @@ pub fn table(settings: &Settings, faults: &[Fault], evidence: &Evidence, finding
     line("runs", runs);
     line("tasks that ran", evidence.records.len());
     findings.by_name().iter().for_each(|(name, found)| line(name, found.len()));
-    line("ends that history does not have", findings.not_in_history.len());
     text
 }

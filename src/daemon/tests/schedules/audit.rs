@@ -3,6 +3,7 @@
 use super::fleet::{Fleet, user};
 use super::machine::{Cause, Execution};
 use crate::api::ControllerApi;
+use crate::domain::event::Event;
 use crate::domain::exit::ExitClass;
 use crate::domain::ids::TaskId;
 use crate::domain::view::TaskView;
@@ -47,7 +48,7 @@ pub async fn audit(fleet: &Fleet) -> Result<Figures, String> {
             return Err(format!("ended without a reason: {execution:?}"));
         }
     }
-    let exits = events_come_once(fleet).await?;
+    let exits = events_come_once(fleet, &executions).await?;
     Ok(Figures {
         schedules: 1,
         faults: fleet.faults,
@@ -142,12 +143,13 @@ fn was_asked_to_end(
     fleet.stopped.contains(&execution.task.job.0) || siblings.any(failed) || tasks.iter().any(told)
 }
 
-/// The end of a task and of a job is told once, or not at all if the controller was killed between the store and the
-/// history. Returns how many ends of tasks were told.
-async fn events_come_once(fleet: &Fleet) -> Result<u64, String> {
+/// The end of a task and of a job is told once, also when the controller was killed between the store and the history.
+/// Returns how many ends of tasks were told.
+async fn events_come_once(fleet: &Fleet, executions: &[Execution]) -> Result<u64, String> {
     let page = fleet.history.read(0, usize::MAX >> 1).await.map_err(|error| error.to_string())?;
     let mut seen: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for event in page.events.iter().filter(|event| matches!(event.kind.as_str(), "task.ended" | "job.ended")) {
+    let is_end = |event: &&Event| matches!(event.kind.as_str(), "task.ended" | "task.lost" | "job.ended");
+    for event in page.events.iter().filter(is_end) {
         let what = match &event.task {
             Some(task) => format!("task {task}"),
             None => format!("job {:?}", event.job),
@@ -157,6 +159,13 @@ async fn events_come_once(fleet: &Fleet) -> Result<u64, String> {
         if told.len() > 1 {
             return Err(format!("the end of {what} was told more than once: {told:?}"));
         }
+    }
+    if let Some(untold) = executions.iter().find(|one| !seen.contains_key(&format!("task {}", one.task))) {
+        let job = untold.task.job.0;
+        let of_job: Vec<String> = (page.events.iter().filter(|event| event.job == Some(job)))
+            .map(|event| format!("{} {} {}", event.kind, event.task.as_deref().unwrap_or("-"), event.message))
+            .collect();
+        return Err(format!("history does not have the end of {untold:?}, but of its job\n{}", of_job.join("\n")));
     }
     Ok(seen.keys().filter(|what| what.starts_with("task")).count() as u64)
 }

@@ -1,0 +1,169 @@
+//! Events on their way from a decision to history, each told once.
+//!
+//! What is decided and what is told of it are durable together: the events of a commit are part of it, under one key
+//! that the next commit writes over, because none is begun before the last one's events are in history. Whoever leads next
+//! appends what it finds there; history itself knows what it has already. A controller that leads on another machine has a
+//! history of its own, so each of them tells an end once.
+
+use super::persist::LAST_EVENTS;
+use crate::domain::event::Event;
+use crate::store::history::EventLog;
+use crate::store::{MAX_VALUE_BYTES, Store, StoreError};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Events kept while history cannot be written; the oldest go first.
+const MAX_UNTOLD: usize = 10_000;
+
+/// Events that history may have or not, and its last number before them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Untold {
+    after: u64,
+    events: Vec<Event>,
+}
+
+pub(super) struct Telling {
+    history: Arc<EventLog>,
+    untold: Untold,
+}
+
+impl Telling {
+    pub(super) fn new(history: Arc<EventLog>) -> Self {
+        Self { history, untold: Untold::default() }
+    }
+
+    /// What a commit has to keep of the events that follow it, as the value of [`LAST_EVENTS`].
+    pub(super) fn to_keep(&self, events: &[Event]) -> Option<Vec<u8>> {
+        if events.is_empty() {
+            return None;
+        }
+        let mut untold = self.with(events);
+        let mut value = bytes(&untold);
+        if value.len() > MAX_VALUE_BYTES {
+            // A gang of many hundreds that starts at once: what must not be missing are ends.
+            untold.events.retain(|event| [".ended", ".lost"].iter().any(|end| event.kind.ends_with(end)));
+            value = bytes(&untold);
+        }
+        while value.len() > MAX_VALUE_BYTES {
+            untold.events.drain(..untold.events.len().div_ceil(2));
+            value = bytes(&untold);
+        }
+        Some(value)
+    }
+
+    /// Appends the events of a commit that is durable, and what history has not taken before. One that cannot be written
+    /// holds nobody up: it is for people, and hears of it with the next.
+    pub(super) async fn tell(&mut self, events: &[Event]) {
+        let untold = self.with(events);
+        if untold.events.is_empty() {
+            return;
+        }
+        match self.history.append_once(untold.after, untold.events.clone()).await {
+            Ok(_) => self.untold = Untold::default(),
+            Err(error) => {
+                tracing::warn!(%error, events = untold.events.len(), "events are not in history yet");
+                self.untold = untold;
+                let surplus = self.untold.events.len().saturating_sub(MAX_UNTOLD);
+                self.untold.events.drain(..surplus);
+            }
+        }
+    }
+
+    /// Appends what the last commit has kept, whoever made it.
+    pub(super) async fn resume(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        let Some(entry) = store.get(LAST_EVENTS).await? else { return Ok(()) };
+        match serde_json::from_slice::<Untold>(&entry.value) {
+            Ok(kept) => self.take_up(kept).await,
+            Err(error) => tracing::warn!(%error, key = LAST_EVENTS, "what should be told cannot be read"),
+        }
+        Ok(())
+    }
+
+    async fn take_up(&mut self, kept: Untold) {
+        // What we have not told yet follows or is the same.
+        let own = std::mem::replace(&mut self.untold, kept).events;
+        let more: Vec<Event> = own.into_iter().filter(|event| !self.untold.events.contains(event)).collect();
+        self.tell(&more).await;
+    }
+
+    /// What is not told yet, with more.
+    fn with(&self, events: &[Event]) -> Untold {
+        let after =
+            if self.untold.events.is_empty() { *self.history.subscribe().borrow() } else { self.untold.after };
+        Untold { after, events: self.untold.events.iter().chain(events).cloned().collect() }
+    }
+}
+
+fn bytes(untold: &Untold) -> Vec<u8> {
+    serde_json::to_vec(untold).expect("words and numbers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::time::Timestamp;
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Op, Transaction};
+
+    fn event(kind: &str, message: &str) -> Event {
+        let (kind, message) = (kind.to_owned(), message.to_owned());
+        Event { sequence: 0, time: Timestamp::from_nanos(7), kind, job: Some(1), task: None, node: None, message }
+    }
+
+    async fn told(history: &EventLog) -> Vec<String> {
+        history.read(0, 100_000).await.unwrap().events.into_iter().map(|event| event.message).collect()
+    }
+
+    /// A commit of these events, by one that dies before it tells them unless `tells`.
+    async fn commit(telling: &mut Telling, store: &dyn Store, events: &[Event], tells: bool) {
+        let value = telling.to_keep(events).unwrap();
+        let ops = vec![Op::Put { key: LAST_EVENTS.into(), value }];
+        store.commit(Transaction { ops, ..Transaction::default() }).await.unwrap();
+        if tells {
+            telling.tell(events).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_next_leader_tells_what_was_committed_once() {
+        let (store, history) = (MemoryStore::default(), Arc::new(EventLog::in_memory(1000).unwrap()));
+        let mut first = Telling::new(history.clone());
+        first.resume(&store).await.unwrap();
+        commit(&mut first, &store, &[event("job.submitted", "a")], true).await;
+        commit(&mut first, &store, &[event("task.ended", "b"), event("job.ended", "c")], false).await;
+        assert_eq!(told(&history).await, ["a"]);
+        for _ in 0..3 {
+            Telling::new(history.clone()).resume(&store).await.unwrap();
+            assert_eq!(told(&history).await, ["a", "b", "c"]);
+        }
+        // A leader elsewhere has a history of its own.
+        let elsewhere = Arc::new(EventLog::in_memory(1000).unwrap());
+        Telling::new(elsewhere.clone()).resume(&store).await.unwrap();
+        assert_eq!(told(&elsewhere).await, ["b", "c"]);
+    }
+
+    #[tokio::test]
+    async fn damage_holds_nobody_up() {
+        let (store, history) = (MemoryStore::default(), Arc::new(EventLog::in_memory(1000).unwrap()));
+        let ops = vec![Op::Put { key: LAST_EVENTS.into(), value: b"{\"after\":".to_vec() }];
+        store.commit(Transaction { ops, ..Transaction::default() }).await.unwrap();
+        Telling::new(history.clone()).resume(&store).await.unwrap();
+        assert_eq!(told(&history).await, [""; 0]);
+    }
+
+    #[test]
+    fn of_too_many_events_the_ends_are_kept() {
+        let telling = Telling::new(Arc::new(EventLog::in_memory(1000).unwrap()));
+        let kept = |events: &[Event]| {
+            let value = telling.to_keep(events).unwrap();
+            assert!(value.len() <= MAX_VALUE_BYTES);
+            serde_json::from_slice::<Untold>(&value).unwrap().events
+        };
+        let mut events = vec![event("task.started", &"x".repeat(1000)); 300];
+        events.push(event("task.ended", "y"));
+        assert_eq!(kept(&events), events[300..]);
+        let ends = vec![event("task.ended", &"x".repeat(1000)); 300];
+        assert_eq!(kept(&ends), ends[150..]);
+        assert_eq!(telling.to_keep(&[]), None);
+    }
+}
