@@ -151,10 +151,11 @@ fn kill_shim(fleet: &Fleet, step: Step, happened: &mut Happened) -> bool {
         .into_iter()
         .filter(|(_, record)| record.end.is_none() && !record.begins.is_empty())
         .map(|(task, record)| (task, record.begins[0].shim))
-        // Its command line names its socket.
-        .filter(|(_, shim)| {
+        // Its command line names its socket: the number of one that is no more may have become another's.
+        .filter(|(task, shim)| {
             let line = std::fs::read(format!("/proc/{shim}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains(&folder)
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.contains(&folder) && line.contains(&format!("/{task}/"))
         })
         .collect();
     if running.is_empty() {
