@@ -146,6 +146,12 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// Takes over what an earlier process of this agent prepared or launched. Later ends arrive as events.
     async fn adopt(&self, task: &TaskSpec) -> Result<Adopted, RuntimeError>;
 
+    /// The same, told for which decision the task was prepared. Runtimes whose records of a task tell that, and may be
+    /// from before they did, override it.
+    async fn adopt_decided(&self, task: &TaskSpec, _generation: Generation) -> Result<Adopted, RuntimeError> {
+        self.adopt(task).await
+    }
+
     /// Renews the lease of a running task, as counted from `sent` on CLOCK_BOOTTIME.
     async fn renew_lease(&self, id: TaskId, sent_boottime: Duration) -> Result<(), RuntimeError>;
 

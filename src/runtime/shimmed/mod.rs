@@ -33,7 +33,7 @@ pub use task::Task;
 use super::{Adopted, Decision, Launch, Notices, Recorded, Runtime, RuntimeError, RuntimeEvent};
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::gpu::Gpu;
-use crate::domain::ids::{JobId, RunId, TaskId};
+use crate::domain::ids::{Generation, JobId, RunId, TaskId};
 use crate::domain::ssh::{SEED_VARIABLE, SshSeed};
 use crate::domain::task::TaskSpec;
 use crate::shim::protocol::Slot as ShimSlot;
@@ -252,6 +252,14 @@ impl<K: Kind> Runtime for Shimmed<K> {
 
     async fn adopt(&self, task: &TaskSpec) -> Result<Adopted, RuntimeError> {
         self.core.adopt(task.id).await
+    }
+
+    async fn adopt_decided(&self, task: &TaskSpec, generation: Generation) -> Result<Adopted, RuntimeError> {
+        let adopted = self.core.adopt(task.id).await?;
+        if adopted != Adopted::Gone {
+            self.core.complete_record(task.id, generation).await;
+        }
+        Ok(adopted)
     }
 
     async fn renew_lease(&self, id: TaskId, sent_boottime: Duration) -> Result<(), RuntimeError> {
