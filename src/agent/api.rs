@@ -132,7 +132,7 @@ impl AgentApi for AgentHandle {
         let after = if token.is_empty() { None } else { Some(parse_token(token)?) };
         let limit = if page_size == 0 { MAX_PAGE } else { page_size.min(MAX_PAGE) } as usize;
         let question = |reply| Request::List { after, limit, reply };
-        let (tasks, more) = self.ask("list tasks", QUESTION_DEADLINE, question).await?;
+        let (tasks, more) = self.ask("list tasks", QUESTION_DEADLINE, question).await??;
         let next = tasks.last().filter(|_| more).map_or_else(String::new, |last| last.id.to_string());
         Ok((tasks, next))
     }

@@ -55,6 +55,11 @@ impl Actor {
         {
             return Err(refusal);
         }
+        if let Some(why) = self.unread.get(&action.id()) {
+            let message =
+                format!("{what}: it may be here, but its records cannot be read ({why}); it is left as it is");
+            return Err(Error { retry_after_ms: Some(5000), ..Error::unavailable(message) });
+        }
         let Some(entry) = self.entries.get_mut(&action.id()) else { return Ok(()) };
         if entry.is_adopting() {
             let message = format!("{what}: the agent was restarted and is still looking at what is left of it");

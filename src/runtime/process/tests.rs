@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::exit::ExitClass;
 use crate::domain::ids::Generation;
 use crate::runtime::Adopted;
-use crate::runtime::contract::{self, Site, Subject, sleepers, task, wait_until};
+use crate::runtime::contract::{self, PATIENCE, Site, Subject, sleepers, task, wait_until};
 use crate::runtime::shimmed::process_id::ProcessId;
 use std::time::Duration;
 
@@ -260,7 +260,7 @@ async fn a_record_from_before_there_were_generations_learns_its_own() {
         std::fs::write(&path, record.to_string()).unwrap();
     }
     let mut second = place.start();
-    let told = async |subject: &Subject| subject.runtime.recorded().await.unwrap()[0].generation;
+    let told = async |subject: &Subject| subject.runtime.recorded(PATIENCE).await.unwrap().found[0].generation;
     assert_eq!(told(&second).await, Generation(0));
     let adopted = second.runtime.adopt_decided(&running, Generation(7)).await.unwrap();
     assert!(matches!(adopted, Adopted::Running { .. }), "{adopted:?}");
@@ -271,6 +271,36 @@ async fn a_record_from_before_there_were_generations_learns_its_own() {
     second.runtime.remove(running.id).await.unwrap();
     second.exited().await;
     second.finish(running.id).await;
+}
+
+#[tokio::test]
+async fn records_that_cannot_be_read_are_told_and_not_taken_for_none() {
+    let place = Place::new();
+    let running = task("sleep 600");
+    let mut subject = place.start();
+    subject.launch(&running).await;
+    let path = place.task_dir().join("task.json");
+    let kept = std::fs::read_to_string(&path).unwrap();
+    let mut newer: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    newer["level"] = 99.into();
+    std::fs::write(&path, newer.to_string()).unwrap();
+    let records = subject.runtime.recorded(PATIENCE).await.unwrap();
+    assert!(records.found.is_empty() && records.unread[&running.id].contains("level is 99"), "{records:?}");
+    // Reading a folder fails as a broken disk does.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let records = subject.runtime.recorded(PATIENCE).await.unwrap();
+    assert!(records.found.is_empty() && records.unread[&running.id].contains("task.json"), "{records:?}");
+    // What the disk has not answered in time is not known either.
+    let late = subject.runtime.recorded(Duration::ZERO).await;
+    assert!(late.as_ref().map_or_else(|_| true, |late| late.unread.len() == 1), "{late:?}");
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::write(&path, kept).unwrap();
+    let records = subject.runtime.recorded(PATIENCE).await.unwrap();
+    assert!(records.found.len() == 1 && records.unread.is_empty(), "{records:?}");
+    subject.runtime.remove(running.id).await.unwrap();
+    subject.exited().await;
+    subject.finish(running.id).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
