@@ -55,6 +55,7 @@ impl Actor {
             version: self.facts.version.clone(),
             inventory: self.inventory.clone(),
             gpus: self.inventory.gpus.iter().map(|gpu| self.gpu_view(gpu)).collect(),
+            term: self.term,
         }
     }
 

@@ -48,6 +48,7 @@ mod resolve;
 mod schedule;
 mod state;
 mod submit;
+mod superseded;
 pub mod transfer;
 mod views;
 
