@@ -1,5 +1,6 @@
 //! The one task that owns the controller's state: batches, commits, then lets things happen.
 
+use super::clock_step::Moved;
 use super::dispatch::Dispatcher;
 use super::persist::{self, WriteError, Writes};
 use super::state::{Dirty, State};
@@ -227,6 +228,7 @@ pub async fn start(
         swept: tokio::time::Instant::now(),
         turned: tokio::time::Instant::now(),
         clock_steps: ClockSteps::default(),
+        moved: Moved::default(),
     };
     let explaining = Arc::new(Semaphore::new(EXPLAINING));
     let tracked = tracker.clone();
@@ -250,6 +252,8 @@ struct Core {
     /// The beginning of the last turn.
     turned: tokio::time::Instant,
     clock_steps: ClockSteps,
+    /// What follows from steps of the clock and is not durable.
+    moved: Moved,
 }
 
 impl Core {
@@ -304,7 +308,7 @@ impl Core {
             let (parts, outbox) = (&*self.parts, &mut outbox);
             let mut context = apply::Context { now, instant, started, running_for, parts, outbox };
             if let Some(nanos) = clock_step {
-                clock_step::take(&mut state, nanos, now);
+                clock_step::take(&mut state, nanos, now, &mut self.moved);
             }
             for message in batch {
                 apply::message(&mut state, message, &mut context);
@@ -378,6 +382,7 @@ impl Core {
                 Err(WriteError::Store(error)) => return self.recover(outbox, &error.to_string()).await,
             }
         }
+        self.moved = Moved::default();
         self.publish(dirty, outbox).await;
         Ok(())
     }
@@ -457,6 +462,8 @@ impl Core {
         *state = loaded;
         let running_for = self.parts.clock.boottime().saturating_sub(self.began);
         apply::keep_heard(&mut state, heard, tokio::time::Instant::now(), running_for);
+        // Before any of it is taken for over.
+        clock_step::take_again(&mut state, now, &self.moved);
         apply::reconsider_all(&mut state, now, &mut outbox);
         // What that changed is written with the next batch; commands follow then. Lists that came in between are lost.
         let instant = tokio::time::Instant::now();
