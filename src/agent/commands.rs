@@ -80,7 +80,7 @@ impl Actor {
         }
         // Not refused for good: the task that it is about is as it was, whoever may speak of it.
         let level = header.level.check_peer(format_args!("{what}: the controller"));
-        level.map_err(|error| Error { kind: ErrorKind::Unavailable, ..error })?;
+        level.map_err(|error| Error { kind: ErrorKind::Unavailable, retry_after_ms: Some(5000), ..error })?;
         // Before the first registration there is nothing to compare with: the listener decides who may speak.
         if let Some(ours) = self.cluster_id.as_ref().filter(|ours| **ours != header.cluster_id) {
             let message = format!(
