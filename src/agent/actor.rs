@@ -87,6 +87,8 @@ pub struct Actor {
     /// Tasks with something in their queue.
     pub(super) ready: BTreeSet<TaskId>,
     pub(super) adopting: watch::Sender<usize>,
+    /// Not in the journal, and of records that cannot be read, with why: whether they run is not known.
+    pub(super) unread: BTreeMap<TaskId, String>,
 }
 
 /// Where the actor's words come from.
@@ -150,6 +152,7 @@ impl Actor {
             }
             Inside::DiskLooked { excess_bytes } => self.disk_looked(excess_bytes),
             Inside::Listed(ids) => self.remove_foundlings(ids),
+            Inside::ReadAgain(records) => self.read_again(records),
         }
     }
 

@@ -11,12 +11,14 @@ use super::entry::Entry;
 use super::executor::Work;
 use super::journal::{self, Journalled};
 use super::message::Inside;
+use super::rebuild;
 use crate::domain::command::SequencedStatus;
 use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::ids::TaskId;
 use crate::domain::lifecycle::{Found, TOMBSTONE, TaskEvent, TaskRecord};
 use crate::domain::task::TaskState;
-use crate::runtime::{Adopted, Runtime, RuntimeEvent};
+use crate::runtime::{Adopted, Records, Runtime, RuntimeEvent};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -41,15 +43,20 @@ impl Actor {
         let unreleased: Vec<_> =
             self.entries.iter().filter(|(_, entry)| !entry.record.released).map(|(id, _)| *id).collect();
         for id in unreleased {
-            let Some(entry) = self.entries.get_mut(&id) else { continue };
-            if entry.record.residue {
-                entry.early_events = Some(Vec::new());
-                entry.enqueue(Work::Adopt);
-                self.ready.insert(id);
-                self.adopting.send_modify(|count| *count += 1);
-            } else {
-                self.observe(id, TaskEvent::AgentRestarted { found: Found::Gone });
-            }
+            self.look_at(id);
+        }
+    }
+
+    /// Begins to look at what is left of a task.
+    fn look_at(&mut self, id: TaskId) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if entry.record.residue {
+            entry.early_events = Some(Vec::new());
+            entry.enqueue(Work::Adopt);
+            self.ready.insert(id);
+            self.adopting.send_modify(|count| *count += 1);
+        } else {
+            self.observe(id, TaskEvent::AgentRestarted { found: Found::Gone });
         }
     }
 
@@ -76,9 +83,6 @@ impl Actor {
 
     /// What the journal had lost becomes durable with its new name.
     pub(super) fn write_again(&mut self, lost: &[TaskId]) {
-        if lost.is_empty() {
-            return;
-        }
         self.writer.set_meta(journal::JOURNAL_ID, self.facts.identity.journal_id.0.clone());
         self.writer.set_meta(journal::ACKNOWLEDGED, self.acknowledged.to_string());
         for id in lost {
@@ -135,11 +139,26 @@ impl Actor {
         }
     }
 
+    /// Records that could not be read at the start: what can be read of them by now is taken over, and what is not there
+    /// any more is nobody's.
+    pub(super) fn read_again(&mut self, Records { found, unread }: Records) {
+        let before = std::mem::replace(&mut self.unread, unread);
+        for found in found {
+            let id = found.spec.id;
+            self.restore_task(id, rebuild::journalled(found));
+            self.write_again(&[id]);
+            self.look_at(id);
+        }
+        let gone = before.into_keys().filter(|id| !self.unread.contains_key(id) && !self.entries.contains_key(id));
+        let gone = gone.collect();
+        self.remove_foundlings(gone);
+    }
+
     /// What the runtime has and the journal does not: ours by its place, nobody's by our records.
     pub(super) fn remove_foundlings(&mut self, ids: Vec<TaskId>) {
         let now = self.clock.now();
         for id in ids {
-            if self.entries.contains_key(&id) {
+            if self.entries.contains_key(&id) || self.unread.contains_key(&id) {
                 continue;
             }
             warn!(task = %id, "on this node without a record in the journal: it is removed");
@@ -171,5 +190,26 @@ pub async fn list_everything(runtime: Arc<dyn Runtime>, inside: mpsc::Sender<Ins
             Err(_) => warn!(runtime = runtime.name(), "listing what the runtime has: no answer"),
         }
         tokio::time::sleep(backoff.next_wait()).await;
+    }
+}
+
+/// Reads again, until it is known, what could not be read of tasks that are in no journal. Dropped to cancel.
+pub async fn read_again(runtime: Arc<dyn Runtime>, inside: mpsc::Sender<Inside>, mut left: BTreeSet<TaskId>) {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    while !left.is_empty() {
+        tokio::time::sleep(backoff.next_wait()).await;
+        let Records { mut found, mut unread } = match runtime.recorded(LIST_DEADLINE).await {
+            Ok(records) => records,
+            Err(error) => {
+                warn!(%error, "reading the records of tasks");
+                continue;
+            }
+        };
+        found.retain(|found| left.contains(&found.spec.id));
+        unread.retain(|id, _| left.contains(id));
+        left = unread.keys().copied().collect();
+        if inside.send(Inside::ReadAgain(Records { found, unread })).await.is_err() {
+            return;
+        }
     }
 }

@@ -26,6 +26,8 @@ pub const MAX_PAGE: u32 = 1000;
 const QUESTION_DEADLINE: Duration = Duration::from_secs(10);
 /// For commands whose header says nothing about the time left.
 const DEFAULT_COMMAND_DEADLINE: Duration = Duration::from_secs(300);
+/// After a command that was not done in time.
+const LATE_RETRY_MS: u64 = 1000;
 /// For starting a command beside a task.
 const EXEC_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -65,7 +67,9 @@ impl AgentHandle {
             Ok(Err(_)) => Err(self.shutting_down(what)),
             Err(_) => {
                 let message = format!("{what}: node {} is not done after {} ms", self.node, allowed.as_millis());
-                Err(Error::new(ErrorKind::DeadlineExceeded, message))
+                // What takes long is no reason to take the agent for gone.
+                let retry_after_ms = Some(LATE_RETRY_MS);
+                Err(Error { retry_after_ms, ..Error::new(ErrorKind::DeadlineExceeded, message) })
             }
         }
     }
@@ -132,7 +136,7 @@ impl AgentApi for AgentHandle {
         let after = if token.is_empty() { None } else { Some(parse_token(token)?) };
         let limit = if page_size == 0 { MAX_PAGE } else { page_size.min(MAX_PAGE) } as usize;
         let question = |reply| Request::List { after, limit, reply };
-        let (tasks, more) = self.ask("list tasks", QUESTION_DEADLINE, question).await?;
+        let (tasks, more) = self.ask("list tasks", QUESTION_DEADLINE, question).await??;
         let next = tasks.last().filter(|_| more).map_or_else(String::new, |last| last.id.to_string());
         Ok((tasks, next))
     }

@@ -55,6 +55,11 @@ impl Actor {
         {
             return Err(refusal);
         }
+        if let Some(why) = self.unread.get(&action.id()) {
+            let message =
+                format!("{what}: it may be here, but its records cannot be read ({why}); it is left as it is");
+            return Err(Error { retry_after_ms: Some(5000), ..Error::unavailable(message) });
+        }
         let Some(entry) = self.entries.get_mut(&action.id()) else { return Ok(()) };
         if entry.is_adopting() {
             let message = format!("{what}: the agent was restarted and is still looking at what is left of it");
@@ -75,7 +80,7 @@ impl Actor {
         }
         // Not refused for good: the task that it is about is as it was, whoever may speak of it.
         let level = header.level.check_peer(format_args!("{what}: the controller"));
-        level.map_err(|error| Error { kind: ErrorKind::Unavailable, ..error })?;
+        level.map_err(|error| Error { kind: ErrorKind::Unavailable, retry_after_ms: Some(5000), ..error })?;
         // Before the first registration there is nothing to compare with: the listener decides who may speak.
         if let Some(ours) = self.cluster_id.as_ref().filter(|ours| **ours != header.cluster_id) {
             let message = format!(

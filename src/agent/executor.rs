@@ -235,8 +235,9 @@ impl Executor {
                 self.until_done("remove", id, limits.remove, || self.runtime.remove(id)).await;
                 WorkResult::Removed
             }
-            (Work::Adopt, Some(Target { spec, .. })) => {
-                WorkResult::Adopted(self.until_done("adopt", id, limits.adopt, || self.runtime.adopt(&spec)).await)
+            (Work::Adopt, Some(Target { spec, decision, .. })) => {
+                let adopt = || self.runtime.adopt_decided(&spec, decision.generation);
+                WorkResult::Adopted(self.until_done("adopt", id, limits.adopt, adopt).await)
             }
             (Work::Clear, _) => WorkResult::Cleared { log_bytes: self.clear_work(id).await },
             (Work::Purge, _) => {

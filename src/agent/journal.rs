@@ -9,6 +9,7 @@
 //! | `meta/sequence` | sequences up to here may have been given out; see `commit` |
 //! | `meta/gpus` | the devices of the node and since when they are absent; see `gpus/remembered` |
 //! | `task/ID` | the record with the sequence of its newest status |
+//! | `damaged/task/ID` | one that made no sense and was set aside |
 //!
 //! A status is the whole state of a task, so the newest one per task is all there is to report: the outbox is
 //! the tasks whose sequence is above `meta/acknowledged`, bounded by the tasks themselves. The environment of
@@ -23,7 +24,7 @@ use crate::store::{Compare, Entry, MAX_VALUE_BYTES, Op, Outcome, Range, Store, S
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use tracing::warn;
+use tracing::{error, warn};
 
 pub const LEVEL: &str = "meta/level";
 pub const NODE_UID: &str = "meta/node_uid";
@@ -34,6 +35,7 @@ pub const ACKNOWLEDGED: &str = "meta/acknowledged";
 pub const SEQUENCE: &str = "meta/sequence";
 pub const GPUS: &str = "meta/gpus";
 pub const TASK_PREFIX: &str = "task/";
+const DAMAGED_PREFIX: &str = "damaged/";
 
 /// Longest record; the rest of a value is for the reasons and notices that come later.
 pub const MAX_RECORD_BYTES: usize = MAX_VALUE_BYTES - 32 * 1024;
@@ -61,6 +63,8 @@ pub struct Journal {
     /// Nothing above it was given out.
     pub sequence: u64,
     pub tasks: Vec<(TaskId, Journalled)>,
+    /// Entries of tasks that make no sense: their tasks are looked for as those of a lost journal are.
+    pub damaged: Vec<Entry>,
     pub gpus: Remembered,
 }
 
@@ -127,7 +131,8 @@ pub async fn check(store: &Arc<dyn Store>) -> Result<Result<(), String>, Error> 
     }
 }
 
-/// Reads the whole journal. A value that cannot be understood is an error of the kind `Internal`.
+/// Reads the whole journal. Where it says of itself what cannot be understood that is an error of the kind `Internal`;
+/// where it says so of a task, the entry is among the damaged.
 pub async fn load(store: &Arc<dyn Store>) -> Result<Journal, Error> {
     let identity = load_identity(store, None).await?;
     let cluster_id = get_text(store, CLUSTER_ID).await?;
@@ -141,7 +146,7 @@ pub async fn load(store: &Arc<dyn Store>) -> Result<Journal, Error> {
             Remembered::default()
         })
     });
-    let mut tasks = Vec::new();
+    let (mut tasks, mut damaged) = (Vec::new(), Vec::new());
     let mut range = Range { limit: PAGE, ..Range::prefix(TASK_PREFIX) };
     loop {
         let (entries, _) = bounded(store.range(range.clone())).await?;
@@ -149,22 +154,40 @@ pub async fn load(store: &Arc<dyn Store>) -> Result<Journal, Error> {
         for entry in entries {
             // The next key after this one in byte order.
             range.start = format!("{}\0", entry.key);
-            let (id, journalled) = decode(&entry)?;
-            sequence = sequence.max(journalled.sequence);
-            tasks.push((id, journalled));
+            match decode(&entry) {
+                Ok((id, journalled)) => {
+                    sequence = sequence.max(journalled.sequence);
+                    tasks.push((id, journalled));
+                }
+                Err(why) => {
+                    error!(key = entry.key, why, "a record of the journal is damaged: its task is looked for");
+                    damaged.push(entry);
+                }
+            }
         }
         if !full {
             break;
         }
     }
-    Ok(Journal { identity, cluster_id, term, acknowledged, sequence, tasks, gpus })
+    Ok(Journal { identity, cluster_id, term, acknowledged, sequence, tasks, damaged, gpus })
 }
 
-fn decode(entry: &Entry) -> Result<(TaskId, Journalled), Error> {
-    let unreadable = |why: String| Error::internal(format!("reading the journal: {}: {why}", entry.key));
+/// Keeps what makes no sense where it is not read again, to be looked into. Not now is at the next start: a full disk
+/// must not keep an agent from its tasks.
+pub async fn set_aside(store: &Arc<dyn Store>, damaged: &[Entry]) {
+    for Entry { key, value, .. } in damaged {
+        let kept = put(&format!("{DAMAGED_PREFIX}{key}"), value.clone());
+        let ops = vec![kept, Op::Delete { key: key.clone() }];
+        if let Err(error) = bounded(store.commit(Transaction { compares: Vec::new(), ops })).await {
+            return warn!(key, %error, "a damaged record stays in the journal");
+        }
+    }
+}
+
+fn decode(entry: &Entry) -> Result<(TaskId, Journalled), String> {
     let id = entry.key.strip_prefix(TASK_PREFIX).unwrap_or_default().parse();
-    let id: TaskId = id.map_err(|error: crate::domain::ids::InvalidTaskId| unreadable(error.to_string()))?;
-    let journalled = serde_json::from_slice(&entry.value).map_err(|error| unreadable(error.to_string()))?;
+    let id: TaskId = id.map_err(|error: crate::domain::ids::InvalidTaskId| error.to_string())?;
+    let journalled = serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
     Ok((id, journalled))
 }
 

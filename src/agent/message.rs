@@ -11,6 +11,7 @@ use crate::domain::exit::Exit;
 use crate::domain::ids::TaskId;
 use crate::domain::ssh::SshSeed;
 use crate::domain::task::{TaskSpec, TaskStatus};
+use crate::runtime::Records;
 use crate::store::{Outcome as CommitOutcome, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,7 @@ pub enum Request {
     List {
         after: Option<TaskId>,
         limit: usize,
-        reply: Reply<(Vec<TaskStatus>, bool)>,
+        reply: Reply<Result<(Vec<TaskStatus>, bool), Error>>,
     },
     Node {
         reply: Reply<NodeInfo>,
@@ -124,6 +125,8 @@ pub enum Inside {
     },
     /// Everything the runtime has on this machine.
     Listed(Vec<TaskId>),
+    /// What there is now of the records that could not be read.
+    ReadAgain(Records),
 }
 
 /// What the reporter is told without asking: something new, or a reason to register anew.

@@ -21,8 +21,16 @@ const MAX_CLUSTER_ID_BYTES: usize = 1024;
 
 impl Actor {
     /// Tasks after `after`, and whether there are more. Tombstones are left out: nothing of them is here, and a
-    /// controller that saw them in a full list would release them again at every reconciliation.
-    pub(super) fn list(&self, after: Option<TaskId>, limit: usize) -> (Vec<TaskStatus>, bool) {
+    /// controller that saw them in a full list would release them again at every reconciliation. What is missing from a
+    /// list is gone: there is none as long as that is not known of a task.
+    pub(super) fn list(&self, after: Option<TaskId>, limit: usize) -> Result<(Vec<TaskStatus>, bool), Error> {
+        if let Some((id, why)) = self.unread.first_key_value() {
+            let count = self.unread.len();
+            let message = format!(
+                "list tasks: of {count} tasks of this node the records cannot be read, the first is {id} ({why})"
+            );
+            return Err(Error { retry_after_ms: Some(5000), ..Error::unavailable(message) });
+        }
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut tasks = self
             .entries
@@ -31,7 +39,7 @@ impl Actor {
             .map(|(_, entry)| entry.status());
         let page: Vec<_> = tasks.by_ref().take(limit).collect();
         let more = tasks.next().is_some();
-        (page, more)
+        Ok((page, more))
     }
 
     /// Nothing of a purged task can be read.
@@ -47,6 +55,7 @@ impl Actor {
             version: self.facts.version.clone(),
             inventory: self.inventory.clone(),
             gpus: self.inventory.gpus.iter().map(|gpu| self.gpu_view(gpu)).collect(),
+            term: self.term,
         }
     }
 

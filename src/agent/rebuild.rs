@@ -28,9 +28,9 @@ pub fn lost(journal: &[(TaskId, Journalled)], recorded: Vec<Recorded>) -> Vec<Re
 }
 
 /// Puts what was lost into the journal's place. It tells then another history than it did before: whoever follows it has
-/// to begin anew.
-pub fn mend(journal: &mut Journal, lost: Vec<Recorded>, fresh: JournalId) -> Vec<TaskId> {
-    if lost.is_empty() {
+/// to begin anew. `unread`: there are tasks that it may have lost too.
+pub fn mend(journal: &mut Journal, lost: Vec<Recorded>, unread: bool, fresh: JournalId) -> Vec<TaskId> {
+    if lost.is_empty() && !unread {
         return Vec::new();
     }
     journal.identity.journal_id = fresh;
@@ -38,12 +38,18 @@ pub fn mend(journal: &mut Journal, lost: Vec<Recorded>, fresh: JournalId) -> Vec
     let mut ids = Vec::new();
     for found in lost {
         let id = found.spec.id;
-        warn!(task = %id, started_at = ?found.started_at, "not in the journal: taken from the records beside the task");
         journal.tasks.retain(|(known, _)| *known != id);
-        journal.tasks.push((id, Journalled { sequence: 0, record: record(found), purged: false }));
+        journal.tasks.push((id, journalled(found)));
         ids.push(id);
     }
     ids
+}
+
+/// The task as the journal would have it.
+pub fn journalled(found: Recorded) -> Journalled {
+    let (id, started_at) = (found.spec.id, found.started_at);
+    warn!(task = %id, ?started_at, "not in the journal: taken from the records beside the task");
+    Journalled { sequence: 0, record: record(found), purged: false }
 }
 
 /// As far as it is known before anybody looks at the task itself.

@@ -20,7 +20,7 @@ use crate::domain::ids::{JournalId, NodeName};
 use crate::domain::ssh::SEED_FEATURE;
 use crate::domain::task::Inventory;
 use crate::gpu::GpuSource;
-use crate::runtime::{Runtime, RuntimeEvent};
+use crate::runtime::{Records, Runtime, RuntimeEvent};
 use crate::store::Store;
 use crate::telemetry::clock::{Clock, ClockSteps};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +30,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{error, warn};
 
 /// Requests that wait for the actor; more are refused.
 const REQUESTS: usize = 256;
@@ -38,8 +38,8 @@ const REQUESTS: usize = 256;
 const INSIDE: usize = 1024;
 /// How long a start waits for what is left of earlier tasks; slow ones are looked at further meanwhile.
 const ADOPTION_WAIT: Duration = Duration::from_secs(10);
-/// For the records beside tasks.
-const RECORDS_DEADLINE: Duration = Duration::from_secs(120);
+/// For the records beside tasks. What is not read by then is read later, and left alone until then.
+const RECORDS_DEADLINE: Duration = Duration::from_secs(30);
 /// For what is going on when the agent ends.
 const END_WAIT: Duration = Duration::from_secs(5);
 
@@ -138,14 +138,20 @@ impl AgentRunning {
 /// Reads the journal, takes over what is left of earlier tasks, and starts. `cancel` ends the agent, not its tasks.
 pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(AgentHandle, AgentRunning), Error> {
     let mut journal = journal::load(&parts.store).await?;
-    let recorded = tokio::time::timeout(RECORDS_DEADLINE, parts.runtime.recorded()).await;
+    journal::set_aside(&parts.store, &journal.damaged).await;
     // Without them what runs here could be taken for nobody's.
-    let recorded = recorded
-        .map_err(|_| "the disk does not answer".to_owned())
-        .and_then(|read| read.map_err(|error| error.message));
-    let recorded = recorded.map_err(|why| Error::unavailable(format!("reading the records of tasks: {why}")))?;
-    let lost = rebuild::lost(&journal.tasks, recorded);
-    let lost = rebuild::mend(&mut journal, lost, JournalId(uuid::Uuid::new_v4().to_string()));
+    let records = parts.runtime.recorded(RECORDS_DEADLINE).await;
+    let Records { found, mut unread } =
+        records.map_err(|error| Error::unavailable(format!("reading the records of tasks: {}", error.message)))?;
+    // Of the others the journal tells what there is to know.
+    journal.tasks.iter().for_each(|(id, _)| drop(unread.remove(id)));
+    for (task, why) in &unread {
+        error!(%task, why, "not in the journal, and its records cannot be read: it is left as it is until they can");
+    }
+    let lost = rebuild::lost(&journal.tasks, found);
+    let fresh = JournalId(uuid::Uuid::new_v4().to_string());
+    let another_history = !lost.is_empty() || !unread.is_empty();
+    let lost = rebuild::mend(&mut journal, lost, !unread.is_empty(), fresh);
     let devices = gpus::devices(&parts.gpus).await;
     let remembered = journal.gpus.of(parts.gpus.setting());
     let known = devices.as_ref().ok().map(|(gpus, _)| gpus.iter().map(|gpu| gpu.uuid.clone()).collect());
@@ -226,11 +232,14 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
         clock_steps: ClockSteps::default(),
         ready: BTreeSet::new(),
         adopting,
+        unread: unread.clone(),
     };
     // Steps are counted from here on.
     actor.clock_steps.look(&*actor.clock);
     actor.restore(journal.tasks);
-    actor.write_again(&lost);
+    if another_history {
+        actor.write_again(&lost);
+    }
     if answered {
         actor.remember_gpus();
     }
@@ -247,6 +256,8 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
     let poller = Poller { source: parts.gpus, period, now: poll_now, inside: inside.clone(), known };
     tracker.spawn(either(until(&cancel), poller.run()));
     tracker.spawn(either(until(&cancel), adopt::list_everything(Arc::clone(&parts.runtime), inside.clone())));
+    let read_again = adopt::read_again(Arc::clone(&parts.runtime), inside.clone(), unread.into_keys().collect());
+    tracker.spawn(either(until(&cancel), read_again));
     if let Some(controller) = parts.controller {
         let node = parts.name.to_string();
         let reporter = Reporter { controller, inside, hint: hint_in, clock: parts.clock, node };

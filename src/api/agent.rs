@@ -2,7 +2,7 @@
 
 use super::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
 use crate::domain::command::{CommandHeader, Error};
-use crate::domain::ids::{JournalId, NodeName, NodeUid, TaskId};
+use crate::domain::ids::{JournalId, NodeName, NodeUid, TaskId, Term};
 use crate::domain::principal::Principal;
 use crate::domain::ssh::SshSeed;
 use crate::domain::task::{Inventory, TaskSpec, TaskStatus};
@@ -58,6 +58,8 @@ pub struct NodeInfo {
     pub version: String,
     pub inventory: Inventory,
     pub gpus: Vec<GpuView>,
+    /// The highest of a controller that it has registered with; agents of before say 0.
+    pub term: Term,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -491,13 +491,14 @@ fn run_ended(state: &mut State, run: &Run, spec: &Arc<JobSpec>, now: Timestamp) 
 }
 
 fn end_job(state: &mut State, id: JobId, end: JobState, exit: crate::domain::exit::Exit, now: Timestamp) {
+    let order = state.ended.last().map_or(0, |(order, ..)| *order) + 1;
     let Some(job) = state.jobs.get_mut(&id) else { return };
     job.state = end;
-    job.ended_at = Some(now);
+    (job.ended_at, job.ended_order) = (Some(now), order);
     let message = format!("{}: {}", end.as_str(), exit.reason);
     job.exit = Some(exit);
     state.names.remove(&(job.user.clone(), job.name.clone()));
-    state.ended.insert((now, id));
+    state.ended.insert((order, now, id));
     state.dirty.jobs.insert(id);
     state.note(now, "job.ended", Some(id), None, None, message);
 }

@@ -1,5 +1,6 @@
 //! The one task that owns the controller's state: batches, commits, then lets things happen.
 
+use super::clock_step::Moved;
 use super::dispatch::Dispatcher;
 use super::persist::{self, WriteError, Writes};
 use super::state::{Dirty, State};
@@ -231,6 +232,7 @@ pub async fn start(
         turned: tokio::time::Instant::now(),
         clock_steps: ClockSteps::default(),
         telling,
+        moved: Moved::default(),
     };
     let explaining = Arc::new(Semaphore::new(EXPLAINING));
     let tracked = tracker.clone();
@@ -255,6 +257,8 @@ struct Core {
     turned: tokio::time::Instant,
     clock_steps: ClockSteps,
     telling: Telling,
+    /// What follows from steps of the clock and is not durable.
+    moved: Moved,
 }
 
 impl Core {
@@ -309,7 +313,7 @@ impl Core {
             let (parts, outbox) = (&*self.parts, &mut outbox);
             let mut context = apply::Context { now, instant, started, running_for, parts, outbox };
             if let Some(nanos) = clock_step {
-                clock_step::take(&mut state, nanos, now);
+                clock_step::take(&mut state, nanos, now, &mut self.moved);
             }
             for message in batch {
                 apply::message(&mut state, message, &mut context);
@@ -386,6 +390,7 @@ impl Core {
                 Err(WriteError::Store(error)) => return self.recover(outbox, &error.to_string()).await,
             }
         }
+        self.moved = Moved::default();
         self.publish(dirty, outbox).await;
         Ok(())
     }
@@ -462,6 +467,8 @@ impl Core {
         *state = loaded;
         let running_for = self.parts.clock.boottime().saturating_sub(self.began);
         apply::keep_heard(&mut state, heard, tokio::time::Instant::now(), running_for);
+        // Before any of it is taken for over.
+        clock_step::take_again(&mut state, now, &self.moved);
         apply::reconsider_all(&mut state, now, &mut outbox);
         // What that changed is written with the next batch; commands follow then. Lists that came in between are lost.
         let instant = tokio::time::Instant::now();

@@ -36,7 +36,7 @@ impl Unanswered {
 
 /// An agent was asked something, and has answered, or has not.
 pub(super) fn asked(state: &mut State, name: &NodeName, error: Option<&Error>, context: &mut Context<'_>) {
-    let lost = |error: &&Error| matches!(error.kind, ErrorKind::Unavailable | ErrorKind::DeadlineExceeded);
+    let lost = |error: &&Error| !is_its_own(error);
     let Some(node) = state.nodes.get_mut(name) else { return };
     let Some(error) = error.filter(lost) else {
         if node.unanswered.take().is_some_and(|unanswered| unanswered.told) {
@@ -52,6 +52,12 @@ pub(super) fn asked(state: &mut State, name: &NodeName, error: Option<&Error>, c
         node.unanswered = Some(Unanswered { since: context.instant, why, told: false });
     }
     context.outbox.list.push(name.clone());
+}
+
+/// Whether the agent itself said so: then it answers. A connection that fails never says when to ask again.
+pub(super) fn is_its_own(error: &Error) -> bool {
+    let unanswered = matches!(error.kind, ErrorKind::Unavailable | ErrorKind::DeadlineExceeded);
+    !unanswered || error.retry_after_ms.is_some()
 }
 
 /// Those that have had their time to answer count as unreachable.

@@ -225,9 +225,10 @@ impl Dispatcher {
                     Ok(agent) => list_all(&*agent).await,
                     Err(error) => Err(error),
                 };
-                if result.is_err() {
-                    // It is asked again; not at once.
-                    tokio::time::sleep(LIST_PAUSE).await;
+                if let Err(error) = &result {
+                    // It is asked again; not at once, and not before it says.
+                    let said = Duration::from_millis(error.retry_after_ms.unwrap_or(0));
+                    tokio::time::sleep(said.clamp(LIST_PAUSE, LAST_RETRY)).await;
                 }
                 result
             };

@@ -4,7 +4,7 @@
 //!   STANDBY --nobody leads, the lead is won--> take the term, load everything --> LEADING
 //!   LEADING --the lease was not renewed (etcd away, this process frozen)-------> SUSPENDED   nothing is decided or sent
 //!   LEADING --a write found another term---------------------------------------> STANDBY
-//!   SUSPENDED --the lead is won again--> LEADING (a new term)      --another leads--> STANDBY
+//!   SUSPENDED --the lead is won again--> LEADING (a new term)      --another leads, as etcd or agents say--> STANDBY
 //! ```
 //!
 //! Exactly one decides: whoever takes the lead raises the term in the store, every transaction of a controller compares
@@ -21,7 +21,7 @@ use crate::domain::command::{
     Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
 };
 use crate::domain::event::Event;
-use crate::domain::ids::{JournalId, NodeUid, TaskId};
+use crate::domain::ids::{JournalId, NodeName, NodeUid, TaskId};
 use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
 use crate::domain::ssh::SshAccess;
@@ -90,7 +90,7 @@ impl Elected {
     ) -> Result<(), Error> {
         // Ends what still reads from the last time that this one led.
         let mut streams = cancel.child_token();
-        loop {
+        for round in 0_usize.. {
             let claim = serde_json::to_vec(&candidate.claim).map_err(|error| Error::internal(error.to_string()))?;
             let attempt = candidate.store.try_lead(&claim, candidate.lease, parts().clock);
             let attempt = tokio::select! {
@@ -113,13 +113,31 @@ impl Elected {
                         self.stand_by(&leader);
                     }
                 }
-                Err(error) => self.note_trouble(&error.to_string()),
+                Err(error) => {
+                    self.note_trouble(&error.to_string());
+                    let superseded = tokio::select! {
+                        () = cancel.cancelled() => return Ok(()),
+                        superseded = self.superseded(round) => superseded,
+                    };
+                    if let Some(node) = superseded {
+                        streams.cancel();
+                        tracing::warn!(%node, "another controller leads: its agent has registered with it");
+                        self.sit(Seat::Standby(format!("unknown, but {node} has registered with another one")));
+                    }
+                }
             }
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+        Ok(())
+    }
+
+    /// Whether agents know a later leader than the one that is suspended here.
+    async fn superseded(&self, round: usize) -> Option<NodeName> {
+        let Seat::Suspended(controller, _) = self.read().clone() else { return None };
+        controller.superseded(round).await
     }
 
     /// Leads for as long as it may. An error is one that another start would meet as well.

@@ -15,11 +15,11 @@ pub(super) fn old_jobs(state: &mut State, keep: usize) {
     // As long as a node has not let go of a task, its promise has to be remembered.
     let settled =
         |id: &JobId| state.jobs.get(id).is_some_and(|job| !job.runs.iter().any(|run| state.unsettled.contains(run)));
-    let oldest: Vec<_> = state.ended.iter().filter(|(_, id)| settled(id)).take(surplus).copied().collect();
-    for (ended_at, id) in oldest {
+    let oldest: Vec<_> = state.ended.iter().filter(|(.., id)| settled(id)).take(surplus).copied().collect();
+    for ended @ (.., id) in oldest {
         let Some(job) = state.jobs.get(&id) else { continue };
         state.garbage.extend(keys_of_job(job));
-        state.ended.remove(&(ended_at, id));
+        state.ended.remove(&ended);
         forget_job(state, id);
     }
 }

@@ -48,6 +48,7 @@ mod resolve;
 mod schedule;
 mod state;
 mod submit;
+mod superseded;
 mod telling;
 pub mod transfer;
 mod views;

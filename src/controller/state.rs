@@ -39,8 +39,8 @@ pub(super) struct State {
     pub(super) unsettled: BTreeSet<RunId>,
     /// What has to be written with the next batch.
     pub(super) dirty: Dirty,
-    /// Ended jobs by the time of their end; the oldest are forgotten.
-    pub(super) ended: BTreeSet<(Timestamp, JobId)>,
+    /// Ended jobs in the order of their ends, and before there was one by their time; the oldest are forgotten.
+    pub(super) ended: BTreeSet<(u64, Timestamp, JobId)>,
     /// Keys that nothing refers to any more, to be deleted in this order; with a `/` at the end, all below it.
     pub(super) garbage: Vec<String>,
     /// What the scheduler needs and found out. Derived: lost with the state, and made anew.

@@ -94,6 +94,7 @@ fn create(
         runs: vec![run_id],
         retries: Retries::default(),
         ended_at: None,
+        ended_order: 0,
         ssh: new_seed(),
     };
     state.names.insert((job.user.clone(), name.clone()), id);

@@ -4,7 +4,7 @@
 
 use crate::agent::{Identity, check_journal, load_identity};
 use crate::config::AgentConfig;
-use crate::domain::command::Error;
+use crate::domain::command::{Error, ErrorKind};
 use crate::domain::ids::NodeUid;
 use crate::store::file::set_aside;
 use crate::store::sqlite::{SqliteSettings, SqliteStore};
@@ -67,7 +67,11 @@ async fn try_open(path: &Path, known: Option<NodeUid>) -> Result<(Arc<dyn Store>
             return Err(Trouble::Other(Error::unavailable(format!("opening the journal {place}: {error}"))));
         }
     };
-    let identity = load_identity(&store, known).await.map_err(Trouble::Other)?;
+    // What it says of itself makes no sense; everything else is no reason to doubt it.
+    let identity = load_identity(&store, known).await.map_err(|error| match error.kind {
+        ErrorKind::Internal => Trouble::Damaged(error.message),
+        _ => Trouble::Other(error),
+    })?;
     check_journal(&store).await.map_err(Trouble::Other)?.map_err(Trouble::Damaged)?;
     Ok((store, identity))
 }
@@ -133,15 +137,49 @@ mod tests {
         assert_eq!(uid_and_id(&config).await.0, uid, "emptied");
     }
 
+    async fn put(config: &AgentConfig, key: &str, value: &[u8]) -> NodeUid {
+        let (store, identity) = open(config).await.unwrap();
+        let put = Op::Put { key: key.into(), value: value.into() };
+        store.commit(Transaction { compares: Vec::new(), ops: vec![put] }).await.unwrap();
+        identity.node_uid
+    }
+
     #[tokio::test]
-    async fn a_value_that_makes_no_sense_is_damage() {
+    async fn a_journal_that_says_nonsense_of_itself_is_set_aside() {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
-        let (store, _) = open(&config).await.unwrap();
-        let put = Op::Put { key: "task/1.1.0.0".into(), value: b"{\"sequence\": 3, \"rec".to_vec() };
-        store.commit(Transaction { compares: Vec::new(), ops: vec![put] }).await.unwrap();
-        drop(store);
+        let damages: [(&str, &[u8]); 5] = [
+            ("meta/level", b"first"),
+            ("meta/node_uid", b"\xff\xfe"),
+            ("meta/journal_id", b"\xff"),
+            ("meta/term", b"-1"),
+            ("meta/acknowledged", b"1e9"),
+        ];
+        for (count, (key, value)) in damages.into_iter().enumerate() {
+            let uid = put(&config, key, value).await;
+            let (_, identity) = open(&config).await.unwrap();
+            assert_eq!(identity.node_uid, uid, "{key}");
+            let aside = folder.path().join(format!("journal.db.damaged-{}", count + 1));
+            assert!(aside.exists(), "{key}: {}", aside.display());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_newer_journal_is_refused_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        put(&config, "meta/level", b"99").await;
+        let refused = open(&config).await.map(drop).unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Refused, "{refused}");
+        assert!(!folder.path().join("journal.db.damaged-1").exists());
+    }
+
+    #[tokio::test]
+    async fn one_record_that_makes_no_sense_costs_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        put(&config, "task/1.1.0.0", b"{\"sequence\": 3, \"rec").await;
         open(&config).await.unwrap();
-        assert!(folder.path().join("journal.db.damaged-1").exists());
+        assert!(!folder.path().join("journal.db.damaged-1").exists());
     }
 }

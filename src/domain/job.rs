@@ -29,6 +29,9 @@ pub struct Job {
     pub runs: Vec<RunId>,
     pub retries: Retries,
     pub ended_at: Option<Timestamp>,
+    /// Grows from end to end, whatever the clock does; jobs that ended before there was one have 0.
+    #[serde(default)]
+    pub ended_order: u64,
     /// What the keys of its tasks come from; jobs from before there were any have none. Shown to nobody but its owner.
     #[serde(default)]
     pub ssh: Option<SshSeed>,

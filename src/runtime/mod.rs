@@ -21,6 +21,7 @@ use crate::domain::task::TaskSpec;
 use crate::domain::time::Timestamp;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -85,6 +86,14 @@ pub struct Recorded {
     pub present: bool,
 }
 
+/// What lies beside the tasks of a machine.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Records {
+    pub found: Vec<Recorded>,
+    /// Tasks whose records are there and could not be read, and why: whether they run is not known.
+    pub unread: BTreeMap<TaskId, String>,
+}
+
 /// The last word before the user's command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launch {
@@ -146,6 +155,12 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// Takes over what an earlier process of this agent prepared or launched. Later ends arrive as events.
     async fn adopt(&self, task: &TaskSpec) -> Result<Adopted, RuntimeError>;
 
+    /// The same, told for which decision the task was prepared. Runtimes whose records of a task tell that, and may be
+    /// from before they did, override it.
+    async fn adopt_decided(&self, task: &TaskSpec, _generation: Generation) -> Result<Adopted, RuntimeError> {
+        self.adopt(task).await
+    }
+
     /// Renews the lease of a running task, as counted from `sent` on CLOCK_BOOTTIME.
     async fn renew_lease(&self, id: TaskId, sent_boottime: Duration) -> Result<(), RuntimeError>;
 
@@ -160,9 +175,10 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// Tasks that have anything on this machine, journalled or not.
     async fn list(&self) -> Result<Vec<TaskId>, RuntimeError>;
 
-    /// What the tasks' own records say, as far as they can be read. Asks nobody but this machine's disk.
-    async fn recorded(&self) -> Result<Vec<Recorded>, RuntimeError> {
-        Ok(Vec::new())
+    /// What the tasks' own records say. Asks nobody but this machine's disk; what it has not answered within `limit` is
+    /// unread.
+    async fn recorded(&self, _limit: Duration) -> Result<Records, RuntimeError> {
+        Ok(Records::default())
     }
 }
 

@@ -1,7 +1,9 @@
-//! Two controllers on a real etcd: one is killed, one is frozen and thawed, etcd loses its quorum. Tasks never notice.
+//! Two controllers on a real etcd: one is killed, one is frozen and thawed, one is cut off from etcd, etcd loses its
+//! quorum. Tasks never notice.
 
 use crate::harness::job::quoted;
-use crate::harness::{Cluster, Etcd, Node, Output, job, role, until};
+use crate::harness::skip::is_long;
+use crate::harness::{Cables, Cluster, Etcd, Node, Output, Way, job, role, skip, until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
@@ -178,4 +180,73 @@ fn without_a_quorum_tasks_and_reading_go_on_and_changes_are_refused() {
     });
     assert_eq!(cluster.wait_end(&job_id(taken).to_string())["state"], "SUCCEEDED");
     check_counted(&cluster, &id);
+}
+
+/// Nothing but the way between the leader and etcd is cut: clients, agents and the other controller hear everybody.
+fn cut_off_from_etcd(cables: Cables, way: Way) {
+    let etcd = Etcd::behind(cables, 1);
+    // Not of this machine, as far as they can tell.
+    let settings = [0, 1].map(|controller| format!("insecure = true\n{}", etcd.settings_of(controller)));
+    let nodes = vec![Node::new("n0", "sim:4xH100")];
+    let cluster = Cluster::with_two_controllers_of(nodes, [&settings[0], &settings[1]]);
+    let id = cluster.submit(&counting(&cluster));
+    cluster.wait_running(&id);
+    let second = second_leads(&cluster);
+    let before = ask(&cluster, second, &["nodes", "--json"]).expect(0);
+    let extra = job("extra", &[role("main", 1, "true")]);
+    let told = extra.to_string();
+    let tell = |second: bool| {
+        let address = cluster.addresses().split(',').nth(usize::from(second)).expect("there are two").to_owned();
+        let args = ["--controller", &address, "--json", "submit", "--request-id", "during", "-"];
+        cluster.cli_with(&args, told.as_bytes())
+    };
+
+    etcd.cables().cut(usize::from(second), way);
+    // The one that was cut off says so; the other one leads.
+    let said = until("the leader that is cut off leads no more", || {
+        let refused = tell(second);
+        assert_ne!(refused.code, 0, "what is written without etcd is lost");
+        Some(refused.errors()).filter(|said| said.contains("nothing can be changed"))
+    });
+    assert!(said.contains("etcd"), "{said}");
+    let taken = until("the other one leads", || Some(tell(!second)).filter(|output| output.code == 0));
+    let taken = job_id(taken).to_string();
+    assert_ne!(tell(second).code, 0, "two controllers take jobs");
+    // A client that knows both finds the one that leads, and so does the agent.
+    assert_eq!(cluster.wait_end(&taken)["state"], "SUCCEEDED");
+    assert_eq!(cluster.show(&id)["tasks"][0]["state"], "RUNNING");
+
+    etcd.cables().mend(usize::from(second), way);
+    until("the one that was cut off stands by", || {
+        ask(&cluster, second, &["nodes"]).errors().contains("on standby").then_some(())
+    });
+    assert_eq!(second_leads(&cluster), !second);
+    assert_eq!(job_id(submit(&cluster, &extra, "during")).to_string(), taken, "the same request is the same job");
+    let jobs = cluster.json(&["jobs", "--all"]);
+    assert_eq!(jobs.as_array().map(Vec::len), Some(2), "{jobs}");
+    let after = ask(&cluster, !second, &["nodes", "--json"]).expect(0);
+    assert_eq!(before.json()[0]["node_uid"], after.json()[0]["node_uid"]);
+    check_counted(&cluster, &id);
+    cluster.wait_idle();
+}
+
+#[test]
+fn a_leader_that_is_cut_off_from_etcd_steps_down_and_the_other_one_leads() {
+    let what = "failover: a_leader_that_is_cut_off_from_etcd";
+    if let Some(cables) = Cables::get(what, 2) {
+        cut_off_from_etcd(cables, Way::Both);
+    }
+}
+
+#[test]
+fn a_leader_that_etcd_does_not_hear_or_that_does_not_hear_etcd_steps_down_too() {
+    let what = "failover: a_leader_that_etcd_does_not_hear";
+    if !is_long() {
+        return skip(what, "it is of the long suites: tests/run all");
+    }
+    for way in [Way::In, Way::Out] {
+        if let Some(cables) = Cables::get(what, 2) {
+            cut_off_from_etcd(cables, way);
+        }
+    }
 }

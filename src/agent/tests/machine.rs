@@ -6,7 +6,9 @@ use crate::domain::gpu::Gpu;
 use crate::domain::ids::TaskId;
 use crate::domain::task::TaskSpec;
 use crate::domain::time::Timestamp;
-use crate::runtime::{Adopted, Launch, Notices, Recorded, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind};
+use crate::runtime::{
+    Adopted, Launch, Notices, Recorded, Records, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind,
+};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -32,7 +34,7 @@ struct State {
     panics: BTreeMap<&'static str, u32>,
     notices: Vec<String>,
     logs: Option<PathBuf>,
-    recorded: Vec<Recorded>,
+    records: Records,
     /// Tasks end as soon as they start.
     short: bool,
     /// Ends only when told, also after a stop.
@@ -88,8 +90,12 @@ impl Machine {
         self.with(|state| state.logs = Some(dir));
     }
 
-    pub fn set_recorded(&self, recorded: Vec<Recorded>) {
-        self.with(|state| state.recorded = recorded);
+    pub fn set_recorded(&self, found: Vec<Recorded>) {
+        self.set_records(Records { found, ..Records::default() });
+    }
+
+    pub fn set_records(&self, records: Records) {
+        self.with(|state| state.records = records);
     }
 
     pub fn mend(&self) {
@@ -254,8 +260,8 @@ impl Runtime for Scripted {
         self.call("purge", id).await
     }
 
-    async fn recorded(&self) -> Result<Vec<Recorded>, RuntimeError> {
-        Ok(self.machine.with(|state| state.recorded.clone()))
+    async fn recorded(&self, _: Duration) -> Result<Records, RuntimeError> {
+        Ok(self.machine.with(|state| state.records.clone()))
     }
 
     async fn list(&self) -> Result<Vec<TaskId>, RuntimeError> {

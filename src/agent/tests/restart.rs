@@ -7,7 +7,8 @@ use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::gpu::GpuState;
 use crate::domain::task::TaskState;
 use crate::domain::time::Timestamp;
-use crate::runtime::{Adopted, Recorded};
+use crate::runtime::{Adopted, Recorded, Records};
+use crate::store::{Op, Store, Transaction};
 use crate::telemetry::clock::Clock;
 use std::time::Duration;
 
@@ -175,6 +176,74 @@ async fn what_the_journal_has_lost_is_taken_over_from_what_lies_beside_the_tasks
     for index in 0..3 {
         assert!(!node.agent.release(header(1), task(index)).await.unwrap().holding);
     }
+    node.end().await;
+}
+
+fn of_first(gpu: &str) -> Recorded {
+    Recorded {
+        spec: spec(task(0), &[gpu]),
+        generation: header(1).generation,
+        started_at: Some(Timestamp(1)),
+        present: true,
+    }
+}
+
+#[tokio::test]
+async fn a_task_whose_records_cannot_be_read_is_left_alone_until_they_can() {
+    let mut node = Node::new().await;
+    running(&node, 0, "GPU-0").await;
+    node.end().await;
+    lose_journal(&mut node);
+    let unread = [0, 9].map(|index| (task(index), "input/output error".to_owned())).into();
+    node.machine.put(task(9), Adopted::Running { started_at: Timestamp(1) });
+    node.machine.put(task(7), Adopted::Running { started_at: Timestamp(1) });
+    node.machine.set_records(Records { found: Vec::new(), unread });
+    node.begin().await;
+    super::eventually("what is nobody's is removed", || !node.machine.has(task(7))).await;
+    // Nothing may follow from a list without them, and nothing is done to them.
+    let unlisted = node.agent.list_tasks(&me(), 0, "").await.unwrap_err();
+    assert!(unlisted.message.contains("1.1.0.0 (input/output error)"), "{unlisted}");
+    for refused in [
+        node.agent.stop(header(1), task(0), 0).await,
+        node.agent.release(header(1), task(0)).await,
+        node.agent.prepare(header(2), spec(task(0), &["GPU-0"])).await,
+    ] {
+        let refused = refused.unwrap_err();
+        assert!(refused.kind == ErrorKind::Unavailable && refused.message.contains("records"), "{refused}");
+    }
+    assert_eq!([0, 9].map(|index| node.machine.count("remove", task(index))), [0, 0]);
+    // One can be read again; the other one was given up by somebody who took its folder away.
+    node.machine.set_recorded(vec![of_first("GPU-0")]);
+    super::eventually("it is given up", || !node.machine.has(task(9))).await;
+    let status = node.until(task(0), TaskState::Running).await;
+    assert!(status.holding && status.generation == header(1).generation, "{status:?}");
+    assert_eq!(node.machine.count("remove", task(0)), 0);
+    node.restart().await;
+    node.agent.stop(header(1), task(0), 0).await.unwrap();
+    node.until(task(0), TaskState::Stopped).await;
+    assert!(!node.agent.release(header(1), task(0)).await.unwrap().holding);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_record_of_the_journal_that_makes_no_sense_is_made_again() {
+    let mut node = Node::new().await;
+    running(&node, 0, "GPU-0").await;
+    running(&node, 1, "GPU-1").await;
+    node.end().await;
+    let cut = Op::Put { key: "task/1.1.0.0".into(), value: b"{\"sequence\": 3, \"rec".into() };
+    node.store.commit(Transaction { compares: Vec::new(), ops: vec![cut] }).await.unwrap();
+    node.machine.set_recorded(vec![of_first("GPU-0")]);
+    node.begin().await;
+    let status = node.until(task(0), TaskState::Running).await;
+    assert!(status.notices.iter().any(|notice| notice.contains("journal")), "{status:?}");
+    let other = node.until(task(1), TaskState::Running).await;
+    assert!(other.notices.iter().all(|notice| !notice.contains("journal")), "{other:?}");
+    assert_eq!(node.store.text("damaged/task/1.1.0.0").unwrap(), "{\"sequence\": 3, \"rec");
+    super::eventually("it is on record again", || {
+        node.store.text("task/1.1.0.0").is_some_and(|record| record.contains("RUNNING"))
+    })
+    .await;
     node.end().await;
 }
 

@@ -52,7 +52,7 @@ pub(in crate::controller) async fn load(store: &dyn Store, cluster_id: String, t
             state.requests.insert((job.user.clone(), job.request_id.clone()), job.id);
         }
         if let Some(ended_at) = job.ended_at {
-            state.ended.insert((ended_at, job.id));
+            state.ended.insert((job.ended_order, ended_at, job.id));
         } else {
             state.names.insert((job.user.clone(), job.name.clone()), job.id);
         }

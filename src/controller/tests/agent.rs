@@ -45,6 +45,10 @@ pub struct Script {
     pub silent: bool,
     /// Goes on talking to the controller, and hears nothing of it but answers.
     pub deaf: bool,
+    /// Answers everything but questions for its list with this error.
+    pub refuses: Option<Error>,
+    /// Lists that were asked of it.
+    pub lists: u32,
     /// Environments are not kept: those of a big gang would take a gigabyte.
     pub forgets_environments: bool,
 }
@@ -202,6 +206,9 @@ impl Agent {
         self.with(|inner| {
             if inner.script.silent || inner.script.deaf {
                 return Err(Error::unavailable("the connection was refused"));
+            }
+            if let Some(error) = &inner.script.refuses {
+                return Err(error.clone());
             }
             if inner.script.loses > 0 {
                 inner.script.loses -= 1;
@@ -373,6 +380,7 @@ impl AgentApi for Agent {
         token: &str,
     ) -> Result<(Vec<TaskStatus>, String), Error> {
         let after: Option<TaskId> = token.parse().ok();
+        self.with(|inner| inner.script.lists += 1);
         if self.see(|inner| inner.script.deaf) {
             return Err(Error::unavailable("the connection was refused"));
         }

@@ -1,14 +1,17 @@
 //! Somebody sets the controller's clock, by an hour or a day, either way.
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, history};
 use super::jobs::{job, role, with};
 use super::{failure, user};
 use crate::api::ControllerApi;
 use crate::domain::node::NodeChange;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::run::{Phase, Verb};
+use crate::store::flaky::{Failure, FlakyStore};
+use crate::store::sqlite::SqliteStore;
 use crate::telemetry::clock::Clock;
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Duration;
 
 const HOUR: i64 = 3_600_000_000_000;
@@ -74,4 +77,36 @@ async fn a_gang_that_is_prepared_is_not_late_and_a_back_off_not_longer() {
         }
     }
     cluster.until_as_time_passes("it runs again", |c| c.phase(again) == Phase::Running).await;
+}
+
+#[tokio::test]
+async fn a_step_that_the_store_does_not_take_at_first_is_taken_all_the_same() {
+    for failure in [Failure::NotWritten, Failure::AnswerLost] {
+        let inner = Arc::new(SqliteStore::open_in_memory().unwrap());
+        let store = Arc::new(FlakyStore::new(inner, 0..=0, failure));
+        let mut cluster = Cluster::on(store.clone(), history(), &[("n1", 1), ("n2", 1)]).await;
+        let operator = Principal { roles: vec![Role::Operator], ..user("olga") };
+        let id = cluster.submit(&job("runs", &[role("worker", 1, 1)])).await;
+        cluster.until_phase(id, Phase::Running).await;
+        let run = cluster.run(id);
+        let node = run.tasks[0].seat.node.0.clone();
+        let drain = NodeChange::Drain { reason: "fan".into(), deadline: Some(Duration::from_secs(600)) };
+        let mut deadline =
+            cluster.controller.change_node(&operator, &node, drain).await.unwrap().deadline.expect("it has one");
+        for by in STEPS {
+            cluster.some_ticks().await;
+            let commits = store.commits();
+            store.fail_next(failure);
+            cluster.clock.set_now(Clock::now(&*cluster.clock).moved(by));
+            cluster.until("the store has failed and was read anew", |_| store.commits() > commits + 1).await;
+            cluster.some_ticks().await;
+            deadline = deadline.moved(by);
+            let shown = cluster.controller.describe_node(&user("ann"), &node).await.unwrap().node;
+            assert_eq!(shown.deadline, Some(deadline), "{failure:?} {by}");
+            assert_eq!((cluster.run(id).id, cluster.phase(id)), (run.id, Phase::Running), "{failure:?} {by}");
+        }
+        cluster.restart().await;
+        let shown = cluster.controller.describe_node(&user("ann"), &node).await.unwrap().node;
+        assert_eq!(shown.deadline, Some(deadline), "{failure:?}: the store has it");
+    }
 }

@@ -11,6 +11,7 @@ use crate::controller::state::State;
 use crate::domain::exit::Exit;
 use crate::domain::ids::{JobId, RunId};
 use crate::domain::run::{Phase, Run, Verb};
+use crate::telemetry::clock::Clock;
 use serde_json::json;
 use std::time::Duration;
 
@@ -52,6 +53,26 @@ async fn ended_jobs_above_the_limit_are_forgotten_everywhere() {
     assert_eq!(error.message, format!("there is no job {}", all[0]));
     cluster.restart().await;
     assert_eq!(jobs_in_memory(&cluster), kept);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_forgets_no_newer_job_before_an_older_one() {
+    let mut cluster = Cluster::new(&[("n1", 1)]).await;
+    cluster.keep_ended_jobs = 2;
+    cluster.restart().await;
+    cluster.script(|script| script.exit_at_start = Some(Exit::success()));
+    let mut all = Vec::new();
+    for number in 0..5 {
+        let id = cluster.submit(&job(&format!("job-{number}"), &[role("worker", 1, 1)])).await;
+        all.push(id);
+        cluster.until("it has ended", |c| !jobs_in_memory(c).contains(&id) || c.is_over(id)).await;
+        let hour = 3_600_000_000_000;
+        cluster.clock.set_now(Clock::now(&*cluster.clock).moved(-hour));
+        // Also by what another controller reads.
+        cluster.restart().await;
+    }
+    cluster.until("the old ones are forgotten", |c| jobs_in_memory(c).len() == 2).await;
+    assert_eq!(jobs_in_memory(&cluster), all[3..]);
 }
 
 #[tokio::test]

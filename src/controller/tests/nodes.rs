@@ -5,7 +5,7 @@ use super::cluster::Cluster;
 use super::jobs::{job, role};
 use super::{node_agent, operator, user};
 use crate::api::ControllerApi;
-use crate::domain::command::{ErrorKind, Heartbeat};
+use crate::domain::command::{Error, ErrorKind, Heartbeat};
 use crate::domain::exit::Exit;
 use crate::domain::ids::{JournalId, NodeUid, Term};
 use crate::domain::lifecycle::TaskEvent;
@@ -130,6 +130,28 @@ async fn a_node_that_is_heard_and_does_not_answer_takes_nothing_new_and_loses_no
     assert_eq!(cluster.until_ended(id).await.state, "STOPPED");
     cluster.until_phase(other, Phase::Running).await;
     assert_eq!(reason().await.state, "READY");
+}
+
+#[tokio::test]
+async fn an_agent_that_says_when_to_ask_again_answers_and_is_not_asked_for_its_list() {
+    let mut cluster = Cluster::new(&[("n1", 2)]).await;
+    cluster.node_timeout = Duration::from_millis(400);
+    cluster.restart().await;
+    let id = cluster.submit(&job("job", &[role("worker", 1, 1)])).await;
+    cluster.until_phase(id, Phase::Running).await;
+    let lists = |c: &Cluster| c.agent("n1").see(|inner| inner.script.lists);
+    let stops = |c: &Cluster| {
+        c.agent("n1").see(|inner| inner.commands.iter().filter(|(verb, ..)| *verb == Verb::Stop).count())
+    };
+    let before = lists(&cluster);
+    let busy = Error { retry_after_ms: Some(500), ..Error::unavailable("it is still looking at what is left") };
+    cluster.agent("n1").script(|script| script.refuses = Some(busy));
+    cluster.stop(id).await;
+    cluster.until("it was asked a few times", |c| stops(c) > 4).await;
+    let node = cluster.controller.describe_node(&user("ann"), "n1").await.unwrap().node;
+    assert_eq!((node.state.as_str(), lists(&cluster)), ("READY", before), "{node:?}");
+    cluster.agent("n1").script(|script| script.refuses = None);
+    assert_eq!(cluster.until_ended(id).await.state, "STOPPED");
 }
 
 #[tokio::test]

@@ -40,6 +40,7 @@ fn queue(state: &mut State, file: &Value) -> JobId {
         runs: vec![run],
         retries: Retries::default(),
         ended_at: None,
+        ended_order: 0,
         ssh: None,
     };
     state.jobs.insert(id, job);

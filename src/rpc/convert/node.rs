@@ -30,7 +30,7 @@ pub(in crate::rpc) fn journal(uid: String, journal: String) -> Parsed<(NodeUid, 
 }
 
 impl From<NodeInfo> for pb::GetNodeReply {
-    fn from(NodeInfo { name, node_uid, journal_id, version, inventory, gpus }: NodeInfo) -> Self {
+    fn from(NodeInfo { name, node_uid, journal_id, version, inventory, gpus, term }: NodeInfo) -> Self {
         Self {
             name: name.0,
             node_uid: node_uid.0,
@@ -38,6 +38,7 @@ impl From<NodeInfo> for pb::GetNodeReply {
             version,
             inventory: Some(inventory.into()),
             gpus: gpus.into_iter().map(Into::into).collect(),
+            term: term.0,
         }
     }
 }
@@ -53,6 +54,7 @@ impl TryFrom<pb::GetNodeReply> for NodeInfo {
             version: text(wire.version, "version", MAX_WORD_BYTES)?,
             inventory: inner(wire.inventory, "inventory")?,
             gpus: each(wire.gpus, "gpus")?,
+            term: Term(wire.term),
         })
     }
 }

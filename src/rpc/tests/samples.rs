@@ -199,6 +199,7 @@ pub(super) fn node_info(name: &str) -> NodeInfo {
         version: "0.1.0".into(),
         inventory: inventory(),
         gpus: vec![gpu_view()],
+        term: Term(7),
     }
 }
 

@@ -4,8 +4,9 @@ mod adversity;
 
 use super::*;
 use crate::domain::exit::ExitClass;
+use crate::domain::ids::Generation;
 use crate::runtime::Adopted;
-use crate::runtime::contract::{self, Site, Subject, sleepers, task, wait_until};
+use crate::runtime::contract::{self, PATIENCE, Site, Subject, sleepers, task, wait_until};
 use crate::runtime::shimmed::process_id::ProcessId;
 use std::time::Duration;
 
@@ -243,6 +244,63 @@ async fn a_flood_of_strangers_keeps_nobody_from_being_heard() {
     over.store(true, std::sync::atomic::Ordering::Relaxed);
     assert!(flood.join().unwrap() > 0);
     subject.finish(task.id).await;
+}
+
+#[tokio::test]
+async fn a_record_from_before_there_were_generations_learns_its_own() {
+    let place = Place::new();
+    let running = task("echo up; sleep 600");
+    let mut first = place.start();
+    first.launch(&running).await;
+    drop(first);
+    for name in ["task.json", "task.copy.json"] {
+        let path = place.task_dir().join(name);
+        let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert!(record.as_object_mut().unwrap().remove("generation").is_some(), "{record}");
+        std::fs::write(&path, record.to_string()).unwrap();
+    }
+    let mut second = place.start();
+    let told = async |subject: &Subject| subject.runtime.recorded(PATIENCE).await.unwrap().found[0].generation;
+    assert_eq!(told(&second).await, Generation(0));
+    let adopted = second.runtime.adopt_decided(&running, Generation(7)).await.unwrap();
+    assert!(matches!(adopted, Adopted::Running { .. }), "{adopted:?}");
+    assert_eq!(told(&second).await, Generation(7));
+    // What it tells is not changed any more.
+    second.runtime.adopt_decided(&running, Generation(8)).await.unwrap();
+    assert_eq!(told(&second).await, Generation(7));
+    second.runtime.remove(running.id).await.unwrap();
+    second.exited().await;
+    second.finish(running.id).await;
+}
+
+#[tokio::test]
+async fn records_that_cannot_be_read_are_told_and_not_taken_for_none() {
+    let place = Place::new();
+    let running = task("sleep 600");
+    let mut subject = place.start();
+    subject.launch(&running).await;
+    let path = place.task_dir().join("task.json");
+    let kept = std::fs::read_to_string(&path).unwrap();
+    let mut newer: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    newer["level"] = 99.into();
+    std::fs::write(&path, newer.to_string()).unwrap();
+    let records = subject.runtime.recorded(PATIENCE).await.unwrap();
+    assert!(records.found.is_empty() && records.unread[&running.id].contains("level is 99"), "{records:?}");
+    // Reading a folder fails as a broken disk does.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let records = subject.runtime.recorded(PATIENCE).await.unwrap();
+    assert!(records.found.is_empty() && records.unread[&running.id].contains("task.json"), "{records:?}");
+    // What the disk has not answered in time is not known either.
+    let late = subject.runtime.recorded(Duration::ZERO).await;
+    assert!(late.as_ref().map_or_else(|_| true, |late| late.unread.len() == 1), "{late:?}");
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::write(&path, kept).unwrap();
+    let records = subject.runtime.recorded(PATIENCE).await.unwrap();
+    assert!(records.found.len() == 1 && records.unread.is_empty(), "{records:?}");
+    subject.runtime.remove(running.id).await.unwrap();
+    subject.exited().await;
+    subject.finish(running.id).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

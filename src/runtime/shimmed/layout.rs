@@ -237,6 +237,19 @@ impl TaskDir {
         read_either(&path)
     }
 
+    /// Puts the decision that the task was prepared for into a record that names none.
+    pub fn add_generation<F>(&self, runtime: &str, generation: Generation) -> io::Result<()>
+    where
+        F: DeserializeOwned + Serialize,
+    {
+        match self.read_task::<F>(runtime)? {
+            Some(record) if record.generation == Generation::default() && generation > record.generation => {
+                self.write_task(&TaskRecord { generation, ..record })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What the task's records say of it to an agent that has none of its own.
     pub fn read_recorded<F: DeserializeOwned>(&self, runtime: &str) -> io::Result<Option<Recorded>> {
         let Some(record) = self.read_task::<F>(runtime)? else { return Ok(None) };

@@ -3,7 +3,7 @@
 //! its shim leaves is ended, is the business of a [`Kind`].
 //!
 //! Files: `preparation` brings a task to its barrier, `supervisor` follows the shim (`wanted` and `ending` are its
-//! halves), `takeover` finds what an earlier agent left, `removal` ends what is left; `layout`, `tree`, `link`,
+//! halves), `takeover` finds what an earlier agent left, `records` what it wrote of all, `removal` ends what is left; `layout`, `tree`, `link`,
 //! `process_id`, `hierarchy` know files, folders, sockets, pids, control group mounts.
 
 mod clearing;
@@ -19,6 +19,7 @@ pub mod link;
 mod outbox;
 mod preparation;
 pub mod process_id;
+mod records;
 mod removal;
 pub mod supervisor;
 mod takeover;
@@ -30,10 +31,10 @@ pub use exit::Promised;
 pub use kind::{Failure, Kind, Remains, SetUp};
 pub use task::Task;
 
-use super::{Adopted, Decision, Launch, Notices, Recorded, Runtime, RuntimeError, RuntimeEvent};
+use super::{Adopted, Decision, Launch, Notices, Records, Runtime, RuntimeError, RuntimeEvent};
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::gpu::Gpu;
-use crate::domain::ids::{JobId, RunId, TaskId};
+use crate::domain::ids::{Generation, JobId, RunId, TaskId};
 use crate::domain::ssh::{SEED_VARIABLE, SshSeed};
 use crate::domain::task::TaskSpec;
 use crate::shim::protocol::Slot as ShimSlot;
@@ -254,6 +255,14 @@ impl<K: Kind> Runtime for Shimmed<K> {
         self.core.adopt(task.id).await
     }
 
+    async fn adopt_decided(&self, task: &TaskSpec, generation: Generation) -> Result<Adopted, RuntimeError> {
+        let adopted = self.core.adopt(task.id).await?;
+        if adopted != Adopted::Gone {
+            self.core.complete_record(task.id, generation).await;
+        }
+        Ok(adopted)
+    }
+
     async fn renew_lease(&self, id: TaskId, sent_boottime: Duration) -> Result<(), RuntimeError> {
         let task = self.core.live("renew_lease", id)?;
         let Some(lease_s) = task.record.spec.lease_s else { return Ok(()) };
@@ -298,20 +307,8 @@ impl<K: Kind> Runtime for Shimmed<K> {
         Ok(found.into_iter().collect())
     }
 
-    async fn recorded(&self) -> Result<Vec<Recorded>, RuntimeError> {
-        let layout = self.core.layout.clone();
-        let read = move || -> io::Result<_> {
-            let mut found = Vec::new();
-            for id in layout.tasks()?.into_iter().collect::<BTreeSet<_>>() {
-                // One that cannot be read may still be taken over by who knows of it, or is removed.
-                match layout.task(id).read_recorded::<K::Facts>(K::NAME) {
-                    Ok(recorded) => found.extend(recorded.filter(|recorded| recorded.spec.id == id)),
-                    Err(error) => tracing::warn!(task = %id, %error, "what a task's records say is not known"),
-                }
-            }
-            Ok(found)
-        };
-        blocking("read the records of tasks", NOBODY, read).await
+    async fn recorded(&self, limit: Duration) -> Result<Records, RuntimeError> {
+        self.core.recorded(limit).await
     }
 }
 

@@ -4,7 +4,7 @@ use super::kind::{Kind, Remains};
 use super::layout::undamaged;
 use super::supervisor::State;
 use super::{Adopted, Core, Slot, Task, exit, link, platform};
-use crate::domain::ids::TaskId;
+use crate::domain::ids::{Generation, TaskId};
 use crate::runtime::RuntimeError;
 use std::io;
 use std::sync::Arc;
@@ -95,6 +95,16 @@ impl<K: Kind> Core<K> {
         let task = self.follow(record, remains, shim, pidfd, socket, None, state)?;
         self.lock().insert(id, Slot::Live(task.clone()));
         Ok(Some(task))
+    }
+
+    /// Records from before there were generations tell none: should the journal be lost one day, their tasks would be
+    /// taken for those of an outdated decision. A disk that is full now may have room at the next start.
+    pub(super) async fn complete_record(&self, id: TaskId, generation: Generation) {
+        let dir = self.layout.task(id);
+        let complete = move || dir.add_generation::<K::Facts>(K::NAME, generation);
+        if let Err(error) = super::blocking("adopt", id, complete).await {
+            tracing::warn!(task = %id, %error, "the task's record does not tell for which decision it was prepared");
+        }
     }
 
     /// Kills what a dead shim left.

@@ -34,7 +34,7 @@ pub struct Happened {
 /// Brings jobs to where the aim wants them, and strikes.
 pub fn strike(fleet: &Fleet, workload: &Workload, step: Step, happened: &mut Happened) {
     // Before the aim is taken: asking takes its time.
-    let leads = matches!(step.kind, Kind::KillController | Kind::FreezeController);
+    let leads = matches!(step.kind, Kind::KillController | Kind::FreezeController | Kind::CutEtcd);
     let leader = leads.then(|| fleet.leader()).flatten();
     match step.aim {
         Aim::Anything => {}
@@ -114,6 +114,16 @@ fn inflict(fleet: &Fleet, step: Step, (victim, leader): (usize, Option<usize>), 
         Kind::CutIncoming => cut(fleet, &[victim], Way::In, hold),
         Kind::CutOutgoing => cut(fleet, &[victim], Way::Out, hold),
         Kind::CutAll => cut(fleet, &(0..fleet.agents.len()).collect::<Vec<_>>(), Way::Both, hold),
+        Kind::CutEtcd => match leader {
+            Some(leader) => {
+                let cables = fleet.etcd.as_ref().expect("it is planned for").cables();
+                let way = [Way::Both, Way::In, Way::Out][(step.victim % 3) as usize];
+                cables.cut(leader, way);
+                hold();
+                cables.mend(leader, way);
+            }
+            None => return false,
+        },
         Kind::FillLogs | Kind::FillState => {
             let disk = if step.kind == Kind::FillLogs { Disk::Logs } else { Disk::State };
             fleet.disks[victim].fill(disk);

@@ -6,7 +6,7 @@ use super::plan::Settings;
 use crate::harness::cluster::wharf;
 use crate::harness::docker::Dockerd;
 use crate::harness::port::{Block, Port};
-use crate::harness::{Etcd, Output, Running, proc, skip, until};
+use crate::harness::{Cables, Etcd, Output, Running, proc, skip, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -132,7 +132,7 @@ impl Fleet {
             agents: Vec::new(),
             disks: Vec::new(),
             net: root.then(|| Net::lay(nodes)),
-            etcd: settings.etcd.then(|| Etcd::start(3)),
+            etcd: settings.etcd.then(|| if root { Etcd::behind(Cables::lay(2), 3) } else { Etcd::start(3) }),
             dockerd: docker,
             addresses: Vec::new(),
             node_uids: Vec::new(),
@@ -181,7 +181,7 @@ impl Fleet {
             None => vec![format!("127.0.0.1:{port}")],
         };
         let quoted: Vec<String> = listen.iter().map(|address| format!("'{address}'")).collect();
-        let etcd = self.etcd.as_ref().map(Etcd::settings).unwrap_or_default();
+        let etcd = self.etcd.as_ref().map(|etcd| etcd.settings_of(i)).unwrap_or_default();
         let settings = format!(
             "data_dir = '{}'\nlisten = [{}]\ninsecure = {}\nheartbeat_ms = 250\nnode_timeout_ms = 5000\n{etcd}",
             self.path(&format!("c{i}")).display(),

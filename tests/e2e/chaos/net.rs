@@ -1,5 +1,6 @@
 //! A network namespace per node, with one cable each to the controllers, that can be cut both ways or one way.
 
+pub use crate::harness::cables::Way;
 use crate::harness::port::Port;
 use crate::harness::proc;
 use std::process::Command;
@@ -13,24 +14,6 @@ pub struct Net {
     nodes: usize,
     /// What is its own among other tests' networks follows from it.
     _claim: Port,
-}
-
-/// Which way nothing goes any more, as the node sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    In,
-    Out,
-    Both,
-}
-
-impl Way {
-    fn chains(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Self::In => &[("INPUT", "-i")],
-            Self::Out => &[("OUTPUT", "-o")],
-            Self::Both => &[("INPUT", "-i"), ("OUTPUT", "-o")],
-        }
-    }
 }
 
 const CABLE: &str = "cable0";
@@ -102,7 +85,10 @@ impl Drop for Net {
 fn remove_orphans() {
     let listed = Command::new("ip").args(["netns", "list"]).output().expect("ip starts");
     for name in String::from_utf8_lossy(&listed.stdout).lines().filter_map(|line| line.split(' ').next()) {
-        let owner = name.strip_prefix("wc-").and_then(|rest| rest.split('-').next()?.parse().ok());
+        let owner = ["wc-", "we-"]
+            .iter()
+            .find_map(|prefix| name.strip_prefix(prefix))
+            .and_then(|rest| rest.split('-').next()?.parse().ok());
         if owner.is_some_and(|pid| !proc::is_alive(pid)) {
             let _ = Command::new("ip").args(["netns", "del", name]).status();
         }

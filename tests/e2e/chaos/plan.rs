@@ -34,6 +34,7 @@ pub enum Kind {
     CutIncoming,
     CutOutgoing,
     CutAll,
+    CutEtcd,
     FillLogs,
     FillState,
 }
@@ -68,6 +69,7 @@ impl Kind {
             Self::CutIncoming => "node cut off, incoming only",
             Self::CutOutgoing => "node cut off, outgoing only",
             Self::CutAll => "all nodes cut off",
+            Self::CutEtcd => "leading controller cut off from etcd",
             Self::FillLogs => "disk of logs full",
             Self::FillState => "disk of state full",
         }
@@ -79,6 +81,9 @@ impl Kind {
         kinds.extend([Self::FreezeAgent, Self::FreezeController]);
         if etcd {
             kinds.extend([Self::KillEtcd, Self::FreezeEtcd]);
+        }
+        if etcd && root {
+            kinds.push(Self::CutEtcd);
         }
         if docker {
             kinds.extend([Self::KillDocker, Self::FreezeDocker]);
@@ -148,7 +153,7 @@ impl Plan {
         let mut between = |low: u64, high: u64| Duration::from_millis(low + self.random.below(high - low));
         let hold = match kind {
             // Now and then longer than the lead's lease and than a node is given.
-            Kind::FreezeController | Kind::Cut | Kind::CutIncoming | Kind::CutOutgoing if long => {
+            Kind::FreezeController | Kind::Cut | Kind::CutIncoming | Kind::CutOutgoing | Kind::CutEtcd if long => {
                 between(5_000, 12_000)
             }
             Kind::KillShim => Duration::ZERO,

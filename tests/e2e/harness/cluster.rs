@@ -66,24 +66,29 @@ impl Cluster {
 
     /// These nodes, and a controller with more lines in its configuration.
     pub fn with(nodes: Vec<Node>, controller: &str) -> Self {
-        Self::of(nodes, controller, None, None)
+        Self::of(nodes, [controller; 2], None, None)
     }
 
     /// The same with two controllers, whose store the lines must say.
     pub fn with_two_controllers(nodes: Vec<Node>, controller: &str) -> Self {
-        Self::of(nodes, controller, Some((Port::claim(), Mutex::new(None))), None)
+        Self::with_two_controllers_of(nodes, [controller, controller])
+    }
+
+    /// The same, each with lines of its own.
+    pub fn with_two_controllers_of(nodes: Vec<Node>, controllers: [&str; 2]) -> Self {
+        Self::of(nodes, controllers, Some((Port::claim(), Mutex::new(None))), None)
     }
 
     /// Nodes `n0`, `n1`, ... with these GPUs, each and the controller on machines of their own; one that is not heard is
     /// missed soon.
     pub fn across(net: Net, gpus: &[&str]) -> Self {
         let nodes = gpus.iter().enumerate().map(|(i, gpus)| Node::new(&format!("n{i}"), gpus)).collect();
-        Self::of(nodes, "", None, Some(net))
+        Self::of(nodes, [""; 2], None, Some(net))
     }
 
     fn of(
         nodes: Vec<Node>,
-        controller: &str,
+        controllers: [&str; 2],
         second: Option<(Port, Mutex<Option<Child>>)>,
         net: Option<Net>,
     ) -> Self {
@@ -92,10 +97,9 @@ impl Cluster {
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
         let agents: Vec<_> = nodes.into_iter().map(|node| (node, Mutex::new(None))).collect();
         let blocks = agents.iter().map(|_| Block::claim()).collect();
-        let (port, controllers) = (Port::claim(), Mutex::new(None));
-        let mut cluster =
-            Self { folder, port, blocks, controller: controllers, second, agents, node_uids: Vec::new(), net };
-        cluster.write_settings(controller);
+        let (port, controller) = (Port::claim(), Mutex::new(None));
+        let mut cluster = Self { folder, port, blocks, controller, second, agents, node_uids: Vec::new(), net };
+        cluster.write_settings(controllers);
         cluster.start_controller();
         if cluster.second.is_some() {
             cluster.start_second();
@@ -154,21 +158,21 @@ impl Cluster {
         self.blocks[i].first..=self.blocks[i].last
     }
 
-    fn write_settings(&self, more: &str) {
+    fn write_settings(&self, [more, of_second]: [&str; 2]) {
         let folder = self.folder().display();
         let (listen, timeout_ms) = match &self.net {
             Some(_) => (format!("['{}:7600', '{}']\ninsecure = true", Net::controller_ip(), self.address()), 4_000),
             None => (format!("'{}'", self.address()), 10_000),
         };
-        let controller = format!(
-            "data_dir = '{folder}/c'\nlisten = {listen}\nheartbeat_ms = 250\nnode_timeout_ms = {timeout_ms}\n{more}\n"
+        let own = format!(
+            "data_dir = '{folder}/c'\nlisten = {listen}\nheartbeat_ms = 250\nnode_timeout_ms = {timeout_ms}\n"
         );
         if let Some((port, _)) = &self.second {
             let address = format!("127.0.0.1:{}", port.number);
-            let other = controller.replace(&self.address(), &address).replace("/c'", "/c2'");
-            fs::write(self.path("second.toml"), other).expect("the folder is ours");
+            let other = own.replace(&self.address(), &address).replace("/c'", "/c2'");
+            fs::write(self.path("second.toml"), format!("{other}{of_second}\n")).expect("the folder is ours");
         }
-        fs::write(self.path("controller.toml"), controller).expect("the folder is ours");
+        fs::write(self.path("controller.toml"), format!("{own}{more}\n")).expect("the folder is ours");
         let addresses =
             self.net.as_ref().map_or_else(|| self.addresses(), |_| format!("{}:7600", Net::controller_ip()));
         let controllers: Vec<String> = addresses.split(',').map(|address| format!("'{address}'")).collect();

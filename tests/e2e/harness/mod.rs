@@ -1,5 +1,6 @@
 //! What the tests stand on: a cluster of real processes, its command line, and what the kernel says of both.
 
+pub mod cables;
 pub mod cluster;
 pub mod disk;
 pub mod docker;
@@ -15,6 +16,7 @@ pub mod running;
 pub mod skip;
 pub mod wait;
 
+pub use cables::{Cables, Way};
 pub use cluster::{Cluster, Node};
 pub use etcd::Etcd;
 pub use job::{job, role};
