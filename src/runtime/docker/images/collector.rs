@@ -26,7 +26,7 @@ impl Images {
     pub async fn collect(&self, rules: &ImageRules, disk: &Path, now: Timestamp) -> Result<Vec<Removed>, ImageError> {
         self.book.lock().await.not_later_than(now);
         let begun: BTreeSet<String> = self.book.lock().await.iter().map(|(id, _)| id.clone()).collect();
-        let found = self.ask("listing images", self.docker.list_images(None::<ListImagesOptions>)).await?;
+        let found = self.listed().await?;
         let found: BTreeMap<String, ImageSummary> =
             found.into_iter().map(|image| (image.id.clone(), image)).collect();
         let all = ListContainersOptionsBuilder::default().all(true).build();
@@ -123,6 +123,11 @@ impl Images {
         let image = targets.join(", ");
         tracing::info!(image, id = %id, why = ?why, unused_hours, bytes, "an image that wharf had pulled is removed");
         Ok(true)
+    }
+
+    /// What is on the node.
+    pub(super) async fn listed(&self) -> Result<Vec<ImageSummary>, ImageError> {
+        self.ask("listing images", self.docker.list_images(None::<ListImagesOptions>)).await
     }
 
     async fn ask<T>(

@@ -28,6 +28,7 @@ use error::ImageError;
 use facts::ImageFacts;
 use pulls::{Key, Pulls};
 use reference::Reference;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,25 +100,26 @@ impl Images {
         let image = Reference::parse(reference)?;
         // Said before the look: what is needed now is not removed after it.
         self.book.lock().await.touch_named(&image, clock::now());
-        let before = match self.inspect(reference).await? {
-            Some(found) if policy != PullPolicy::Always => {
-                // By whatever name it was pulled.
-                self.used(&found.id).await;
-                return usable(found);
-            }
-            found => found.map(|found| found.id),
-        };
+        if let Some(found) = self.inspect(reference).await?.filter(|_| policy != PullPolicy::Always) {
+            // By whatever name it was pulled.
+            self.used(&found.id).await;
+            return usable(found);
+        }
         if policy == PullPolicy::Never {
             return Err(ImageError::Absent { image: reference.to_owned() });
         }
         let login = login.filter(|login| login.is_for(&image));
+        // Also what has another name, or was pulled by its digest and has none.
+        let before: BTreeSet<String> = self.listed().await?.into_iter().map(|image| image.id).collect();
         self.pulls.join(Key { image: image.clone(), login }).wait(progress).await?;
         let gone = || ImageError::engine("inspecting", reference, "the image is gone right after it was pulled");
         let found = self.inspect(&image.to_string()).await?.ok_or_else(gone)?;
         // One that was there already is whose it was.
-        if before.as_ref() != Some(&found.id) {
-            self.book.lock().await.add(&found.id, &image.to_string(), clock::now());
+        let mut book = self.book.lock().await;
+        if !before.contains(&found.id) || book.get(&found.id).is_some() {
+            book.add(&found.id, &image.to_string(), clock::now());
         }
+        drop(book);
         usable(ImageFacts { reference: reference.to_owned(), ..found })
     }
 

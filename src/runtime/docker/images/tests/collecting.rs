@@ -85,3 +85,31 @@ async fn only_what_wharf_pulled_and_nobody_needs_goes() {
     assert_eq!(pressed, expected);
     assert!(is_there(&images, held).await && is_there(&images, "mine:1").await && is_there(&images, theirs).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_have_pulled_by_its_digest_is_theirs_though_a_job_names_its_tag() {
+    if fixture::missing().is_some() {
+        return;
+    }
+    let fixture = Fixture::start().await;
+    let name = fixture.publish("digest", 1, 1000).await;
+    let others = Images::new(fixture.docker.clone());
+    ensure(&others, &name, PullPolicy::Missing, right()).await.unwrap();
+    let found = fixture.docker.inspect_image(&name).await.unwrap();
+    let digest = found.repo_digests.unwrap_or_default().into_iter().next().expect("it came from a registry");
+    let id = found.id.expect("it has one");
+    fixture.remove(&id).await;
+    ensure(&others, &digest, PullPolicy::Missing, right()).await.unwrap();
+    assert!(!is_there(&others, &name).await, "it has no tag");
+
+    let images = Images::remembering(fixture.docker.clone(), fixture.path("images.json"));
+    ensure(&images, &name, PullPolicy::Missing, right()).await.unwrap();
+    let later = clock::now().plus(DAY + Duration::from_secs(60));
+    assert_eq!(collected(&images, later).await, []);
+    assert!(is_there(&images, &digest).await);
+    // What wharf has pulled stays its own, by whatever further names it pulls it.
+    fixture.remove(&id).await;
+    ensure(&images, &digest, PullPolicy::Missing, right()).await.unwrap();
+    ensure(&images, &name, PullPolicy::Missing, right()).await.unwrap();
+    assert_eq!(collected(&images, later.plus(DAY)).await, [(id, Why::Age)]);
+}
