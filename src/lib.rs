@@ -29,6 +29,7 @@
 //! | [`shim`] | the static program under every command, and its protocol |
 //! | [`logs`] | reads what shims write: records, segments, cursors, following |
 //! | [`gpu`] | the trait that knows GPUs; [`gpu::nvml`] asks the driver in a worker process, [`gpu::sim`] |
+//! | [`kernel_log`] | `/dev/kmsg` as a stream: records in order, exact gaps, a cursor that survives restarts |
 //! | [`store`] | the trait that keeps state; [`store::sqlite`], [`store::etcd`]; the history of events |
 //! | [`web`] | HTTP on the controller's port: OpenPAI's REST API ([`web::pai`]) |
 //! | [`rpc`] | the only place that sees generated code: conversions, servers, clients, sockets |
@@ -41,7 +42,7 @@
 //! `cli > daemon > rpc > agent, controller > scheduler > jobfile > domain`, and never back; `web` is below `rpc`, which
 //! gives it its sockets, and sees `api`, `jobfile` and `domain` alone. `api` speaks the domain's
 //! words only; agent and controller know each other only through it. Adapters (`gpu::nvml`, `gpu::sim`, `runtime::docker`,
-//! `runtime::process`, `store::sqlite`) see the domain and their own trait. Pure folders import no tokio, tonic, clock or randomness:
+//! `runtime::process`, `store::sqlite`, `kernel_log`) see the domain and their own trait. Pure folders import no tokio, tonic, clock or randomness:
 //! time, ids and chance come in as arguments. `tests/architecture.rs` reads the `use` lines and keeps it so.
 //!
 //! # The life of a job
@@ -66,6 +67,7 @@ pub mod daemon;
 pub mod domain;
 pub mod gpu;
 pub mod jobfile;
+pub mod kernel_log;
 pub mod logs;
 pub mod rpc;
 pub mod runtime;
