@@ -51,6 +51,8 @@ pub(crate) struct Device {
     /// Over PCIe to each device, by index: INTERNAL SINGLE MULTIPLE HOSTBRIDGE NODE SYSTEM.
     pub(crate) ancestors: Vec<Option<String>>,
     pub(crate) processes: Option<Vec<Process>>,
+    /// Bits of NVML's event types; what a board of servers tells if missing.
+    pub(crate) event_types: Option<u64>,
     pub(crate) errors: BTreeMap<String, String>,
     pub(crate) hangs: Vec<String>,
 }

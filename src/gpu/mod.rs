@@ -1,5 +1,6 @@
 //! GPUs of this machine: the trait, and one file per source.
 
+pub mod events;
 pub mod labelled;
 pub mod none;
 pub mod nvml;

@@ -1,6 +1,7 @@
 //! NVML through the ordinary path: the real worker process, which loads a mock of the driver's library.
 
 mod cluster;
+mod events;
 mod facts;
 mod frozen;
 // What it has for other tests too is not all used here.

@@ -1,9 +1,10 @@
 //! Owns the worker: starts it, asks it, abandons it. One thread, which may block; callers wait with a deadline.
 
 use super::abandoned::{Abandoned, Hung, Pause};
+use super::event_stream::EventStream;
 use super::modprobe::Modprobe;
 use super::options::NvmlOptions;
-use super::wire::{self, Answer, Failure, FailureKind, Question};
+use super::wire::{self, Answer, Failure, FailureKind, Opened, Question};
 use super::worker_process::{Silence, Worker};
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{DriverState, Gpu, GpuDriver, GpuSample, Topology};
@@ -48,6 +49,10 @@ pub(super) struct Supervisor {
     pub(super) options: NvmlOptions,
     driver: Arc<Mutex<GpuDriver>>,
     worker: Option<Worker>,
+    /// Where workers tell of events, if anybody wants to know.
+    events: Option<EventStream>,
+    /// The pause before the next worker whose only purpose is to listen.
+    relisten: Option<Pause>,
     /// How many the driver shows, as long as there is a worker.
     devices: u32,
     abandoned: Abandoned,
@@ -70,11 +75,13 @@ pub(super) struct Refused {
 }
 
 impl Supervisor {
-    pub(super) fn new(options: NvmlOptions, driver: Arc<Mutex<GpuDriver>>) -> Self {
+    pub(super) fn new(options: NvmlOptions, driver: Arc<Mutex<GpuDriver>>, events: Option<EventStream>) -> Self {
         Self {
             options,
             driver,
             worker: None,
+            events,
+            relisten: None,
             devices: 0,
             abandoned: Abandoned::default(),
             modprobe: Modprobe::default(),
@@ -91,13 +98,30 @@ impl Supervisor {
         loop {
             match queue.recv_timeout(REAP) {
                 Ok(job) => self.job(job),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.keep_listening(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.modprobe.look(Instant::now(), &mut self.abandoned);
             self.abandoned.reap();
         }
         let _ = self.end_worker();
+    }
+
+    /// Nobody asks anything: a worker that ended would be missed only at the next question, and with it events.
+    fn keep_listening(&mut self) {
+        if self.events.is_none() || self.stopped {
+            return;
+        }
+        let (now, pauses) = (Instant::now(), self.options.deadlines.retry);
+        if let Some(worker) = self.worker.take_if(Worker::has_ended) {
+            warn!(worker = worker.pid(), "a GPU worker that listened for events has ended");
+            self.abandoned.add(worker.end());
+            self.relisten = Some(Pause::after(self.relisten.as_ref(), now, pauses));
+        }
+        if self.worker.is_none() && self.relisten.as_ref().is_none_or(|pause| pause.is_over(now)) {
+            // Why not is in the driver's state.
+            let _ = self.open();
+        }
     }
 
     /// Whoever asked may have stopped waiting.
@@ -164,18 +188,20 @@ impl Supervisor {
     }
 
     fn start(&mut self) -> Result<u32, Refused> {
-        let mut worker = match Worker::start(&self.options) {
+        let mut worker = match Worker::start(&self.options, self.events.is_some()) {
             Ok(worker) => worker,
             Err(error) => {
                 let sentence = format!("starting the GPU worker {}: {error}", self.options.worker.display());
                 return Err(self.refuse(DriverState::Failed, sentence));
             }
         };
-        let question = Question::Open { library: self.options.library.clone(), root: self.options.root.clone() };
+        let (library, root) = (self.options.library.clone(), self.options.root.clone());
+        let question = Question::Open { library, root, listens: self.events.is_some() };
         let answer = worker.ask(&question, self.options.deadlines.open);
         debug!(worker = worker.pid(), ?answer, "a GPU worker");
         match answer {
-            Ok(Answer::Opened { driver, devices }) => {
+            Ok(Answer::Opened(Opened { driver, devices })) => {
+                self.listen_to(&worker);
                 self.modprobe.begin(&self.options.modprobe, &mut self.abandoned);
                 info!(worker = worker.pid(), driver = driver.driver_version, devices, "NVML is open");
                 (self.worker, self.devices, self.refused, self.sick) = (Some(worker), devices, None, false);
@@ -198,6 +224,14 @@ impl Supervisor {
                 self.abandoned.add(worker.end());
                 Err(self.refuse(DriverState::Failed, format!("opening the driver: {silence}")))
             }
+        }
+    }
+
+    fn listen_to(&mut self, worker: &Worker) {
+        let Some(stream) = &mut self.events else { return };
+        let followed = worker.events().and_then(|socket| socket.map_or(Ok(()), |socket| stream.follow(socket)));
+        if let Err(error) = followed {
+            warn!(worker = worker.pid(), %error, "events of the GPUs are not heard");
         }
     }
 

@@ -1,4 +1,5 @@
-//! What is said between the supervisor and the worker: one question, one answer, in turn.
+//! What is said between the supervisor and the worker: one question, one answer, in turn. On a second socket the worker
+//! tells of events, unasked.
 //!
 //! A frame is its length (4 bytes, little endian) and that many bytes of JSON. Both sides are of one version.
 
@@ -19,6 +20,8 @@ pub(super) enum Question {
     Open {
         library: Option<PathBuf>,
         root: PathBuf,
+        /// Standard output is a socket for events.
+        listens: bool,
     },
     Device {
         index: u32,
@@ -38,12 +41,18 @@ pub(super) enum Question {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Answer {
-    Opened { driver: GpuDriver, devices: u32 },
+    Opened(Opened),
     Device(Device),
     Links(Links),
     Sample(Vec<(GpuUuid, GpuSample)>),
     Processes(Processes),
     Failed(Failure),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Opened {
+    pub driver: GpuDriver,
+    pub devices: u32,
 }
 
 /// A device, then its slices.
