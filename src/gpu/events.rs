@@ -56,6 +56,15 @@ pub enum GpuEvent {
         /// One sentence.
         sentence: String,
     },
+    /// A process that asked the devices did not answer in time (`is_late`) or fell, and was given up. One that answers
+    /// for another may be asked at once; that a device is to blame is known when it happens again.
+    WorkerGivenUp {
+        /// Of the device that was asked; none where the driver was.
+        index: Option<u32>,
+        is_late: bool,
+        /// One sentence.
+        sentence: String,
+    },
     /// The process that listened has ended: nothing is seen of any device until it is watched again.
     Interrupted,
 }

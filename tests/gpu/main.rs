@@ -8,5 +8,6 @@ mod frozen;
 #[allow(dead_code, unused_imports)]
 #[path = "../e2e/harness/mod.rs"]
 mod harness;
+mod health;
 mod mock;
 mod trouble;

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use tokio::sync::mpsc::Sender;
+use tracing::warn;
 
 /// Where events go, over all workers.
 #[derive(Debug)]
@@ -18,6 +19,13 @@ pub(super) struct EventStream {
 impl EventStream {
     pub(super) const fn new(told: Sender<GpuEvent>) -> Self {
         Self { told, reader: None }
+    }
+
+    /// Something that no device told. Never waits: where nobody takes events, the state of the devices says it too.
+    pub(super) fn tell(&self, event: GpuEvent) {
+        if let Err(error) = self.told.try_send(event) {
+            warn!(%error, "an event of the GPUs is dropped");
+        }
     }
 
     /// Until the socket ends. What an earlier worker told comes first.

@@ -27,6 +27,7 @@ mod worker_process;
 pub use options::{Deadlines, NvmlOptions};
 
 use super::events::GpuEvents;
+use super::snapshot::DeviceHealth;
 use super::{GpuError, GpuSource};
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{Gpu, GpuDriver, GpuSample, Topology};
@@ -125,6 +126,10 @@ impl GpuSource for NvmlGpus {
 
     async fn processes(&self, of: &[GpuUuid]) -> Result<GpuProcesses, GpuError> {
         self.ask("processes", |reply| Job::Processes(of.to_vec(), reply)).await
+    }
+
+    async fn health(&self) -> Result<Vec<DeviceHealth>, GpuError> {
+        self.ask("their health", Job::Health).await
     }
 
     fn driver(&self) -> GpuDriver {

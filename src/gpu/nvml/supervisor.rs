@@ -9,6 +9,8 @@ use super::worker_process::{Silence, Worker};
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{DriverState, Gpu, GpuDriver, GpuSample, Topology};
 use crate::domain::ids::GpuUuid;
+use crate::gpu::events::GpuEvent;
+use crate::gpu::snapshot::DeviceHealth;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +29,7 @@ pub(super) enum Job {
     Devices(Reply<(Vec<Gpu>, Topology)>),
     Samples(Reply<Vec<(GpuUuid, GpuSample)>>),
     Processes(Vec<GpuUuid>, Reply<GpuProcesses>),
+    Health(Reply<Vec<DeviceHealth>>),
     Stop(Reply<()>),
     Resume(Reply<()>),
 }
@@ -39,6 +42,7 @@ impl Job {
             Self::Devices(reply) => reply.is_closed(),
             Self::Samples(reply) => reply.is_closed(),
             Self::Processes(_, reply) => reply.is_closed(),
+            Self::Health(reply) => reply.is_closed(),
             Self::Stop(_) | Self::Resume(_) => false,
         }
     }
@@ -134,6 +138,7 @@ impl Supervisor {
             Job::Devices(reply) => drop(reply.send(self.all_devices())),
             Job::Samples(reply) => drop(reply.send(self.all_samples())),
             Job::Processes(of, reply) => drop(reply.send(self.all_processes(&of))),
+            Job::Health(reply) => drop(reply.send(self.all_health())),
             Job::Stop(reply) => drop(reply.send(self.stop())),
             Job::Resume(reply) => {
                 self.stopped = false;
@@ -217,6 +222,7 @@ impl Supervisor {
                 Err(self.refuse(DriverState::Failed, format!("the GPU worker answered something else: {other:?}")))
             }
             Err(silence @ Silence::Late(_)) => {
+                self.tell_given_up(None, &silence);
                 self.abandoned.add([worker.abandon()]);
                 Err(self.refuse(DriverState::Hung, format!("opening the driver: {silence}")))
             }
@@ -233,6 +239,12 @@ impl Supervisor {
         if let Err(error) = followed {
             warn!(worker = worker.pid(), %error, "events of the GPUs are not heard");
         }
+    }
+
+    fn tell_given_up(&self, index: Option<u32>, silence: &Silence) {
+        let Some(stream) = &self.events else { return };
+        let is_late = matches!(silence, Silence::Late(_));
+        stream.tell(GpuEvent::WorkerGivenUp { index, is_late, sentence: silence.to_string() });
     }
 
     fn refuse(&mut self, state: DriverState, sentence: String) -> Refused {
@@ -268,9 +280,8 @@ impl Supervisor {
         let (mut answers, mut late) = (BTreeMap::new(), Vec::new());
         for index in indices {
             let left_out = self.hung.left_out(*index, Instant::now(), &self.abandoned);
-            if let Some(sentence) = left_out {
-                let failure = Failure { kind: FailureKind::Device, sentence: sentence.to_owned() };
-                answers.insert(*index, Err(failure));
+            if let Some(failure) = left_out {
+                answers.insert(*index, Err(failure.clone()));
                 continue;
             }
             match self.ask(&question(*index), limit)? {
@@ -285,9 +296,13 @@ impl Supervisor {
                     answer
                 }
                 Err(silence) => {
-                    let sentence = format!("GPU {index}: {silence}");
-                    self.hung.add(index, sentence.clone(), Instant::now(), self.options.deadlines.retry);
-                    Err(Failure { kind: FailureKind::Device, sentence })
+                    let kind = match silence {
+                        Silence::Late(_) => FailureKind::Hung,
+                        Silence::Broken(_) => FailureKind::Device,
+                    };
+                    let failure = Failure { kind, sentence: format!("GPU {index}: {silence}") };
+                    self.hung.add(index, failure.clone(), Instant::now(), self.options.deadlines.retry);
+                    Err(failure)
                 }
             };
             answers.insert(index, answer);
@@ -315,6 +330,7 @@ impl Supervisor {
             }
             Err(silence) => {
                 warn!(worker = worker.pid(), ?question, %silence, "a GPU worker is given up");
+                self.tell_given_up(question.index(), &silence);
                 self.abandoned.add([worker.abandon()]);
                 Ok(Err(silence))
             }

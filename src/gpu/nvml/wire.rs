@@ -6,6 +6,7 @@
 use crate::domain::gpu::occupancy::GpuProcess;
 use crate::domain::gpu::{DriverState, Gpu, GpuDriver, GpuSample, LinkKind};
 use crate::domain::ids::GpuUuid;
+use crate::gpu::snapshot::HealthSnapshot;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
@@ -37,6 +38,23 @@ pub(super) enum Question {
     Processes {
         index: u32,
     },
+    Health {
+        index: u32,
+    },
+}
+
+impl Question {
+    /// The device that it is about.
+    pub(super) const fn index(&self) -> Option<u32> {
+        match self {
+            Self::Open { .. } => None,
+            Self::Device { index }
+            | Self::Links { index, .. }
+            | Self::Sample { index }
+            | Self::Processes { index }
+            | Self::Health { index } => Some(*index),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -46,6 +64,7 @@ pub(super) enum Answer {
     Links(Links),
     Sample(Vec<(GpuUuid, GpuSample)>),
     Processes(Processes),
+    Health(Box<HealthSnapshot>),
     Failed(Failure),
 }
 
@@ -101,6 +120,8 @@ pub(super) enum FailureKind {
     Driver(DriverState),
     /// The device is not there any more.
     Lost,
+    /// Workers missed their deadline over this device.
+    Hung,
     /// This device cannot be asked.
     Device,
 }

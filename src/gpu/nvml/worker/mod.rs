@@ -3,9 +3,11 @@
 
 mod device;
 mod errors;
+mod health;
 mod links;
 mod mig;
 mod processes;
+mod readings;
 mod sample;
 mod sysfs;
 mod watch;
@@ -90,6 +92,7 @@ impl Worker {
             Question::Links { index, others } => self.links(*index, others).map(Answer::Links),
             Question::Sample { index } => self.sample(*index).map(Answer::Sample),
             Question::Processes { index } => self.processes(*index).map(Answer::Processes),
+            Question::Health { index } => self.health(*index).map(|health| Answer::Health(Box::new(health))),
         }
     }
 
