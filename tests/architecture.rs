@@ -212,7 +212,7 @@ fn folders_name_only_what_lies_below_them() {
         ),
         // Sources of observations: what they mean is said elsewhere.
         (
-            &["kernel_log"],
+            &["kernel_log", "host"],
             &[
                 "jobfile",
                 "scheduler",
