@@ -28,7 +28,9 @@
 //! | [`runtime`] | the trait that runs tasks: [`runtime::docker`], [`runtime::process`]; what follows any shim is shared |
 //! | [`shim`] | the static program under every command, and its protocol |
 //! | [`logs`] | reads what shims write: records, segments, cursors, following |
-//! | [`gpu`] | the trait that knows GPUs; [`gpu::nvml`] asks the driver in a worker process, [`gpu::sim`] |
+//! | [`gpu`] | the trait that knows GPUs; [`gpu::nvml`] asks the driver in a worker process, [`gpu::sim`]; what GPUs tell unasked ([`gpu::events`]) and of their health ([`gpu::snapshot`]) |
+//! | [`kernel_log`] | `/dev/kmsg` as a stream: records in order, exact gaps, a cursor that survives restarts |
+//! | [`host`] | what the kernel shows beside GPUs: NVIDIA's PCI functions, InfiniBand ports, the boot |
 //! | [`store`] | the trait that keeps state; [`store::sqlite`], [`store::etcd`]; the history of events |
 //! | [`web`] | HTTP on the controller's port: OpenPAI's REST API ([`web::pai`]) |
 //! | [`rpc`] | the only place that sees generated code: conversions, servers, clients, sockets |
@@ -41,8 +43,9 @@
 //! `cli > daemon > rpc > agent, controller > scheduler > jobfile > domain`, and never back; `web` is below `rpc`, which
 //! gives it its sockets, and sees `api`, `jobfile` and `domain` alone. `api` speaks the domain's
 //! words only; agent and controller know each other only through it. Adapters (`gpu::nvml`, `gpu::sim`, `runtime::docker`,
-//! `runtime::process`, `store::sqlite`) see the domain and their own trait. Pure folders import no tokio, tonic, clock or randomness:
-//! time, ids and chance come in as arguments. `tests/architecture.rs` reads the `use` lines and keeps it so.
+//! `runtime::process`, `store::sqlite`, `kernel_log`, `host`) see the domain and their own trait. Pure folders import no
+//! tokio, tonic, clock or randomness: time, ids and chance come in as arguments. `tests/architecture.rs` reads the `use`
+//! lines and keeps it so.
 //!
 //! # The life of a job
 //!
@@ -65,7 +68,9 @@ pub mod controller;
 pub mod daemon;
 pub mod domain;
 pub mod gpu;
+pub mod host;
 pub mod jobfile;
+pub mod kernel_log;
 pub mod logs;
 pub mod rpc;
 pub mod runtime;

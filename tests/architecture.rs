@@ -150,7 +150,7 @@ fn pure_folders_do_no_io_and_know_no_time() {
 #[test]
 fn folders_name_only_what_lies_below_them() {
     // Who may not name whom, from the bottom up.
-    let rules: [(&[&str], &[&str]); 8] = [
+    let rules: [(&[&str], &[&str]); 9] = [
         (&["jobfile", "scheduler", "api", "agent", "controller", "rpc"], &["sim"]),
         (
             &["domain"],
@@ -209,6 +209,30 @@ fn folders_name_only_what_lies_below_them() {
         (
             &["gpu", "runtime", "store", "logs", "shim"],
             &["jobfile", "scheduler", "agent", "controller", "rpc", "cli", "config"],
+        ),
+        // Sources of observations: what they mean is said elsewhere.
+        (
+            &["kernel_log", "host"],
+            &[
+                "jobfile",
+                "scheduler",
+                "sim",
+                "api",
+                "gpu",
+                "health",
+                "runtime",
+                "shim",
+                "store",
+                "logs",
+                "agent",
+                "controller",
+                "rpc",
+                "web",
+                "daemon",
+                "cli",
+                "config",
+                "telemetry",
+            ],
         ),
         (&["agent"], &["controller", "rpc", "web", "cli", "scheduler", "jobfile"]),
         (&["controller"], &["agent", "rpc", "web", "cli", "runtime", "gpu"]),

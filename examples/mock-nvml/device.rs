@@ -160,9 +160,9 @@ pub extern "C" fn nvmlDeviceGetEccMode(
     pending: *mut nvmlEnableState_t,
 ) -> nvmlReturn_t {
     on("nvmlDeviceGetEccMode", device, |of| {
-        let on = nvmlEnableState_t::from(supported(of.whole()?.ecc)?);
-        put(current, on)?;
-        put(pending, on)
+        let on = supported(of.whole()?.ecc)?;
+        put(current, on.into())?;
+        put(pending, of.device.ecc_pending.unwrap_or(on).into())
     })
 }
 
@@ -175,7 +175,16 @@ pub extern "C" fn nvmlDeviceGetTotalEccErrors(
 ) -> nvmlReturn_t {
     on("nvmlDeviceGetTotalEccErrors", device, |of| -> Answer {
         let errors = supported(of.whole()?.ecc_errors)?;
-        // NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_VOLATILE_ECC.
-        put(count, if (kind, counter) == (1, 0) { errors } else { 0 })
+        // NVML_MEMORY_ERROR_TYPE_CORRECTED and ..._UNCORRECTED, NVML_VOLATILE_ECC and NVML_AGGREGATE_ECC.
+        put(
+            count,
+            match (kind, counter) {
+                (0, 0) => of.device.ecc_corrected,
+                (1, 0) => errors,
+                (0, 1) => of.device.ecc_aggregate_corrected,
+                (1, 1) => of.device.ecc_aggregate,
+                _ => return Err(Code::named("INVALID_ARGUMENT")),
+            },
+        )
     })
 }

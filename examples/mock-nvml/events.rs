@@ -8,7 +8,7 @@ use std::ffi::{c_uint, c_ulonglong};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a board of servers tells.
+/// What a board of servers tells: errors of memory, performance states, Xids, clocks.
 const SUPPORTED: c_ulonglong = 0x1F;
 
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ pub extern "C" fn nvmlEventSetFree(set: nvmlEventSet_t) -> nvmlReturn_t {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceGetSupportedEventTypes(device: nvmlDevice_t, types: *mut c_ulonglong) -> nvmlReturn_t {
-    on("nvmlDeviceGetSupportedEventTypes", device, |_| put(types, SUPPORTED))
+    on("nvmlDeviceGetSupportedEventTypes", device, |of| put(types, of.whole()?.event_types.unwrap_or(SUPPORTED)))
 }
 
 #[unsafe(no_mangle)]
@@ -76,10 +76,16 @@ pub extern "C" fn nvmlEventSetWait_v2(
     let end = Instant::now() + Duration::from_millis(timeout_ms.into());
     loop {
         let mut found = None;
-        let code = call("nvmlEventSetWait_v2", |_| {
+        let mut look = || {
             found = next(set)?;
             found.map_or(Ok(()), |event| put(data, event))
-        });
+        };
+        // Fails and hangs as the first of its devices does.
+        let first = with_set(set, |set| set.registered.keys().next().copied()).ok().flatten();
+        let code = match first {
+            Some(index) => on("nvmlEventSetWait_v2", handle(index, None), |_| look()),
+            None => call("nvmlEventSetWait_v2", |_| look()),
+        };
         if code != 0 || found.is_some() {
             return code;
         }

@@ -8,6 +8,7 @@
 mod answer;
 mod device;
 mod events;
+mod health;
 mod links;
 mod mig;
 mod processes;

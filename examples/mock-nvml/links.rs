@@ -6,7 +6,7 @@ use crate::state::{Device, NvLink};
 use nvml_wrapper_sys::bindings::{
     nvmlDevice_t, nvmlEnableState_t, nvmlGpuTopologyLevel_t, nvmlIntNvLinkDeviceType_t, nvmlPciInfo_t, nvmlReturn_t,
 };
-use std::ffi::c_uint;
+use std::ffi::{c_uint, c_ulonglong};
 
 /// Boards without NVLink do not know the question.
 fn link(device: &Device, link: c_uint) -> Result<Option<&NvLink>, Code> {
@@ -23,7 +23,23 @@ pub extern "C" fn nvmlDeviceGetNvLinkState(
     active: *mut nvmlEnableState_t,
 ) -> nvmlReturn_t {
     on("nvmlDeviceGetNvLinkState", device, |of| {
-        put(active, nvmlEnableState_t::from(link(of.whole()?, number)?.is_some()))
+        put(active, nvmlEnableState_t::from(link(of.whole()?, number)?.is_some_and(|link| !link.down)))
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetNvLinkErrorCounter(
+    device: nvmlDevice_t,
+    number: c_uint,
+    counter: c_uint,
+    count: *mut c_ulonglong,
+) -> nvmlReturn_t {
+    on("nvmlDeviceGetNvLinkErrorCounter", device, |of| {
+        let wrong = || Code::named("INVALID_ARGUMENT");
+        let link = link(of.whole()?, number)?.ok_or_else(wrong)?;
+        let names = ["replay", "recovery", "crc_flit", "crc_data", "ecc_data"];
+        let name = names.get(counter as usize).ok_or_else(wrong)?;
+        put(count, link.errors.get(*name).copied().unwrap_or(0))
     })
 }
 

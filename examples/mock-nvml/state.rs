@@ -51,6 +51,26 @@ pub(crate) struct Device {
     /// Over PCIe to each device, by index: INTERNAL SINGLE MULTIPLE HOSTBRIDGE NODE SYSTEM.
     pub(crate) ancestors: Vec<Option<String>>,
     pub(crate) processes: Option<Vec<Process>>,
+    /// Bits of NVML's event types; what a board of servers tells if missing.
+    pub(crate) event_types: Option<u64>,
+    /// What ECC is after the next reset; as now if missing.
+    pub(crate) ecc_pending: Option<bool>,
+    /// Beside `ecc_errors`; 0 if missing.
+    pub(crate) ecc_corrected: u64,
+    pub(crate) ecc_aggregate: u64,
+    pub(crate) ecc_aggregate_corrected: u64,
+    pub(crate) sram_ecc: Option<SramEcc>,
+    pub(crate) remapped_rows: Option<RemappedRows>,
+    pub(crate) retired_pages_pending: Option<bool>,
+    /// Field values by number, with the scope where there is one: `230`, `219:3`.
+    pub(crate) fields: BTreeMap<String, u64>,
+    /// Bits.
+    pub(crate) clock_events: Option<u64>,
+    /// By name: shutdown slowdown memory_max gpu_max.
+    pub(crate) thresholds_c: BTreeMap<String, u32>,
+    pub(crate) margin_c: Option<i32>,
+    pub(crate) pcie: Pcie,
+    pub(crate) fabric: Option<Fabric>,
     pub(crate) errors: BTreeMap<String, String>,
     pub(crate) hangs: Vec<String>,
 }
@@ -74,6 +94,57 @@ pub(crate) struct NvLink {
     /// `gpu`, `switch` or `cpu`.
     pub(crate) to: String,
     pub(crate) pci: String,
+    #[serde(default)]
+    pub(crate) down: bool,
+    /// By name: replay recovery crc_flit crc_data ecc_data; 0 if missing.
+    #[serde(default)]
+    pub(crate) errors: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct SramEcc {
+    pub(crate) volatile_corrected: u64,
+    pub(crate) volatile_parity: u64,
+    pub(crate) volatile_sec_ded: u64,
+    pub(crate) aggregate_corrected: u64,
+    pub(crate) aggregate_parity: u64,
+    pub(crate) aggregate_sec_ded: u64,
+    pub(crate) threshold_exceeded: bool,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RemappedRows {
+    pub(crate) corrected: u32,
+    pub(crate) uncorrected: u32,
+    pub(crate) pending: bool,
+    pub(crate) failed: bool,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Pcie {
+    pub(crate) generation: Option<u32>,
+    pub(crate) width: Option<u32>,
+    pub(crate) max_generation: Option<u32>,
+    pub(crate) max_width: Option<u32>,
+    pub(crate) device_max_generation: Option<u32>,
+    pub(crate) replays: Option<u32>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Fabric {
+    /// 0 is not supported, 3 completed.
+    pub(crate) state: u8,
+    pub(crate) status: u32,
+    /// 32 hexadecimal digits.
+    pub(crate) cluster: Option<String>,
+    pub(crate) clique: u32,
+    pub(crate) health_mask: u32,
+    /// Of the question; 3 if missing.
+    pub(crate) newest_version: Option<usize>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

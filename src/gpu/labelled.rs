@@ -1,5 +1,6 @@
 //! GPUs whose type the operator names: the node's `gpu_type` label goes before what the driver's name says.
 
+use super::snapshot::DeviceHealth;
 use super::{GpuError, GpuSource};
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{Gpu, GpuDriver, GpuSample, Topology, type_of_slice};
@@ -51,6 +52,10 @@ impl GpuSource for Labelled {
 
     async fn processes(&self, of: &[GpuUuid]) -> Result<GpuProcesses, GpuError> {
         self.inner.processes(of).await
+    }
+
+    async fn health(&self) -> Result<Vec<DeviceHealth>, GpuError> {
+        self.inner.health().await
     }
 
     fn driver(&self) -> GpuDriver {

@@ -1,14 +1,17 @@
 //! GPUs of this machine: the trait, and one file per source.
 
+pub mod events;
 pub mod labelled;
 pub mod none;
 pub mod nvml;
 pub mod sim;
+pub mod snapshot;
 
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{Gpu, GpuDriver, GpuSample, Topology};
 use crate::domain::ids::GpuUuid;
 use async_trait::async_trait;
+use snapshot::DeviceHealth;
 
 /// Why the GPUs cannot be asked right now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +39,12 @@ pub trait GpuSource: std::fmt::Debug + Send + Sync + 'static {
 
     /// Who is on these GPUs; on all where none is named.
     async fn processes(&self, of: &[GpuUuid]) -> Result<GpuProcesses, GpuError>;
+
+    /// What each device says about its own health, also those that do not answer. Costly: not more often than every
+    /// 15 s. Empty where devices say nothing about it.
+    async fn health(&self) -> Result<Vec<DeviceHealth>, GpuError> {
+        Ok(Vec::new())
+    }
 
     /// The driver as it was at the last question. Never waits.
     fn driver(&self) -> GpuDriver;

@@ -19,6 +19,7 @@ mod etcd;
 mod exec;
 mod failover;
 mod harness;
+mod kernel_log;
 mod kill;
 mod lifecycle;
 mod logs;

@@ -80,6 +80,7 @@ impl Mock {
             open: Duration::from_secs(20),
             device: Duration::from_secs(5),
             sample: Duration::from_secs(2),
+            health: Duration::from_secs(2),
             whole: PATIENCE,
             retry: (Duration::from_millis(10), Duration::from_millis(50)),
         };

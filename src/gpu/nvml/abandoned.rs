@@ -3,6 +3,7 @@
 //! A process that hangs in the kernel ends when its call does, perhaps never. So there is a bound on how many of them
 //! there may be, and a device that hangs is not asked again while they are many.
 
+use super::wire::Failure;
 use std::collections::BTreeMap;
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -59,10 +60,10 @@ impl Pause {
 
 /// Devices that do not come back, by index, with a sentence.
 #[derive(Debug, Default)]
-pub(super) struct Hung(BTreeMap<u32, (Pause, String)>);
+pub(super) struct Hung(BTreeMap<u32, (Pause, Failure)>);
 
 impl Hung {
-    pub(super) fn add(&mut self, index: u32, why: String, now: Instant, pauses: (Duration, Duration)) {
+    pub(super) fn add(&mut self, index: u32, why: Failure, now: Instant, pauses: (Duration, Duration)) {
         let pause = Pause::after(self.0.get(&index).map(|(pause, _)| pause), now, pauses);
         self.0.insert(index, (pause, why));
     }
@@ -76,14 +77,15 @@ impl Hung {
     }
 
     /// Why the device is not to be asked now.
-    pub(super) fn left_out(&self, index: u32, now: Instant, abandoned: &Abandoned) -> Option<&str> {
+    pub(super) fn left_out(&self, index: u32, now: Instant, abandoned: &Abandoned) -> Option<&Failure> {
         let (pause, why) = self.0.get(&index)?;
-        (!pause.is_over(now) || abandoned.are_many()).then_some(why.as_str())
+        (!pause.is_over(now) || abandoned.are_many()).then_some(why)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire::FailureKind;
     use super::*;
 
     #[test]
@@ -91,9 +93,10 @@ mod tests {
         let (now, limits) = (Instant::now(), (Duration::from_secs(1), Duration::from_secs(3)));
         let mut hung = Hung::default();
         for seconds in [1, 2, 3, 3] {
-            hung.add(5, "it hangs".to_owned(), now, limits);
+            let why = Failure { kind: FailureKind::Hung, sentence: "it hangs".to_owned() };
+            hung.add(5, why.clone(), now, limits);
             let at = |offset: u64| hung.left_out(5, now + Duration::from_millis(offset), &Abandoned::default());
-            assert_eq!((at(seconds * 1000 - 1), at(seconds * 1000)), (Some("it hangs"), None));
+            assert_eq!((at(seconds * 1000 - 1), at(seconds * 1000)), (Some(&why), None));
             assert_eq!(hung.left_out(4, now, &Abandoned::default()), None);
         }
         hung.remove(5);

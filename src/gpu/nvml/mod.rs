@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!  agent ── NvmlGpus ──bounded queue──> supervisor thread ──socket pair──> wharf gpu-worker ──dlopen──> NVML
+//!    ^                                                                          │ a thread and an event set per GPU
+//!    └── GpuEvents <──bounded queue── event thread <──────────second socket pair┘
 //! ```
 //!
 //! A call of NVML can hang in the kernel for ever, the library can crash, and an open handle stands in the way of
@@ -12,6 +14,7 @@
 
 mod abandoned;
 mod answers;
+mod event_stream;
 mod modprobe;
 mod options;
 mod round;
@@ -23,11 +26,14 @@ mod worker_process;
 
 pub use options::{Deadlines, NvmlOptions};
 
+use super::events::GpuEvents;
+use super::snapshot::DeviceHealth;
 use super::{GpuError, GpuSource};
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{Gpu, GpuDriver, GpuSample, Topology};
 use crate::domain::ids::GpuUuid;
 use async_trait::async_trait;
+use event_stream::EventStream;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,6 +42,9 @@ use tokio::sync::oneshot;
 
 /// Questions that wait for the supervisor; more are refused.
 const QUEUE: usize = 16;
+
+/// Events that nobody took yet; more wait in the worker's socket, then in the driver.
+const EVENTS: usize = 256;
 
 /// What the supervisor answers.
 type Answer<T> = Result<T, String>;
@@ -51,10 +60,21 @@ pub struct NvmlGpus {
 impl NvmlGpus {
     /// Starts the supervisor, which ends with this value and takes its worker with it. Asks nothing yet.
     pub fn new(options: NvmlOptions) -> std::io::Result<Self> {
+        Self::start(options, None)
+    }
+
+    /// As [`NvmlGpus::new`], with a worker that also listens to what the devices tell unasked. It is kept alive for
+    /// that, also while nobody asks anything.
+    pub fn with_events(options: NvmlOptions) -> std::io::Result<(Self, GpuEvents)> {
+        let (sender, told) = tokio::sync::mpsc::channel(EVENTS);
+        Ok((Self::start(options, Some(EventStream::new(sender)))?, GpuEvents::new(told)))
+    }
+
+    fn start(options: NvmlOptions, events: Option<EventStream>) -> std::io::Result<Self> {
         let (jobs, queue) = sync_channel(QUEUE);
         let driver = Arc::new(Mutex::new(GpuDriver::default()));
         let patience = options.deadlines.whole;
-        let supervisor = Supervisor::new(options, Arc::clone(&driver));
+        let supervisor = Supervisor::new(options, Arc::clone(&driver), events);
         // A thread of its own: it blocks, and the worker dies with the very thread that started it.
         std::thread::Builder::new().name("gpu-supervisor".to_owned()).spawn(move || supervisor.run(&queue))?;
         Ok(Self { jobs, driver, patience })
@@ -106,6 +126,10 @@ impl GpuSource for NvmlGpus {
 
     async fn processes(&self, of: &[GpuUuid]) -> Result<GpuProcesses, GpuError> {
         self.ask("processes", |reply| Job::Processes(of.to_vec(), reply)).await
+    }
+
+    async fn health(&self) -> Result<Vec<DeviceHealth>, GpuError> {
+        self.ask("their health", Job::Health).await
     }
 
     fn driver(&self) -> GpuDriver {

@@ -13,6 +13,8 @@ pub struct Deadlines {
     pub device: Duration,
     /// What one device does, or who is on it.
     pub sample: Duration,
+    /// All that one device says about its health. A device that hangs costs it twice, which is to fit into `whole`.
+    pub health: Duration,
     /// A round over all devices, as its caller waits for it.
     pub whole: Duration,
     /// First and longest pause between workers that cannot open the driver, and between looks at a hung device.
@@ -25,6 +27,7 @@ impl Default for Deadlines {
             open: Duration::from_secs(30),
             device: Duration::from_secs(10),
             sample: Duration::from_secs(3),
+            health: Duration::from_secs(4),
             whole: Duration::from_secs(9),
             retry: (Duration::from_secs(1), Duration::from_secs(60)),
         }

@@ -7,6 +7,7 @@ use super::wire::{Answer, Failure, FailureKind, Links, Question};
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{DriverState, Gpu, GpuHealth, GpuSample, Topology};
 use crate::domain::ids::GpuUuid;
+use crate::gpu::snapshot::{DeviceHealth, NoAnswer, NoSnapshot};
 use std::collections::BTreeMap;
 
 impl Supervisor {
@@ -74,10 +75,36 @@ impl Supervisor {
         let sentence = failure.sentence.clone();
         let health = match failure.kind {
             FailureKind::Lost => GpuHealth::Lost(sentence),
-            FailureKind::Device | FailureKind::Driver(_) => GpuHealth::Faulty(sentence),
+            FailureKind::Device | FailureKind::Hung | FailureKind::Driver(_) => GpuHealth::Faulty(sentence),
         };
         let sample = |gpu: Gpu| (gpu.uuid, GpuSample { health: health.clone(), ..GpuSample::default() });
         answers::gpus_at(&self.known, index).into_iter().map(sample).collect()
+    }
+
+    /// What each device says about its health, also those that do not answer.
+    pub(super) fn all_health(&mut self) -> Result<Vec<DeviceHealth>, String> {
+        let Some(count) = self.count()? else { return Ok(Vec::new()) };
+        let indices: Vec<u32> = (0..count).collect();
+        let limit = self.options.deadlines.health;
+        let found = self.each(&indices, |index| Question::Health { index }, limit).map_err(sentence)?;
+        let health = |(index, answer): (u32, Result<Answer, Failure>)| {
+            let failure = match answer {
+                Ok(Answer::Health(snapshot)) => {
+                    return DeviceHealth { gpu: snapshot.gpu.clone(), index, answer: Ok(snapshot) };
+                }
+                Ok(other) => unexpected(&other),
+                Err(failure) => failure,
+            };
+            let why = match failure.kind {
+                FailureKind::Lost => NoAnswer::Lost,
+                FailureKind::Hung => NoAnswer::Hung,
+                FailureKind::Device | FailureKind::Driver(_) => NoAnswer::Failed,
+            };
+            let gpu =
+                self.known.get(&index).map_or_else(|| GpuUuid::placeholder(index), |known| known.gpu.uuid.clone());
+            DeviceHealth { gpu, index, answer: Err(NoSnapshot { why, sentence: failure.sentence }) }
+        };
+        Ok(found.into_iter().map(health).collect())
     }
 
     /// Who is on the devices of `of`, slices included; on all where none is named.

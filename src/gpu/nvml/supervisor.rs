@@ -1,13 +1,16 @@
 //! Owns the worker: starts it, asks it, abandons it. One thread, which may block; callers wait with a deadline.
 
 use super::abandoned::{Abandoned, Hung, Pause};
+use super::event_stream::EventStream;
 use super::modprobe::Modprobe;
 use super::options::NvmlOptions;
-use super::wire::{self, Answer, Failure, FailureKind, Question};
+use super::wire::{self, Answer, Failure, FailureKind, Opened, Question};
 use super::worker_process::{Silence, Worker};
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{DriverState, Gpu, GpuDriver, GpuSample, Topology};
 use crate::domain::ids::GpuUuid;
+use crate::gpu::events::GpuEvent;
+use crate::gpu::snapshot::DeviceHealth;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +29,7 @@ pub(super) enum Job {
     Devices(Reply<(Vec<Gpu>, Topology)>),
     Samples(Reply<Vec<(GpuUuid, GpuSample)>>),
     Processes(Vec<GpuUuid>, Reply<GpuProcesses>),
+    Health(Reply<Vec<DeviceHealth>>),
     Stop(Reply<()>),
     Resume(Reply<()>),
 }
@@ -38,6 +42,7 @@ impl Job {
             Self::Devices(reply) => reply.is_closed(),
             Self::Samples(reply) => reply.is_closed(),
             Self::Processes(_, reply) => reply.is_closed(),
+            Self::Health(reply) => reply.is_closed(),
             Self::Stop(_) | Self::Resume(_) => false,
         }
     }
@@ -48,6 +53,10 @@ pub(super) struct Supervisor {
     pub(super) options: NvmlOptions,
     driver: Arc<Mutex<GpuDriver>>,
     worker: Option<Worker>,
+    /// Where workers tell of events, if anybody wants to know.
+    events: Option<EventStream>,
+    /// The pause before the next worker whose only purpose is to listen.
+    relisten: Option<Pause>,
     /// How many the driver shows, as long as there is a worker.
     devices: u32,
     abandoned: Abandoned,
@@ -70,11 +79,13 @@ pub(super) struct Refused {
 }
 
 impl Supervisor {
-    pub(super) fn new(options: NvmlOptions, driver: Arc<Mutex<GpuDriver>>) -> Self {
+    pub(super) fn new(options: NvmlOptions, driver: Arc<Mutex<GpuDriver>>, events: Option<EventStream>) -> Self {
         Self {
             options,
             driver,
             worker: None,
+            events,
+            relisten: None,
             devices: 0,
             abandoned: Abandoned::default(),
             modprobe: Modprobe::default(),
@@ -91,13 +102,30 @@ impl Supervisor {
         loop {
             match queue.recv_timeout(REAP) {
                 Ok(job) => self.job(job),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.keep_listening(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.modprobe.look(Instant::now(), &mut self.abandoned);
             self.abandoned.reap();
         }
         let _ = self.end_worker();
+    }
+
+    /// Nobody asks anything: a worker that ended would be missed only at the next question, and with it events.
+    fn keep_listening(&mut self) {
+        if self.events.is_none() || self.stopped {
+            return;
+        }
+        let (now, pauses) = (Instant::now(), self.options.deadlines.retry);
+        if let Some(worker) = self.worker.take_if(Worker::has_ended) {
+            warn!(worker = worker.pid(), "a GPU worker that listened for events has ended");
+            self.abandoned.add(worker.end());
+            self.relisten = Some(Pause::after(self.relisten.as_ref(), now, pauses));
+        }
+        if self.worker.is_none() && self.relisten.as_ref().is_none_or(|pause| pause.is_over(now)) {
+            // Why not is in the driver's state.
+            let _ = self.open();
+        }
     }
 
     /// Whoever asked may have stopped waiting.
@@ -110,6 +138,7 @@ impl Supervisor {
             Job::Devices(reply) => drop(reply.send(self.all_devices())),
             Job::Samples(reply) => drop(reply.send(self.all_samples())),
             Job::Processes(of, reply) => drop(reply.send(self.all_processes(&of))),
+            Job::Health(reply) => drop(reply.send(self.all_health())),
             Job::Stop(reply) => drop(reply.send(self.stop())),
             Job::Resume(reply) => {
                 self.stopped = false;
@@ -164,18 +193,20 @@ impl Supervisor {
     }
 
     fn start(&mut self) -> Result<u32, Refused> {
-        let mut worker = match Worker::start(&self.options) {
+        let mut worker = match Worker::start(&self.options, self.events.is_some()) {
             Ok(worker) => worker,
             Err(error) => {
                 let sentence = format!("starting the GPU worker {}: {error}", self.options.worker.display());
                 return Err(self.refuse(DriverState::Failed, sentence));
             }
         };
-        let question = Question::Open { library: self.options.library.clone(), root: self.options.root.clone() };
+        let (library, root) = (self.options.library.clone(), self.options.root.clone());
+        let question = Question::Open { library, root, listens: self.events.is_some() };
         let answer = worker.ask(&question, self.options.deadlines.open);
         debug!(worker = worker.pid(), ?answer, "a GPU worker");
         match answer {
-            Ok(Answer::Opened { driver, devices }) => {
+            Ok(Answer::Opened(Opened { driver, devices })) => {
+                self.listen_to(&worker);
                 self.modprobe.begin(&self.options.modprobe, &mut self.abandoned);
                 info!(worker = worker.pid(), driver = driver.driver_version, devices, "NVML is open");
                 (self.worker, self.devices, self.refused, self.sick) = (Some(worker), devices, None, false);
@@ -191,6 +222,7 @@ impl Supervisor {
                 Err(self.refuse(DriverState::Failed, format!("the GPU worker answered something else: {other:?}")))
             }
             Err(silence @ Silence::Late(_)) => {
+                self.tell_given_up(None, &silence);
                 self.abandoned.add([worker.abandon()]);
                 Err(self.refuse(DriverState::Hung, format!("opening the driver: {silence}")))
             }
@@ -199,6 +231,20 @@ impl Supervisor {
                 Err(self.refuse(DriverState::Failed, format!("opening the driver: {silence}")))
             }
         }
+    }
+
+    fn listen_to(&mut self, worker: &Worker) {
+        let Some(stream) = &mut self.events else { return };
+        let followed = worker.events().and_then(|socket| socket.map_or(Ok(()), |socket| stream.follow(socket)));
+        if let Err(error) = followed {
+            warn!(worker = worker.pid(), %error, "events of the GPUs are not heard");
+        }
+    }
+
+    fn tell_given_up(&self, index: Option<u32>, silence: &Silence) {
+        let Some(stream) = &self.events else { return };
+        let is_late = matches!(silence, Silence::Late(_));
+        stream.tell(GpuEvent::WorkerGivenUp { index, is_late, sentence: silence.to_string() });
     }
 
     fn refuse(&mut self, state: DriverState, sentence: String) -> Refused {
@@ -234,9 +280,8 @@ impl Supervisor {
         let (mut answers, mut late) = (BTreeMap::new(), Vec::new());
         for index in indices {
             let left_out = self.hung.left_out(*index, Instant::now(), &self.abandoned);
-            if let Some(sentence) = left_out {
-                let failure = Failure { kind: FailureKind::Device, sentence: sentence.to_owned() };
-                answers.insert(*index, Err(failure));
+            if let Some(failure) = left_out {
+                answers.insert(*index, Err(failure.clone()));
                 continue;
             }
             match self.ask(&question(*index), limit)? {
@@ -251,9 +296,13 @@ impl Supervisor {
                     answer
                 }
                 Err(silence) => {
-                    let sentence = format!("GPU {index}: {silence}");
-                    self.hung.add(index, sentence.clone(), Instant::now(), self.options.deadlines.retry);
-                    Err(Failure { kind: FailureKind::Device, sentence })
+                    let kind = match silence {
+                        Silence::Late(_) => FailureKind::Hung,
+                        Silence::Broken(_) => FailureKind::Device,
+                    };
+                    let failure = Failure { kind, sentence: format!("GPU {index}: {silence}") };
+                    self.hung.add(index, failure.clone(), Instant::now(), self.options.deadlines.retry);
+                    Err(failure)
                 }
             };
             answers.insert(index, answer);
@@ -281,6 +330,7 @@ impl Supervisor {
             }
             Err(silence) => {
                 warn!(worker = worker.pid(), ?question, %silence, "a GPU worker is given up");
+                self.tell_given_up(question.index(), &silence);
                 self.abandoned.add([worker.abandon()]);
                 Ok(Err(silence))
             }

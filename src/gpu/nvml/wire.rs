@@ -1,10 +1,12 @@
-//! What is said between the supervisor and the worker: one question, one answer, in turn.
+//! What is said between the supervisor and the worker: one question, one answer, in turn. On a second socket the worker
+//! tells of events, unasked.
 //!
 //! A frame is its length (4 bytes, little endian) and that many bytes of JSON. Both sides are of one version.
 
 use crate::domain::gpu::occupancy::GpuProcess;
 use crate::domain::gpu::{DriverState, Gpu, GpuDriver, GpuSample, LinkKind};
 use crate::domain::ids::GpuUuid;
+use crate::gpu::snapshot::HealthSnapshot;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
@@ -19,6 +21,8 @@ pub(super) enum Question {
     Open {
         library: Option<PathBuf>,
         root: PathBuf,
+        /// Standard output is a socket for events.
+        listens: bool,
     },
     Device {
         index: u32,
@@ -34,16 +38,40 @@ pub(super) enum Question {
     Processes {
         index: u32,
     },
+    Health {
+        index: u32,
+    },
+}
+
+impl Question {
+    /// The device that it is about.
+    pub(super) const fn index(&self) -> Option<u32> {
+        match self {
+            Self::Open { .. } => None,
+            Self::Device { index }
+            | Self::Links { index, .. }
+            | Self::Sample { index }
+            | Self::Processes { index }
+            | Self::Health { index } => Some(*index),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Answer {
-    Opened { driver: GpuDriver, devices: u32 },
+    Opened(Opened),
     Device(Device),
     Links(Links),
     Sample(Vec<(GpuUuid, GpuSample)>),
     Processes(Processes),
+    Health(Box<HealthSnapshot>),
     Failed(Failure),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Opened {
+    pub driver: GpuDriver,
+    pub devices: u32,
 }
 
 /// A device, then its slices.
@@ -92,6 +120,8 @@ pub(super) enum FailureKind {
     Driver(DriverState),
     /// The device is not there any more.
     Lost,
+    /// Workers missed their deadline over this device.
+    Hung,
     /// This device cannot be asked.
     Device,
 }

@@ -18,6 +18,8 @@ const END: Duration = Duration::from_millis(500);
 pub(super) struct Worker {
     child: Child,
     stream: UnixStream,
+    /// What it hears of the devices comes here; none if nobody listens.
+    events: Option<UnixStream>,
 }
 
 /// Why a question has no answer.
@@ -39,18 +41,33 @@ impl std::fmt::Display for Silence {
 }
 
 impl Worker {
-    pub(super) fn start(options: &NvmlOptions) -> io::Result<Self> {
+    /// `listens`: its standard output is a second socket, for events.
+    pub(super) fn start(options: &NvmlOptions, listens: bool) -> io::Result<Self> {
         let (stream, theirs) = UnixStream::pair()?;
+        let (events, output) = match listens.then(UnixStream::pair).transpose()? {
+            Some((events, theirs)) => (Some(events), Stdio::from(OwnedFd::from(theirs))),
+            None => (None, Stdio::null()),
+        };
         let child = Command::new(&options.worker)
             .arg0("wharf")
             .arg("gpu-worker")
             .envs(options.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
+            .stdout(output)
             // Ctrl-C is the agent's: the worker ends with it.
             .process_group(0)
             .spawn()?;
-        Ok(Self { child, stream })
+        Ok(Self { child, stream, events })
+    }
+
+    /// The socket that events come from.
+    pub(super) fn events(&self) -> io::Result<Option<UnixStream>> {
+        self.events.as_ref().map(UnixStream::try_clone).transpose()
+    }
+
+    /// It is not there any more. Never waits.
+    pub(super) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -88,9 +105,11 @@ impl Worker {
 
     /// Closes the socket, waits a little, then kills. Whatever is left then has to be reaped later.
     pub(super) fn end(self) -> Option<Child> {
-        let Self { mut child, stream } = self;
+        let Self { mut child, stream, events } = self;
         drop(stream);
-        if wait(&mut child, END).is_some() {
+        let has_ended = wait(&mut child, END).is_some();
+        shut(events);
+        if has_ended {
             return None;
         }
         let _ = child.kill();
@@ -99,10 +118,18 @@ impl Worker {
 
     /// Kills without waiting; the kernel may hold it for ever.
     pub(super) fn abandon(self) -> Child {
-        let Self { mut child, stream } = self;
+        let Self { mut child, stream, events } = self;
         drop(stream);
         let _ = child.kill();
+        shut(events);
         child
+    }
+}
+
+/// Whoever reads the events finds an end behind those that came, also while the worker hangs and holds its own.
+fn shut(events: Option<UnixStream>) {
+    if let Some(events) = events {
+        let _ = events.shutdown(std::net::Shutdown::Both);
     }
 }
 

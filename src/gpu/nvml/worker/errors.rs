@@ -70,7 +70,7 @@ impl<T> Asked<T> for Result<T, NvmlError> {
     }
 }
 
-const fn is_lost(error: &NvmlError) -> bool {
+pub(super) const fn is_lost(error: &NvmlError) -> bool {
     matches!(error, NvmlError::GpuLost)
 }
 

@@ -3,13 +3,16 @@
 
 mod device;
 mod errors;
+mod health;
 mod links;
 mod mig;
 mod processes;
+mod readings;
 mod sample;
 mod sysfs;
+mod watch;
 
-use super::wire::{Answer, Failure, FailureKind, Question, read, write};
+use super::wire::{Answer, Failure, FailureKind, Opened, Question, read, write};
 use crate::domain::gpu::{DriverState, GpuDriver};
 use errors::{Asked, optional};
 use nvml_wrapper::Nvml;
@@ -18,6 +21,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Answers until the supervisor closes its end.
 pub fn run() -> io::Result<()> {
@@ -26,27 +30,40 @@ pub fn run() -> io::Result<()> {
     nix::sys::prctl::set_name(c"wharf-gpu")?;
     let mut stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     stream.peer_addr().map_err(|_| io::Error::other("standard input is no socket: only the agent starts this"))?;
-    let Some(Question::Open { library, root }) = read(&mut stream)? else {
+    let Some(Question::Open { library, root, listens }) = read(&mut stream)? else {
         return Err(io::Error::other("the first question is not Open"));
     };
+    let events = if listens { Some(take_output()?) } else { None };
     let (worker, opened) = match open(library, root) {
-        Ok((worker, opened)) => (Some(worker), opened),
+        Ok((worker, opened)) => (Some(worker), Answer::Opened(opened)),
         Err(failure) => (None, Answer::Failed(failure)),
     };
     write(&mut stream, &opened)?;
     let Some(worker) = worker else { return Ok(()) };
+    if let Some(events) = events {
+        watch::start(&worker.nvml, worker.devices, events)?;
+    }
     while let Some(question) = read(&mut stream)? {
         write(&mut stream, &worker.answer(&question).unwrap_or_else(Answer::Failed))?;
     }
     Ok(())
 }
 
-struct Worker {
-    nvml: Nvml,
-    root: PathBuf,
+/// The socket for events, which nothing else may write to: libraries print what they like.
+fn take_output() -> io::Result<UnixStream> {
+    let socket = UnixStream::from(io::stdout().as_fd().try_clone_to_owned()?);
+    nix::unistd::dup2_stdout(std::fs::File::options().write(true).open("/dev/null")?)?;
+    Ok(socket)
 }
 
-fn open(library: Option<PathBuf>, root: PathBuf) -> Result<(Worker, Answer), Failure> {
+struct Worker {
+    nvml: Arc<Nvml>,
+    root: PathBuf,
+    /// How many the driver showed.
+    devices: u32,
+}
+
+fn open(library: Option<PathBuf>, root: PathBuf) -> Result<(Worker, Opened), Failure> {
     let name = library.map_or_else(|| OsString::from("libnvidia-ml.so.1"), PathBuf::into_os_string);
     let nvml = Nvml::builder().lib_path(&name).init().map_err(|error| errors::of_open(&name, &root, &error))?;
     let asked = |what| move |error| errors::of_driver(what, DriverState::Failed, &error);
@@ -61,7 +78,7 @@ fn open(library: Option<PathBuf>, root: PathBuf) -> Result<(Worker, Answer), Fai
         sentence: None,
     };
     let devices = nvml.device_count().map_err(asked("the number of devices"))?;
-    Ok((Worker { nvml, root }, Answer::Opened { driver, devices }))
+    Ok((Worker { nvml: Arc::new(nvml), root, devices }, Opened { driver, devices }))
 }
 
 impl Worker {
@@ -75,6 +92,7 @@ impl Worker {
             Question::Links { index, others } => self.links(*index, others).map(Answer::Links),
             Question::Sample { index } => self.sample(*index).map(Answer::Sample),
             Question::Processes { index } => self.processes(*index).map(Answer::Processes),
+            Question::Health { index } => self.health(*index).map(|health| Answer::Health(Box::new(health))),
         }
     }
 
