@@ -282,6 +282,9 @@ pub struct Fault {
     pub process: Option<String>,
     pub verdict: Verdict,
     pub action: Action,
+    /// The driver itself asks for the action: no table's advice replaces it.
+    #[serde(default)]
+    pub by_driver: bool,
     /// One sentence for a person: what it means.
     pub reason: String,
     /// Observations so far; a lower bound where the kernel left lines out.
@@ -323,6 +326,7 @@ mod tests {
             process: None,
             verdict: Verdict::Gpu,
             action: Action::Reboot,
+            by_driver: false,
             reason: "lost".to_owned(),
             count: 2,
             related: 0,

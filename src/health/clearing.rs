@@ -137,6 +137,7 @@ mod tests {
             process: None,
             verdict: Verdict::Gpu,
             action,
+            by_driver: false,
             reason: String::new(),
             count: 1,
             related: 0,

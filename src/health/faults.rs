@@ -1,20 +1,19 @@
 //! Observations become faults: one thing is counted once, consequences go to their cause, a storm costs no memory.
 
 mod belongs;
+mod open;
 #[cfg(test)]
 mod tests;
 
 use super::observation::{Clears, Observation, Relation, SeenAt, Source};
 use super::verdict::Judgement;
-use crate::domain::fault::{Action, Fault, FaultId, FaultKind, FaultState, Part, Subject, Verdict};
-use crate::domain::ids::{GpuUuid, NodeName};
+use crate::domain::fault::{Action, Fault, FaultId, FaultKind, FaultState, Part, Subject};
+use crate::domain::ids::GpuUuid;
 use crate::domain::pci::PciAddress;
+use open::{Key, Open, cut, slot};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Lines of evidence that a fault keeps: the first ones and the last.
-const EVIDENCE_LINES: usize = 5;
-const EVIDENCE_BYTES: usize = 400;
 /// GPUs whose address is known.
 const MAX_SLOTS: usize = 256;
 
@@ -35,6 +34,12 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    fn are_near(&self, earlier: &SeenAt, later: &SeenAt) -> bool {
+        earlier.is_shortly_before(later, self.window, self.window_lines)
+    }
+}
+
 /// What an observation did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -48,28 +53,6 @@ pub enum Change {
     Cleared(FaultId),
     /// There were too many: this one is no longer kept.
     Dropped(Box<Fault>),
-}
-
-/// One fault while it is kept.
-#[derive(Debug, Clone)]
-struct Open {
-    fault: Fault,
-    key: Key,
-    last: SeenAt,
-    /// Counted by each source; they see the same things.
-    counts: [u64; 3],
-    address: Option<u64>,
-    by_driver: bool,
-}
-
-/// What makes two observations one fault.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    kind: FaultKind,
-    code: Option<u32>,
-    node: Option<NodeName>,
-    /// Without the UUID where the address is known.
-    subject: Subject,
 }
 
 /// The faults of one node, or of one log.
@@ -88,6 +71,25 @@ impl Faults {
     pub fn new(next: FaultId, limits: Limits) -> Self {
         let limits = Limits { faults: limits.faults.max(1), ..limits };
         Self { limits, next, kept: BTreeMap::new(), by_key: BTreeMap::new(), slots: BTreeMap::new() }
+    }
+
+    /// Takes up faults that were kept before a restart; ids go on above theirs. They are counted on when they are seen
+    /// again, and end by the same rules: a restart makes nothing well.
+    pub fn restore(&mut self, faults: impl IntoIterator<Item = Fault>) -> Vec<Change> {
+        let mut dropped = Vec::new();
+        for fault in faults {
+            if self.kept.len() >= self.limits.faults {
+                dropped.extend(self.drop_least());
+            }
+            let (id, key) = (fault.id, Key::of(fault.kind, fault.code, fault.node.as_ref(), &fault.subject));
+            self.next = self.next.max(FaultId(id.0.saturating_add(1)));
+            if fault.state == FaultState::Active {
+                self.by_key.insert(key.clone(), id);
+            }
+            let counts = [fault.count; 3];
+            self.kept.insert(id, Open { fault, key, last: None, counts, address: None });
+        }
+        dropped
     }
 
     /// Which GPU is where: from the driver, or from its log when it no longer answers.
@@ -116,7 +118,7 @@ impl Faults {
     pub fn observe(&mut self, mut observation: Observation) -> Vec<Change> {
         self.resolve(&mut observation.subject);
         let mut changes = self.clear_by(&observation);
-        let key = Key::of(&observation);
+        let key = observation.key();
         if let Some(id) = self.leader(&observation) {
             changes.extend(self.attach(id, observation));
         } else if let Some(id) = self.same(&key, &observation) {
@@ -176,19 +178,36 @@ impl Faults {
             open.fault.state == FaultState::Active
                 && belongs::belongs(&open.fault, open.address, observation)
                 && (belongs::for_ever(&open.fault, observation)
-                    || open.last.is_shortly_before(&observation.seen, self.limits.window, self.limits.window_lines))
+                    || open.last.is_some_and(|last| self.limits.are_near(&last, &observation.seen)))
         };
         self.kept.values().rev().find(near).map(|open| open.fault.id)
     }
 
     fn same(&self, key: &Key, observation: &Observation) -> Option<FaultId> {
-        let id = self.by_key.get(key)?;
-        let open = self.kept.get(id)?;
-        // Another task's crash on the same GPU is another fault.
+        let id = self.by_key.get(key).copied().or_else(|| self.seen_by_another_source(observation))?;
+        let open = self.kept.get(&id)?;
+        // Another task's crash on the same GPU is another fault, and so is another row of its memory.
         let other_task = matches!((open.fault.task, observation.task), (Some(ours), Some(theirs)) if ours != theirs);
-        let other_row = matches!((open.address, observation.address), (Some(ours), Some(theirs)) if ours != theirs)
-            && open.fault.code == Some(48);
-        (!other_task && !other_row).then_some(*id)
+        let other_row = open.fault.code == Some(48) && open.is_of_another_row(observation);
+        (!other_task && !other_row).then_some(id)
+    }
+
+    /// The driver's library tells an Xid without the link that the driver's line names.
+    fn seen_by_another_source(&self, observation: &Observation) -> Option<FaultId> {
+        let same = |open: &&Open| {
+            let fault = &open.fault;
+            let one_is_mute = fault.subject.link.is_none() || observation.subject.link.is_none();
+            let alike = (fault.kind, fault.code) == (FaultKind::Xid, observation.code)
+                && observation.kind == FaultKind::Xid
+                && fault.state == FaultState::Active
+                && fault.subject.gpu_instance == observation.subject.gpu_instance
+                && fault.subject.is_on_same_device(&observation.subject);
+            // A source that has counted it would have known it by its key.
+            let by_another = observation.source == Source::Driver || open.counts[slot(observation.source)] == 0;
+            let near = open.last.is_some_and(|last| self.limits.are_near(&last, &observation.seen));
+            alike && one_is_mute && by_another && near
+        };
+        self.kept.values().rev().find(same).map(|open| open.fault.id)
     }
 
     fn again(&mut self, id: FaultId, observation: Observation) -> Option<Change> {
@@ -196,6 +215,13 @@ impl Faults {
         let counted = &mut open.counts[slot(observation.source)];
         *counted = counted.saturating_add(observation.count);
         open.fault.count = open.counts.into_iter().max().unwrap_or_default();
+        if open.fault.subject.link.is_none() && observation.subject.link.is_some() {
+            open.fault.subject.link = observation.subject.link;
+            open.fault.subject.part = observation.subject.part;
+            self.by_key.remove(&open.key);
+            open.key = observation.key();
+            self.by_key.insert(open.key.clone(), id);
+        }
         Some(open.learn(observation))
     }
 
@@ -210,7 +236,7 @@ impl Faults {
             open.fault.kind = observation.kind;
             open.fault.code = observation.code;
             open.fault.reason.clone_from(&observation.judgement.reason);
-            open.key = Key::of(&observation);
+            open.key = observation.key();
             self.by_key.insert(open.key.clone(), id);
         }
         if belongs::is_now_a_gpu(&open.fault, &observation) {
@@ -241,6 +267,7 @@ impl Faults {
             process,
             verdict,
             action,
+            by_driver,
             reason,
             count: observation.count,
             related: 0,
@@ -255,7 +282,7 @@ impl Faults {
         };
         let address = observation.address;
         self.by_key.insert(key.clone(), id);
-        self.kept.insert(id, Open { fault, key, last: seen, counts, address, by_driver });
+        self.kept.insert(id, Open { fault, key, last: Some(seen), counts, address });
         dropped.into_iter().chain([Change::Opened(id)]).collect()
     }
 
@@ -271,76 +298,4 @@ impl Faults {
         }
         Some(Change::Dropped(Box::new(open.fault)))
     }
-}
-
-impl Open {
-    /// Takes in what an observation says beside its being there.
-    fn learn(&mut self, observation: Observation) -> Change {
-        self.last = observation.seen;
-        let fault = &mut self.fault;
-        fault.first_seen = fault.first_seen.or(observation.seen.time);
-        fault.last_seen = observation.seen.time.or(fault.last_seen);
-        fault.last_seen_boot_us = observation.seen.boot_us.or(fault.last_seen_boot_us);
-        if fault.pid.is_none() {
-            fault.pid = observation.pid;
-            fault.process = observation.process;
-        }
-        fault.task = fault.task.or(observation.task);
-        fault.job = fault.job.or(observation.job);
-        fault.subject.gpu = fault.subject.gpu.take().or(observation.subject.gpu);
-        self.address = self.address.or(observation.address);
-        if fault.evidence.len() == EVIDENCE_LINES {
-            fault.evidence.pop();
-        }
-        fault.evidence.push(cut(&observation.evidence));
-        if self.judge(observation.judgement) { Change::Raised(self.fault.id) } else { Change::Again(self.fault.id) }
-    }
-
-    /// The graver judgement counts, and the driver's own word before any other. What a program did itself is not made the
-    /// GPU's doing by what belongs to it.
-    fn judge(&mut self, judgement: Judgement) -> bool {
-        let fault = &mut self.fault;
-        let graver = judgement.action > fault.action && judgement.verdict != Verdict::Application;
-        let driver = judgement.by_driver && judgement.action > Action::RestartApp;
-        let raised =
-            if driver { judgement.action != fault.action || !self.by_driver } else { graver && !self.by_driver };
-        if !raised {
-            return false;
-        }
-        self.by_driver |= driver;
-        fault.action = judgement.action;
-        if fault.verdict == Verdict::Unknown {
-            fault.verdict = judgement.verdict;
-        }
-        if driver && !fault.reason.contains(&judgement.reason) {
-            fault.reason = format!("{} {}", fault.reason, judgement.reason);
-        }
-        true
-    }
-}
-
-impl Key {
-    fn of(observation: &Observation) -> Self {
-        let mut subject = observation.subject.clone();
-        if subject.pci.is_some() {
-            subject.gpu = None;
-        }
-        Self { kind: observation.kind, code: observation.code, node: observation.node.clone(), subject }
-    }
-}
-
-const fn slot(source: Source) -> usize {
-    match source {
-        Source::KernelLog => 0,
-        Source::Driver => 1,
-        Source::Host => 2,
-    }
-}
-
-fn cut(line: &str) -> String {
-    let mut end = EVIDENCE_BYTES.min(line.len());
-    while !line.is_char_boundary(end) {
-        end -= 1;
-    }
-    line[..end].to_owned()
 }

@@ -11,6 +11,10 @@
 //! [`verdict`] judges one observation: by what the driver says itself first, by the table second. [`Faults`] counts
 //! observations of one thing as one fault, puts consequences to their cause, and stays small in a storm. [`clearing`]
 //! says when a fault is over, [`history`] when the same thing has happened too often.
+//!
+//! Whoever follows a node's log makes a [`kernel_log::Record`] of each message, gives it to one [`kernel_log::Parser`],
+//! and each thing seen to [`heard`]; adds to the observation what it alone knows (the node, the task that had the GPU at
+//! that moment, an escalated judgement); and gives it to [`Faults`]. Checks make observations of their own.
 
 pub mod clearing;
 mod faults;

@@ -1,6 +1,8 @@
 //! Logs as they come, and the faults that they are.
 
+use super::open::{EVIDENCE_BYTES, EVIDENCE_LINES};
 use super::*;
+use crate::domain::fault::Verdict;
 use crate::domain::ids::{JobId, RunId, TaskId};
 use crate::health::kernel_log::{Parser, Record};
 use crate::health::table::Table;
@@ -234,6 +236,43 @@ fn two_sources_of_one_thing_count_it_once_and_two_tasks_are_two_faults() {
     assert_eq!(faults.observe(seen(Source::KernelLog, 0)), [Change::Again(FaultId(5))]);
     assert_eq!(faults.get(FaultId(5)).map(|fault| fault.count), Some(2));
     assert_eq!(faults.observe(seen(Source::Driver, 1)), [Change::Opened(FaultId(6))]);
+}
+
+#[test]
+fn an_event_without_a_link_is_the_line_with_it_in_either_order() {
+    let event = |order| {
+        let judgement = Judgement::new(Verdict::Link, Action::ResetGpu, "x");
+        let subject = Subject::gpu_at("0000:52:00".parse().unwrap());
+        let seen = SeenAt { order, ..SeenAt::default() };
+        Observation { code: Some(74), ..Observation::new(Source::Driver, FaultKind::Xid, subject, judgement, seen) }
+    };
+    let line = |link: u32| format!("{GPU}: 74, NVLink: fatal error detected on link {link}(0x0, 0x0, 0x10000)");
+    let mut log = of(&[&line(14)]);
+    assert_eq!(log.faults.observe(event(2)), [Change::Again(FaultId(1))]);
+    assert_eq!(log.told(), [(Some(74), Verdict::Link, Action::ResetGpu, 1, 0)]);
+    let mut log = Log::new();
+    log.faults.observe(event(0));
+    assert_eq!(log.line(&line(14)), [Change::Again(FaultId(1))]);
+    assert_eq!(log.line(&line(14)), [Change::Again(FaultId(1))]);
+    assert_eq!(log.line(&line(9)), [Change::Opened(FaultId(2))]);
+    let links: Vec<_> =
+        log.faults.iter().map(|fault| (fault.subject.part, fault.subject.link, fault.count)).collect();
+    assert_eq!(links, [(Part::Link, Some(14), 2), (Part::Link, Some(9), 1)]);
+}
+
+#[test]
+fn a_restart_makes_nothing_well_and_loses_no_count() {
+    let old = of(&["[100.0] NVRM: Xid (PCI:0000:52:00): 95, pid=1, Uncontained: FBHUB. RST: Yes, D-RST: No"]);
+    let mut log = Log::new();
+    let kept: Vec<Fault> = old.faults.iter().cloned().collect();
+    assert_eq!(log.faults.restore(kept.clone()), []);
+    assert_eq!(log.faults.iter().collect::<Vec<_>>(), kept.iter().collect::<Vec<_>>());
+    // Nothing after the restart is a consequence of what was before: the machine's clock may have begun anew.
+    assert_eq!(log.line("[1.0] NVRM: Xid (PCI:0000:52:00): 63, New row"), [Change::Opened(FaultId(2))]);
+    assert_eq!(log.line("[2.0] NVRM: Xid (PCI:0000:52:00): 95, Uncontained: LTC"), [Change::Again(FaultId(1))]);
+    assert_eq!(log.told()[0], (Some(95), Verdict::Gpu, Action::ResetGpu, 2, 0));
+    assert_eq!(log.faults.clear(FaultId(1)), Some(Change::Cleared(FaultId(1))));
+    assert_eq!(log.faults.clear(FaultId(1)), None);
 }
 
 #[test]
