@@ -222,7 +222,7 @@ impl Faults {
             open.key = observation.key();
             self.by_key.insert(open.key.clone(), id);
         }
-        Some(open.learn(observation))
+        Some(open.learn_of_itself(observation))
     }
 
     fn attach(&mut self, id: FaultId, observation: Observation) -> Option<Change> {
@@ -246,7 +246,8 @@ impl Faults {
             open.learn(observation);
             return Some(Change::Raised(id));
         }
-        Some(open.learn(observation))
+        let itself = !takes_over && (open.fault.kind, open.fault.code) == (observation.kind, observation.code);
+        Some(if itself { open.learn_of_itself(observation) } else { open.learn(observation) })
     }
 
     fn open(&mut self, key: Key, observation: Observation) -> Vec<Change> {

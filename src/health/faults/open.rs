@@ -37,7 +37,18 @@ impl Open {
         matches!((self.address, observation.address), (Some(ours), Some(theirs)) if ours != theirs)
     }
 
-    /// Takes in what an observation says beside its being there.
+    /// Takes in what an observation of the fault itself says beside its being there.
+    pub fn learn_of_itself(&mut self, observation: Observation) -> Change {
+        let Judgement { verdict, reason, .. } = observation.judgement.clone();
+        let change = self.learn(observation);
+        if matches!(change, Change::Raised(_)) {
+            // It is the same thing, seen to be worse: a program's exceptions may turn out to be the chip's.
+            (self.fault.verdict, self.fault.reason) = (verdict, reason);
+        }
+        change
+    }
+
+    /// The same of an observation that belongs to the fault.
     pub fn learn(&mut self, observation: Observation) -> Change {
         self.last = Some(observation.seen);
         let fault = &mut self.fault;

@@ -261,6 +261,23 @@ fn an_event_without_a_link_is_the_line_with_it_in_either_order() {
 }
 
 #[test]
+fn what_is_seen_to_be_worse_is_judged_anew() {
+    let mut log = of(&["nvidia 0000:52:00.0: AER: PCIe Bus Error: severity=Corrected, type=Physical Layer"]);
+    assert_eq!(log.told(), [(None, Verdict::Gpu, Action::None, 1, 0)]);
+    log.line("nvidia 0000:52:00.0: AER: PCIe Bus Error: severity=Uncorrected (Fatal), type=Transaction Layer");
+    assert_eq!(log.told(), [(None, Verdict::Gpu, Action::Reboot, 1, 1)]);
+    assert_eq!(log.faults.get(FaultId(1)).map(|fault| fault.reason.as_str()), Some("The PCI link of a GPU failed."));
+    // As the history of a chip asks for it.
+    let mut log = of(&[&format!("{GPU}: 13, pid=1, name=a, Graphics Exception")]);
+    let suspected = Judgement::new(Verdict::Gpu, Action::Inspect, "The chip is suspected.");
+    let first = log.faults.get(FaultId(1)).unwrap();
+    let again = Observation::new(Source::KernelLog, first.kind, first.subject.clone(), suspected, SeenAt::default());
+    assert_eq!(log.faults.observe(Observation { code: Some(13), ..again }), [Change::Raised(FaultId(1))]);
+    let fault = log.faults.get(FaultId(1)).unwrap();
+    assert!(fault.takes_out_of_use() && fault.reason == "The chip is suspected.", "{fault:?}");
+}
+
+#[test]
 fn a_restart_makes_nothing_well_and_loses_no_count() {
     let old = of(&["[100.0] NVRM: Xid (PCI:0000:52:00): 95, pid=1, Uncontained: FBHUB. RST: Yes, D-RST: No"]);
     let mut log = Log::new();
