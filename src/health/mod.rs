@@ -13,7 +13,7 @@
 //! says when a fault is over, [`history`] when the same thing has happened too often.
 //!
 //! Whoever follows a node's log makes a [`kernel_log::Record`] of each message, gives it to one [`kernel_log::Parser`],
-//! and each thing seen to [`heard`]; adds to the observation what it alone knows (the node, the task that had the GPU at
+//! and each thing seen to [`heard()`]; adds to the observation what it alone knows (the node, the task that had the GPU at
 //! that moment, an escalated judgement); and gives it to [`Faults`]. Checks make observations of their own.
 
 pub mod clearing;

@@ -191,6 +191,12 @@ impl File<'_> {
                 _ => return Err(self.error(&key.span(), &field, "unknown field", "", FIELDS)),
             }
         }
+        // Who says what to do means it, whatever a line says.
+        if fields.iter().any(|(key, _)| key.get_ref() == "action")
+            && !fields.iter().any(|(key, _)| key.get_ref() == "rule")
+        {
+            rule = None;
+        }
         let missing = |what: &str| self.error(at, &format!("{row}.{what}"), "is missing", "", FIELDS);
         Ok(Row {
             name: name.ok_or_else(|| missing("name"))?,
@@ -274,6 +280,10 @@ mod tests {
         let table = Table::builtin().overridden("[xid]\n109 = { action = \"none\" }\n").unwrap();
         let (ours, theirs) = (Table::builtin().xid(109).unwrap(), table.xid(109).unwrap());
         assert_eq!((theirs.action, theirs.verdict, &theirs.name), (Action::None, ours.verdict, &ours.name));
+        let rule = |text: &str| Table::builtin().overridden(text).unwrap().xid(95).unwrap().rule;
+        assert_eq!(rule("[xid]\n95 = { means = \"Bad.\" }"), Some(Rule::Containment));
+        assert_eq!(rule("[xid]\n95 = { action = \"inspect\" }"), None);
+        assert_eq!(rule("[xid]\n95 = { action = \"inspect\", rule = \"containment\" }"), Some(Rule::Containment));
         let row = "[xid]\n900 = { name = \"N\", verdict = \"gpu\", action = \"inspect\", means = \"New.\" }";
         assert_eq!(Table::builtin().overridden(row).unwrap().xid(900).unwrap().means, "New.");
         assert_eq!(table.xid_codes().count(), 173);

@@ -122,14 +122,15 @@ pub fn sxid(sxid: &Sxid, table: &Table) -> Judgement {
     };
     let means = row.map(|row| row.means.as_str()).unwrap_or("An error of the NVSwitch.");
     let said = |action, more: &str| Judgement::new(verdict, action, format!("{means} {more}"));
-    match (sxid.severity, row) {
+    match (row, sxid.severity) {
+        (Some(row), _) if row.rule != Some(Rule::Severity) => of_row(row),
         // A reset of one GPU is not enough: all that are on the switch have to be reset together.
-        (SxidSeverity::Fatal, _) => {
+        (_, SxidSeverity::Fatal) => {
             said(Action::Reboot, "Fatal: every GPU on the switch has to be reset, as a reboot does.")
         }
-        (SxidSeverity::NonFatal, _) => said(Action::None, "Not fatal: it was corrected, or one program has ended."),
-        (_, Some(row)) => of_row(row),
-        (_, None) => unknown("SXid", sxid.code),
+        (_, SxidSeverity::NonFatal) => said(Action::None, "Not fatal: it was corrected, or one program has ended."),
+        (Some(row), _) => of_row(row),
+        (None, _) => unknown("SXid", sxid.code),
     }
 }
 
@@ -263,6 +264,10 @@ mod tests {
         assert_eq!(judged(22013, SxidSeverity::NonFatal, Some(60)), (Verdict::Link, Action::None));
         assert_eq!(judged(26008, SxidSeverity::Unsaid, None), (Verdict::Fabric, Action::Reboot));
         assert_eq!(judged(99998, SxidSeverity::Fatal, None), (Verdict::Fabric, Action::Reboot));
+        let ours = Table::builtin().overridden("[sxid]\n20034 = { action = \"inspect\" }").unwrap();
+        let line =
+            Sxid { switch: "s".into(), pci: None, code: 20034, link: Some(1), severity: SxidSeverity::NonFatal };
+        assert_eq!(sxid(&line, &ours).action, Action::Inspect);
         assert_eq!(judged(99998, SxidSeverity::Unsaid, None), (Verdict::Unknown, Action::Inspect));
     }
 }
