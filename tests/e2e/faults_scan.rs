@@ -90,7 +90,17 @@ fn every_xid_of_real_logs_is_in_a_table_that_fits() {
     let path = path.to_str().expect("it is UTF-8");
     let text = run(&["faults", "scan", path], b"").expect(0).text();
     assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
-    for wanted in ["Xid 119", "SXid 20034", "0000:9b:00.0", "reset_gpu", "application", "link 14", "MIG 1.2", "nic"] {
+    for wanted in [
+        "Xid 119",
+        "SXid 20034",
+        "0000:9b:00 ",
+        "02-23 16:24:18",
+        "reset_gpu",
+        "application",
+        "link 14",
+        "MIG 1.2",
+        "nic",
+    ] {
         assert!(text.contains(wanted), "no {wanted} in:\n{text}");
     }
     // Counted another way: a fault, or evidence of one, for each line with an Xid.
