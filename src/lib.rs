@@ -12,7 +12,8 @@
 //! controller  agent       one owner of state each: decide, make it durable, then act
 //!    |    \    /  |  \
 //! scheduler store |   runtime > shim > the user's command > logs
-//!    |            gpu
+//! health          gpu
+//!    |
 //! jobfile, domain         pure: words and decisions
 //! ```
 //!
@@ -21,6 +22,7 @@
 //! | [`domain`] | PURE. Ids, job specification, GPUs, the life of a task and of a run, completion, retry, allocation |
 //! | [`jobfile`] | PURE. Job files into [`domain::spec::JobSpec`]; the environment of their tasks |
 //! | [`scheduler`] | PURE. Where a gang goes, who goes first, why something waits |
+//! | [`health`] | PURE. Hardware faults: kernel messages understood, judged, counted, cleared |
 //! | [`sim`] | PURE. A whole cluster in one process: these cores under scripted time |
 //! | [`api`] | the Agent and Controller services as traits |
 //! | [`controller`] | admission, queue, placing, commands to agents, recovery |
@@ -40,8 +42,8 @@
 //!
 //! # Directions
 //!
-//! `cli > daemon > rpc > agent, controller > scheduler > jobfile > domain`, and never back; `web` is below `rpc`, which
-//! gives it its sockets, and sees `api`, `jobfile` and `domain` alone. `api` speaks the domain's
+//! `cli > daemon > rpc > agent, controller > health, scheduler > jobfile > domain`, and never back; `web` is below `rpc`,
+//! which gives it its sockets, and sees `api`, `jobfile` and `domain` alone. `api` speaks the domain's
 //! words only; agent and controller know each other only through it. Adapters (`gpu::nvml`, `gpu::sim`, `runtime::docker`,
 //! `runtime::process`, `store::sqlite`, `kernel_log`, `host`) see the domain and their own trait. Pure folders import no
 //! tokio, tonic, clock or randomness: time, ids and chance come in as arguments. `tests/architecture.rs` reads the `use`
@@ -68,6 +70,7 @@ pub mod controller;
 pub mod daemon;
 pub mod domain;
 pub mod gpu;
+pub mod health;
 pub mod host;
 pub mod jobfile;
 pub mod kernel_log;

@@ -41,6 +41,14 @@ const SIM_HELP: &str = concat!(
     "  wharf sim --nodes 40,10 --gpus 8xA100,4xT4 --trace jobs.csv --faults 0.01"
 );
 
+const SCAN_HELP: &str = concat!(
+    "Lines may be those of dmesg (plain, -T, -x or with ISO times), of a journal or syslog, of /dev/kmsg, or bare. What ",
+    "is seen again is counted, and what follows from a fault belongs to it. Times without a zone are taken for UTC; ",
+    "+12.5 s counts from the boot. With --json one object for each fault, with its evidence word for word.\n\n",
+    "Examples:\n  dmesg -T | wharf faults scan -\n  journalctl -k -b -1 -o short-iso | wharf faults scan --json -\n",
+    "  wharf faults scan /var/log/kern.log"
+);
+
 /// Runs GPU jobs on a fleet of machines.
 #[derive(Debug, Parser)]
 #[command(name = "wharf", version, after_help = EXIT_CODES, propagate_version = true, max_term_width = 100)]
@@ -167,6 +175,20 @@ pub enum Command {
         #[arg(long, value_name = "ADDR", env = "WHARF_AGENT", conflicts_with = "node")]
         agent: Option<String>,
     },
+    /// Hardware faults
+    #[command(after_help = "Example:\n  dmesg | wharf faults scan -")]
+    Faults {
+        #[command(subcommand)]
+        command: FaultsCommand,
+    },
+    /// Say what an Xid (of a GPU) or SXid (of an NVSwitch) means and what to do
+    #[command(after_help = "Examples:\n  wharf xid 79\n  wharf xid 20034 --json")]
+    Xid {
+        /// The number that the driver gives, as in 'NVRM: Xid (PCI:0000:9b:00): 79'
+        code: u32,
+        #[command(flatten)]
+        table: TableArgs,
+    },
     /// Print what happened to jobs, tasks and nodes
     #[command(after_help = "Example:\n  wharf events --follow --job train-7")]
     Events(EventsArgs),
@@ -191,6 +213,27 @@ pub enum Command {
     /// Ask NVML for the agent, which starts this by itself
     #[command(hide = true, after_help = "Example:\n  wharf agent")]
     GpuWorker,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FaultsCommand {
+    /// Find the hardware faults in a kernel log, without a controller or agent
+    #[command(after_help = SCAN_HELP)]
+    Scan {
+        /// What dmesg or journalctl has written, /dev/kmsg, or - for standard input
+        #[arg(value_name = "FILE")]
+        file: String,
+        #[command(flatten)]
+        table: TableArgs,
+    },
+}
+
+/// What codes mean.
+#[derive(Debug, Args)]
+pub struct TableArgs {
+    /// Rows in TOML that replace ours, as '[xid]' and '109 = { action = "none" }'
+    #[arg(long, value_name = "FILE")]
+    pub table: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

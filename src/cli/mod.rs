@@ -7,6 +7,7 @@ mod doctor;
 mod events;
 mod exec;
 mod fail;
+mod faults;
 mod gpu_worker;
 mod job;
 mod jobs;
@@ -29,10 +30,11 @@ mod terminal;
 mod top;
 mod validate;
 mod wait;
+mod xid;
 
 pub use args::Cli;
 
-use args::{Command, JobCommand};
+use args::{Command, FaultsCommand, JobCommand};
 use clap::{CommandFactory, Parser};
 use context::Context;
 use fail::Failure;
@@ -97,6 +99,8 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Node { command } => node_change::change(&context, command).await,
         Command::Top => top::top(&context).await,
         Command::Gpus { node, agent } => nodes::gpus(&context, node, agent).await,
+        Command::Faults { command: FaultsCommand::Scan { file, table } } => faults::scan(&context, file, table).await,
+        Command::Xid { code, table } => xid::xid(&context, code, &table),
         Command::Events(args) => events::events(&context, args).await,
         Command::Doctor(args) => doctor::doctor(&context, args).await,
         Command::Demo(args) => demo::demo(&context, args).await,

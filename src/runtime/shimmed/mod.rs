@@ -3,8 +3,8 @@
 //! its shim leaves is ended, is the business of a [`Kind`].
 //!
 //! Files: `preparation` brings a task to its barrier, `supervisor` follows the shim (`wanted` and `ending` are its
-//! halves), `takeover` finds what an earlier agent left, `records` what it wrote of all, `removal` ends what is left; `layout`, `tree`, `link`,
-//! `process_id`, `hierarchy` know files, folders, sockets, pids, control group mounts.
+//! halves), `takeover` finds what an earlier agent left, `records` what it wrote of all, `removal` ends what is left;
+//! `layout`, `tree`, `link`, `process_id`, `hierarchy` know files, folders, sockets, pids, control group mounts.
 
 mod clearing;
 pub mod clock;
@@ -46,7 +46,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use supervisor::{Request, State};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -56,6 +56,9 @@ use tokio_util::task::TaskTracker;
 const LOG_SEGMENTS: std::ops::RangeInclusive<u32> = 2..=64;
 /// Tasks that are made at the same time: each holds the descriptors of its files until its shim has them.
 const MAKING: usize = 8;
+/// How long a launch waits for a full disk, and looks again; within the agent's limit for it.
+const ROOM_DEADLINE: Duration = Duration::from_secs(8);
+const ROOM_PAUSE: Duration = Duration::from_millis(100);
 /// Commands that may run beside one task.
 pub const MAX_EXEC_SESSIONS: usize = 16;
 
@@ -219,7 +222,7 @@ impl<K: Kind> Runtime for Shimmed<K> {
         if let Some(seed) = seed {
             K::arrange_ssh(&task, &launch, &command, seed).await;
         }
-        let command = blocking("launch", id, move || dir.write_command(&command)).await?;
+        let command = blocking("launch", id, move || when_there_is_room(|| dir.write_command(&command))).await?;
         task.ask("launch", |answer| Request::Launch { command, answer }).await?;
         K::running(&self.core, &task);
         Ok(())
@@ -333,6 +336,22 @@ impl<K: Kind> Core<K> {
 
 /// What the command gets, and what its job's keys come from, which no command gets. Controllers of the version before
 /// send it as a variable.
+/// Waits a while for a full disk: the rest of a gang may run already, and would end with this task.
+fn when_there_is_room<T>(write: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let end = Instant::now() + ROOM_DEADLINE;
+    loop {
+        match write() {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                    && Instant::now() < end =>
+            {
+                std::thread::sleep(ROOM_PAUSE);
+            }
+            done => return done,
+        }
+    }
+}
+
 fn without_seed(launch: &Launch) -> (Launch, Option<SshSeed>) {
     let mut seed = launch.ssh_seed.clone();
     let (sent, env): (Vec<_>, Vec<_>) = launch.env.iter().cloned().partition(|(name, _)| name == SEED_VARIABLE);

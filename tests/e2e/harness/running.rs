@@ -95,6 +95,13 @@ impl Running {
         }
     }
 
+    /// Gives it input, with more to come. Returns once it has read all but what a pipe holds.
+    pub fn feed_more(&mut self, input: &[u8]) {
+        if let Some(stdin) = self.stdin.as_mut() {
+            let _ = stdin.write_all(input);
+        }
+    }
+
     pub fn stdout_so_far(&self) -> Vec<u8> {
         self.stdout.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

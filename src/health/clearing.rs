@@ -1,0 +1,195 @@
+//! When a fault is over: one rule per kind, as a table. Nothing is unhealthy for ever, and nothing gets well by a restart
+//! of the agent: what counts is what happened to the hardware, or how long it has been clean.
+//!
+//! Two more ends need no rule: a later Xid that cancels an earlier one (`cancels` in `xid.toml`), and an operator's word.
+
+use crate::domain::fault::{Action, Fault, FaultKind};
+use std::time::Duration;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+/// Longest time that flapping makes anything wait.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// The time doubles with each flap, so many times.
+const DOUBLINGS: u32 = 6;
+
+/// What may end a fault; any one of them is enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rule {
+    /// A reset of the GPU after it was last seen.
+    pub reset: bool,
+    /// A reboot of the machine.
+    pub reboot: bool,
+    /// Another GPU in the slot.
+    pub replaced: bool,
+    /// So long not seen, and what checks it found nothing.
+    pub clean: Option<Duration>,
+}
+
+/// What is known of the time since a fault was last seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Since {
+    pub reset: bool,
+    pub rebooted: bool,
+    pub replaced: bool,
+    /// How long it has not been seen while its source was listening and its check, where it has one, was clean.
+    pub clean: Duration,
+    /// How often the same fault ended by being clean within the last day, and came back.
+    pub flaps: u32,
+}
+
+/// Why a fault is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    Reset,
+    Rebooted,
+    Replaced,
+    Clean,
+}
+
+impl Ended {
+    /// For a person.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reset => "the GPU was reset",
+            Self::Rebooted => "the machine was rebooted",
+            Self::Replaced => "another GPU is in its place",
+            Self::Clean => "it was not seen again for long enough",
+        }
+    }
+}
+
+/// What may end a fault of this kind, judged like this.
+pub fn rule(kind: FaultKind, action: Action) -> Rule {
+    let clean = |time| Rule { clean: Some(time), ..Rule::default() };
+    let rebooted = Rule { reboot: true, replaced: true, ..Rule::default() };
+    let reset = Rule { reset: true, ..rebooted };
+    match kind {
+        // Known from messages alone: nobody can ask whether they are still true.
+        FaultKind::Xid | FaultKind::Sxid | FaultKind::Aer | FaultKind::SelfCheck => match action {
+            Action::None | Action::RestartApp => clean(10 * MINUTE),
+            Action::ResetGpu => reset,
+            Action::Reboot => rebooted,
+            Action::Inspect => Rule { replaced: true, ..Rule::default() },
+        },
+        FaultKind::GpuLost => Rule { clean: Some(MINUTE), ..rebooted },
+        FaultKind::ResetRequired | FaultKind::RecoveryAction => Rule { clean: Some(Duration::ZERO), ..reset },
+        FaultKind::RowRemap | FaultKind::RetiredPages | FaultKind::Ecc | FaultKind::SramEcc => match action {
+            Action::None | Action::RestartApp => clean(10 * MINUTE),
+            Action::Inspect => Rule { replaced: true, ..Rule::default() },
+            Action::ResetGpu | Action::Reboot => reset,
+        },
+        FaultKind::Nvlink => Rule { clean: Some(30 * MINUTE), ..reset },
+        FaultKind::Thermal | FaultKind::HwSlowdown | FaultKind::PowerBrake | FaultKind::PcieLink => {
+            Rule { replaced: true, ..clean(10 * MINUTE) }
+        }
+        FaultKind::PcieReplay => Rule { clean: Some(30 * MINUTE), ..rebooted },
+        FaultKind::Fabric | FaultKind::GpuWorker => Rule { clean: Some(MINUTE), ..reset },
+        FaultKind::GpuCount | FaultKind::DriverMismatch | FaultKind::MemoryHeld | FaultKind::DeviceAccess => {
+            Rule { reboot: true, ..clean(Duration::ZERO) }
+        }
+        FaultKind::Infiniband | FaultKind::KernelLogGap => clean(10 * MINUTE),
+        FaultKind::OomKill | FaultKind::HungTask | FaultKind::Nic => Rule { reboot: true, ..clean(HOUR) },
+        FaultKind::MachineCheck | FaultKind::Edac | FaultKind::BlockIo | FaultKind::Nvme | FaultKind::ReadOnly => {
+            match action {
+                Action::None | Action::RestartApp => Rule { reboot: true, ..clean(HOUR) },
+                Action::ResetGpu | Action::Reboot | Action::Inspect => Rule { reboot: true, ..Rule::default() },
+            }
+        }
+    }
+}
+
+/// Whether the fault is over, and why.
+pub fn ended(fault: &Fault, since: &Since) -> Option<Ended> {
+    let rule = rule(fault.kind, fault.action);
+    let clean = rule.clean.is_some_and(|time| since.clean >= damped(time, since.flaps));
+    match () {
+        () if rule.replaced && since.replaced => Some(Ended::Replaced),
+        () if rule.reboot && since.rebooted => Some(Ended::Rebooted),
+        () if rule.reset && since.reset => Some(Ended::Reset),
+        () if clean => Some(Ended::Clean),
+        () => None,
+    }
+}
+
+/// The time that has to be clean after so many flaps: what comes and goes has to stay away longer each time, and at
+/// least a minute once it has come back.
+pub fn damped(time: Duration, flaps: u32) -> Duration {
+    if flaps == 0 {
+        return time;
+    }
+    (time.max(MINUTE) * 2_u32.pow(flaps.min(DOUBLINGS))).min(LONGEST.max(time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::fault::{FaultId, FaultState, Subject, Verdict};
+
+    fn fault(kind: FaultKind, action: Action) -> Fault {
+        Fault {
+            id: FaultId(1),
+            kind,
+            code: None,
+            node: None,
+            subject: Subject::default(),
+            pid: None,
+            process: None,
+            verdict: Verdict::Gpu,
+            action,
+            by_driver: false,
+            reason: String::new(),
+            count: 1,
+            related: 0,
+            first_seen: None,
+            last_seen: None,
+            first_seen_boot_us: None,
+            last_seen_boot_us: None,
+            state: FaultState::Active,
+            evidence: Vec::new(),
+            task: None,
+            job: None,
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_ends_it_and_waiting_does_not() {
+        let day = Since { clean: 24 * HOUR, ..Since::default() };
+        let (reset, rebooted) =
+            (Since { reset: true, ..Since::default() }, Since { rebooted: true, ..Since::default() });
+        let replaced = Since { replaced: true, ..Since::default() };
+        let xid = |action, since: &Since| ended(&fault(FaultKind::Xid, action), since);
+        assert_eq!(xid(Action::ResetGpu, &day), None);
+        assert_eq!(xid(Action::ResetGpu, &reset), Some(Ended::Reset));
+        assert_eq!(xid(Action::ResetGpu, &rebooted), Some(Ended::Rebooted));
+        assert_eq!((xid(Action::Reboot, &reset), xid(Action::Reboot, &rebooted)), (None, Some(Ended::Rebooted)));
+        assert_eq!((xid(Action::Inspect, &rebooted), xid(Action::Inspect, &replaced)), (None, Some(Ended::Replaced)));
+        assert_eq!(xid(Action::RestartApp, &day), Some(Ended::Clean));
+    }
+
+    #[test]
+    fn every_kind_ends_by_something_that_happens() {
+        for kind in FaultKind::ALL {
+            for action in Action::ALL {
+                let rule = rule(*kind, *action);
+                assert!(rule.reset || rule.reboot || rule.replaced || rule.clean.is_some(), "{kind} {action}");
+                // What is used on meanwhile ends by itself.
+                if *action <= Action::RestartApp && !matches!(kind, FaultKind::GpuLost) {
+                    assert!(rule.clean.is_some(), "{kind} {action}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_and_goes_has_to_stay_away_longer() {
+        let after = |clean, flaps| {
+            ended(&fault(FaultKind::Thermal, Action::Inspect), &Since { clean, flaps, ..Since::default() })
+        };
+        assert_eq!((after(10 * MINUTE, 0), after(9 * MINUTE, 0)), (Some(Ended::Clean), None));
+        assert_eq!((after(20 * MINUTE, 1), after(19 * MINUTE, 1)), (Some(Ended::Clean), None));
+        assert_eq!(damped(10 * MINUTE, 6), 640 * MINUTE);
+        assert_eq!((damped(10 * MINUTE, 60), damped(HOUR, 60)), (640 * MINUTE, 24 * HOUR));
+        assert_eq!((damped(Duration::ZERO, 0), damped(Duration::ZERO, 1)), (Duration::ZERO, 2 * MINUTE));
+    }
+}

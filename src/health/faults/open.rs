@@ -1,0 +1,128 @@
+//! One fault while it is kept: what makes it the same, what it learns, how gravely it is judged.
+
+use crate::domain::fault::{Action, Fault, FaultKind, Subject, Verdict};
+use crate::domain::ids::NodeName;
+use crate::health::Change;
+use crate::health::observation::{Observation, SeenAt, Source};
+use crate::health::verdict::Judgement;
+
+/// Lines of evidence that a fault keeps: the first ones and the last.
+pub const EVIDENCE_LINES: usize = 5;
+pub const EVIDENCE_BYTES: usize = 400;
+
+/// One fault while it is kept.
+#[derive(Debug, Clone)]
+pub struct Open {
+    pub fault: Fault,
+    pub key: Key,
+    /// None for one of an earlier life: nothing new is a consequence of it.
+    pub last: Option<SeenAt>,
+    /// Counted by each source; they see the same things.
+    pub counts: [u64; 3],
+    pub address: Option<u64>,
+}
+
+/// What makes two observations one fault.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    pub kind: FaultKind,
+    pub code: Option<u32>,
+    pub node: Option<NodeName>,
+    /// Without the UUID where the address is known.
+    pub subject: Subject,
+}
+
+impl Open {
+    pub fn is_of_another_row(&self, observation: &Observation) -> bool {
+        matches!((self.address, observation.address), (Some(ours), Some(theirs)) if ours != theirs)
+    }
+
+    /// Takes in what an observation of the fault itself says beside its being there.
+    pub fn learn_of_itself(&mut self, observation: Observation) -> Change {
+        let Judgement { verdict, reason, .. } = observation.judgement.clone();
+        let change = self.learn(observation);
+        if matches!(change, Change::Raised(_)) {
+            // It is the same thing, seen to be worse: a program's exceptions may turn out to be the chip's.
+            (self.fault.verdict, self.fault.reason) = (verdict, reason);
+        }
+        change
+    }
+
+    /// The same of an observation that belongs to the fault.
+    pub fn learn(&mut self, observation: Observation) -> Change {
+        self.last = Some(observation.seen);
+        let fault = &mut self.fault;
+        fault.first_seen = fault.first_seen.or(observation.seen.time);
+        fault.last_seen = observation.seen.time.or(fault.last_seen);
+        fault.last_seen_boot_us = observation.seen.boot_us.or(fault.last_seen_boot_us);
+        if fault.pid.is_none() {
+            fault.pid = observation.pid;
+            fault.process = observation.process;
+        }
+        fault.task = fault.task.or(observation.task);
+        fault.job = fault.job.or(observation.job);
+        fault.subject.gpu = fault.subject.gpu.take().or(observation.subject.gpu);
+        self.address = self.address.or(observation.address);
+        if fault.evidence.len() == EVIDENCE_LINES {
+            fault.evidence.pop();
+        }
+        fault.evidence.push(cut(&observation.evidence));
+        if self.judge(observation.judgement) { Change::Raised(self.fault.id) } else { Change::Again(self.fault.id) }
+    }
+
+    /// The graver judgement counts, and the driver's own word before any other. What a program did itself is not made the
+    /// GPU's doing by what belongs to it.
+    fn judge(&mut self, judgement: Judgement) -> bool {
+        let fault = &mut self.fault;
+        let graver = judgement.action > fault.action && judgement.verdict != Verdict::Application;
+        let driver = judgement.by_driver && judgement.action > Action::RestartApp;
+        let raised =
+            if driver { judgement.action != fault.action || !fault.by_driver } else { graver && !fault.by_driver };
+        if !raised {
+            return false;
+        }
+        fault.by_driver |= driver;
+        fault.action = judgement.action;
+        if fault.verdict == Verdict::Unknown {
+            fault.verdict = judgement.verdict;
+        }
+        if driver && !fault.reason.contains(&judgement.reason) {
+            fault.reason = format!("{} {}", fault.reason, judgement.reason);
+        }
+        true
+    }
+}
+
+impl Key {
+    pub fn of(kind: FaultKind, code: Option<u32>, node: Option<&NodeName>, subject: &Subject) -> Self {
+        let mut subject = subject.clone();
+        if subject.pci.is_some() {
+            subject.gpu = None;
+        }
+        Self { kind, code, node: node.cloned(), subject }
+    }
+}
+
+impl Observation {
+    pub fn key(&self) -> Key {
+        Key::of(self.kind, self.code, self.node.as_ref(), &self.subject)
+    }
+}
+
+/// Where a source counts.
+pub const fn slot(source: Source) -> usize {
+    match source {
+        Source::KernelLog => 0,
+        Source::Driver => 1,
+        Source::Host => 2,
+    }
+}
+
+/// Evidence of bounded length.
+pub fn cut(line: &str) -> String {
+    let mut end = EVIDENCE_BYTES.min(line.len());
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    line[..end].to_owned()
+}

@@ -1,0 +1,107 @@
+//! Kernel messages: what the drivers of GPUs, switches, buses, memory and disks say about hardware.
+//!
+//! ```text
+//!  /dev/kmsg ──Record::kmsg──┐
+//!                            ├─> Record ──Parser──> Seen { event, line } ──> health::Observation
+//!  dmesg, journal ─from_line─┘
+//! ```
+//!
+//! Everything is untrusted text of bounded length: parsers look at words, never index blindly, keep nothing that grows,
+//! and take a line for what it says only if it *begins* as the kernel's lines do, so that a program cannot log a fault.
+
+mod events;
+mod host;
+mod line;
+mod network;
+mod nvrm;
+mod pcie;
+mod record;
+mod storage;
+mod sxid;
+#[cfg(test)]
+mod tests;
+mod words;
+mod xid;
+
+pub use events::{AerSeverity, Event, Lockup, MachineCheckSeverity, NicTrouble, Sxid, SxidSeverity, Xid, XidDetail};
+pub use record::Record;
+
+use crate::domain::pci::PciAddress;
+
+/// Most that is understood of one message: longer ones are cut. The kernel's own limit is 2048 bytes.
+pub const MAX_TEXT_BYTES: usize = 8192;
+/// Most events of one message.
+const MAX_EVENTS: usize = 64;
+/// Lines after "The NVIDIA GPU ..." in which the sentence has to end.
+const SENTENCE_LINES: u8 = 4;
+
+/// Something that a line said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub event: Event,
+    /// The line without time and priority.
+    pub line: String,
+}
+
+/// Turns messages into events. Remembers only what a sentence over several lines needs.
+#[derive(Debug, Default)]
+pub struct Parser {
+    /// A sentence about this GPU has begun: how many lines it may still take.
+    begun: Option<(PciAddress, u8)>,
+}
+
+impl Parser {
+    pub fn parse(&mut self, record: &Record<'_>) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        for line in words::cut(&record.text, MAX_TEXT_BYTES).lines().map(str::trim).filter(|line| !line.is_empty()) {
+            for message in messages(line) {
+                if seen.len() == MAX_EVENTS {
+                    return seen;
+                }
+                seen.extend(self.message(message).map(|event| Seen { event, line: message.to_owned() }));
+            }
+        }
+        seen
+    }
+
+    fn message(&mut self, text: &str) -> Option<Event> {
+        if let Some(rest) = text.strip_prefix("NVRM: ") {
+            return xid::parse(rest).or_else(|| nvrm::parse(rest)).or_else(|| self.sentence(rest));
+        }
+        self.begun = None;
+        sxid::parse(text)
+            .or_else(|| pcie::parse(text))
+            .or_else(|| network::parse(text))
+            .or_else(|| storage::parse(text))
+            .or_else(|| host::parse(text))
+    }
+
+    /// "The NVIDIA GPU 0000:b3:00.0 | (PCI ID: ...) installed in this system has | fallen off the bus and is not
+    /// responding to commands.": one sentence on one to three lines.
+    fn sentence(&mut self, rest: &str) -> Option<Event> {
+        if let Some(subject) = rest.strip_prefix("The NVIDIA GPU ") {
+            let place = subject.split([' ', '(']).next().unwrap_or_default();
+            self.begun = place.trim_end_matches(':').parse().ok().map(|pci| (pci, SENTENCE_LINES));
+        }
+        let (pci, lines) = self.begun.take()?;
+        if rest.contains("fallen off the bus") {
+            return Some(Event::FallenOff { pci });
+        }
+        self.begun = lines.checked_sub(1).map(|lines| (pci, lines));
+        None
+    }
+}
+
+/// The messages of one line: several ones where the driver's were put behind each other. Another program's line that
+/// tells of the driver's is left whole.
+fn messages(line: &str) -> Vec<&str> {
+    if !line.starts_with("NVRM: ") {
+        return vec![line];
+    }
+    let mut starts: Vec<usize> =
+        line.match_indices("NVRM: ").map(|(at, _)| at).filter(|at| *at > 0 && xid::is_header(&line[*at..])).collect();
+    starts.insert(0, 0);
+    starts.truncate(MAX_EVENTS);
+    let ends = starts.iter().skip(1).copied().chain([line.len()]);
+    starts.iter().zip(ends).map(|(start, end)| line[*start..end].trim()).collect()
+}
