@@ -38,6 +38,7 @@ use crate::domain::ids::{Generation, JobId, RunId, TaskId};
 use crate::domain::ssh::{SEED_VARIABLE, SshSeed};
 use crate::domain::task::TaskSpec;
 use crate::shim::protocol::Slot as ShimSlot;
+use crate::shim::spec::Command;
 use async_trait::async_trait;
 use disks::Disks;
 use layout::{Layout, TaskDir};
@@ -213,7 +214,6 @@ impl<K: Kind> Runtime for Shimmed<K> {
 
     async fn launch(&self, id: TaskId, launch: &Launch) -> Result<(), RuntimeError> {
         let task = self.core.live("launch", id)?;
-        let dir = task.dir.clone();
         if matches!(*task.state.borrow(), State::Running { .. } | State::Ended { .. }) {
             return Ok(());
         }
@@ -222,7 +222,7 @@ impl<K: Kind> Runtime for Shimmed<K> {
         if let Some(seed) = seed {
             K::arrange_ssh(&task, &launch, &command, seed).await;
         }
-        let command = blocking("launch", id, move || when_there_is_room(|| dir.write_command(&command))).await?;
+        let command = write_when_there_is_room(id, &task.dir, command).await?;
         task.ask("launch", |answer| Request::Launch { command, answer }).await?;
         K::running(&self.core, &task);
         Ok(())
@@ -337,18 +337,21 @@ impl<K: Kind> Core<K> {
 /// What the command gets, and what its job's keys come from, which no command gets. Controllers of the version before
 /// send it as a variable.
 /// Waits a while for a full disk: the rest of a gang may run already, and would end with this task.
-fn when_there_is_room<T>(write: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    let end = Instant::now() + ROOM_DEADLINE;
+async fn write_when_there_is_room(id: TaskId, dir: &TaskDir, command: Command) -> Result<File, RuntimeError> {
+    let (end, command) = (Instant::now() + ROOM_DEADLINE, Arc::new(command));
     loop {
-        match write() {
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-                    && Instant::now() < end =>
-            {
-                std::thread::sleep(ROOM_PAUSE);
-            }
-            done => return done,
+        let (dir, command) = (dir.clone(), command.clone());
+        let is_full =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let write = move || match dir.write_command(&command) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if is_full(&error) && Instant::now() < end => Ok(None),
+            Err(error) => Err(error),
+        };
+        if let Some(file) = blocking("launch", id, write).await? {
+            return Ok(file);
         }
+        tokio::time::sleep(ROOM_PAUSE).await;
     }
 }
 
