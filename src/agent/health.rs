@@ -76,22 +76,23 @@ impl KernelEar {
 
     /// This entry and what is there behind it, as one batch. `None`: the actor is gone.
     async fn tell(&mut self, parser: &mut Parser, first: Entry) -> Option<()> {
-        let (mut heard, mut next, mut entry) = (Vec::new(), 0, Some(first));
-        for _ in 0..BATCH {
-            match entry {
-                Some(Entry::Record(record)) => {
+        let (mut heard, mut next, mut entry, mut room) = (Vec::new(), 0, Some(first), BATCH);
+        while let Some(one) = entry {
+            match one {
+                Entry::Record(record) => {
                     next = record.sequence.saturating_add(1);
                     heard.extend(self.hear(parser, &record).into_iter().map(|heard| (record.sequence, heard)));
                 }
-                Some(Entry::Gap { from, to }) => {
+                Entry::Gap { from, to } => {
                     next = to.saturating_add(1);
                     heard.extend(self.gap(from, to).map(|gap| (to, gap)));
                 }
-                Some(Entry::Opened { next_sequence }) => info!(next_sequence, "following the kernel's log"),
-                Some(Entry::Unavailable { why }) => warn!(why, "faults that only the kernel tells go unseen"),
-                None => break,
+                Entry::Opened { next_sequence } => info!(next_sequence, "following the kernel's log"),
+                Entry::Unavailable { why } => warn!(why, "faults that only the kernel tells go unseen"),
             }
-            entry = self.log.ready();
+            room -= 1;
+            // What is not for this batch stays where it is.
+            entry = if room > 0 { self.log.ready() } else { None };
         }
         let (reply, taken) = oneshot::channel();
         self.inside.send(Inside::Kernel(Box::new(KernelBatch { heard, next, reply }))).await.ok()?;

@@ -12,7 +12,7 @@ use crate::domain::gpu::condition::GpuCondition;
 use crate::domain::gpu::{
     DriverState, Gpu, GpuDriver, GpuHealth, GpuSample, GpuState, Link, LinkKind, MigSlice, Topology,
 };
-use crate::domain::ids::{Generation, GpuUuid, Term};
+use crate::domain::ids::{Generation, GpuUuid, JobId, Term};
 use crate::domain::level::Level;
 use crate::domain::task::{AssignedPorts, Inventory, TaskSpec, TaskState, TaskStatus};
 use crate::domain::time::Timestamp;
