@@ -93,7 +93,7 @@ mod tests {
             task: Some("123456.123456.10.1000".parse().unwrap()),
             job: None,
         };
-        let text = faults_table(&[fault.clone()]);
+        let text = faults_table(std::slice::from_ref(&fault));
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         assert!(text.contains("9999990001") && text.contains("Xid 79") && text.contains("does not answer"), "{text}");
         let cleared = faults_table(&[Fault { state: FaultState::Cleared, ..fault }]);
