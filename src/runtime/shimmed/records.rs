@@ -4,6 +4,7 @@ use super::kind::Kind;
 use super::{Core, NOBODY, platform};
 use crate::domain::ids::TaskId;
 use crate::runtime::{Recorded, Records, RuntimeError};
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -26,8 +27,9 @@ impl<K: Kind> Core<K> {
         // Not waited for where the disk hangs: it ends with the next answer that nobody wants.
         tokio::task::spawn_blocking(move || {
             let _reading = reading;
-            let ids = layout.tasks();
-            let known: Vec<TaskId> = ids.as_ref().map_or_else(|_| Vec::new(), |ids| ids.iter().copied().collect());
+            // A task may have a folder in either place.
+            let ids: io::Result<BTreeSet<TaskId>> = layout.tasks().map(|ids| ids.into_iter().collect());
+            let known: Vec<TaskId> = ids.iter().flatten().copied().collect();
             if listed.send(ids).is_err() {
                 return;
             }
