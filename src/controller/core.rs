@@ -362,15 +362,15 @@ impl Core {
     }
 
     async fn commit(&mut self, outbox: Outbox) -> Result<(), Error> {
-        let (dirty, writes) = {
+        let (dirty, mut writes) = {
             let mut state = write(&self.shared);
             let dirty = std::mem::take(&mut state.dirty);
-            let mut writes = Writes::of(&state, &dirty);
-            if !writes.is_empty() {
-                writes.events(self.telling.to_keep(&dirty.events));
-            }
+            let writes = Writes::of(&state, &dirty);
             (dirty, writes)
         };
+        if !writes.is_empty() {
+            writes.events(self.telling.to_keep(&dirty.events));
+        }
         #[cfg(debug_assertions)]
         if !writes.is_empty() && acts_too_early() {
             self.publish(dirty, outbox).await;

@@ -1,6 +1,6 @@
 //! The chain of decisions about a job: from history, and from the job's records where history has forgotten.
 //!
-//! History is bounded and written after the commit, so it may lack what happened long ago or just before a crash. The
+//! History is bounded, so it may lack what happened long ago, and another controller has its own. The
 //! job's records are durable, and know of each run that is kept when it was placed, began and ended. An entry of the
 //! records is told unless history has one of its kind at its time.
 

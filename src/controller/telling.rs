@@ -1,9 +1,11 @@
 //! Events on their way from a decision to history, each told once.
 //!
-//! What is decided and what is told of it are durable together: the events of a commit are part of it, under one key
-//! that the next commit writes over, because none is begun before the last one's events are in history. Whoever leads next
-//! appends what it finds there; history itself knows what it has already. A controller that leads on another machine has a
-//! history of its own, so each of them tells an end once.
+//! What is decided and what is told of it are durable together: the events of a commit are part of it, under one key that
+//! the next commit writes over, with what is not in history yet. Whoever leads next appends what it finds there; history
+//! itself knows what it has already. A controller that leads on another machine has a history of its own, so each of them
+//! tells an end once. The store holds the words of one commit only: there are too many events for etcd.
+//!
+//! A decision of several transactions has its events with the last: a crash in between takes them along.
 
 use super::persist::LAST_EVENTS;
 use crate::domain::event::Event;
@@ -11,9 +13,15 @@ use crate::store::history::EventLog;
 use crate::store::{MAX_VALUE_BYTES, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Events kept while history cannot be written; the oldest go first.
 const MAX_UNTOLD: usize = 10_000;
+/// How long everybody waits for history, once in a while: leases depend on answers.
+const PATIENCE: Duration = Duration::from_secs(2);
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Events that history may have or not, and its last number before them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -25,11 +33,13 @@ struct Untold {
 pub(super) struct Telling {
     history: Arc<EventLog>,
     untold: Untold,
+    /// After a failure: how long it is left alone, and until when.
+    pause: Option<(Duration, Instant)>,
 }
 
 impl Telling {
     pub(super) fn new(history: Arc<EventLog>) -> Self {
-        Self { history, untold: Untold::default() }
+        Self { history, untold: Untold::default(), pause: None }
     }
 
     /// What a commit has to keep of the events that follow it, as the value of [`LAST_EVENTS`].
@@ -51,22 +61,48 @@ impl Telling {
         Some(value)
     }
 
-    /// Appends the events of a commit that is durable, and what history has not taken before. One that cannot be written
-    /// holds nobody up: it is for people, and hears of it with the next.
+    /// Appends the events of a commit that is durable, and what history has not taken before. History is for people: one
+    /// that cannot be written holds the others up for a moment once in a while, and is told later.
     pub(super) async fn tell(&mut self, events: &[Event]) {
-        let untold = self.with(events);
-        if untold.events.is_empty() {
+        if events.is_empty() && self.untold.events.is_empty() {
             return;
         }
-        match self.history.append_once(untold.after, untold.events.clone()).await {
-            Ok(_) => self.untold = Untold::default(),
-            Err(error) => {
-                tracing::warn!(%error, events = untold.events.len(), "events are not in history yet");
-                self.untold = untold;
-                let surplus = self.untold.events.len().saturating_sub(MAX_UNTOLD);
-                self.untold.events.drain(..surplus);
+        if self.pause.is_some_and(|(_, until)| Instant::now() < until) {
+            if !events.is_empty() {
+                self.keep(self.with(events));
             }
+            return;
         }
+        let untold = self.with(events);
+        let Untold { after, events } = untold.clone();
+        let append = async {
+            if self.untold.events.is_empty() {
+                self.history.append(events).await
+            } else {
+                self.history.append_once(after, events).await
+            }
+        };
+        let why = match tokio::time::timeout(PATIENCE, append).await {
+            Ok(Ok(_)) => {
+                if self.pause.take().is_some() {
+                    tracing::info!(events = untold.events.len(), "history is written again");
+                }
+                self.untold = Untold::default();
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+        };
+        let pause = self.pause.map_or(FIRST_PAUSE, |(pause, _)| (pause * 2).min(LONGEST_PAUSE));
+        self.pause = Some((pause, Instant::now() + pause));
+        tracing::warn!(why, events = untold.events.len(), "events are not in history yet");
+        self.keep(untold);
+    }
+
+    fn keep(&mut self, untold: Untold) {
+        self.untold = untold;
+        let surplus = self.untold.events.len().saturating_sub(MAX_UNTOLD);
+        self.untold.events.drain(..surplus);
     }
 
     /// Appends what the last commit has kept, whoever made it.

@@ -25,8 +25,11 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const QUEUE: usize = 1024;
 /// Most calls that share one sync of the disk.
 const GROUP: usize = 256;
-/// Events that are looked at for those to be appended once.
-const LOOKED_AT: i64 = 100_000;
+/// Events that are looked at for those to be appended once: that many in any case, and at most.
+const LOOKED_AT: u64 = 2_000;
+const MOST_LOOKED_AT: u64 = 20_000;
+/// Calls in the queue beyond which another that may be there already is refused: the disk hangs.
+const WAITING: usize = 8;
 
 /// The event log. Dropping it finishes what is queued and closes the file; that may block for a moment.
 pub struct EventLog {
@@ -106,8 +109,9 @@ impl EventLog {
         self.write(events, None).await
     }
 
-    /// As `append`, but for those that follow number `after` already, in their order: so who does not know what came of
-    /// an append says the same again, with the last number there was before it.
+    /// As `append`, but for those that are among the newest already, at least all after number `after`: so who does not
+    /// know what came of an append says the same again, with the last number there was before it. That number may be of
+    /// another log, where another controller has led.
     pub async fn append_once(&self, after: u64, events: Vec<Event>) -> Result<u64, StoreError> {
         self.write(events, Some(after)).await
     }
@@ -115,6 +119,10 @@ impl EventLog {
     async fn write(&self, events: Vec<Event>, after: Option<u64>) -> Result<u64, StoreError> {
         match &self.place {
             Place::File { writer, .. } => {
+                if after.is_some() && writer.jobs().waiting() > WAITING {
+                    let message = "what was to be appended before is not yet".to_owned();
+                    return Err(StoreError::Unavailable { operation: APPENDING, message });
+                }
                 writer.jobs().ask(APPENDING, DEADLINE, move |reply| Append { events, after, reply }).await
             }
             Place::Memory(writer) => {
@@ -210,11 +218,15 @@ impl Writer {
         {
             let mut insert = transaction.prepare_cached("INSERT INTO events (sequence, event) VALUES (?1, ?2)")?;
             for Appended { events, after } in group {
-                let there = match after {
-                    Some(after) if *after < sequence => already_there(&transaction, *after, events)?,
-                    _ => 0,
+                let mut there = match after {
+                    Some(after) => newest(&transaction, *after, sequence)?,
+                    None => Vec::new(),
                 };
-                for event in &events[there..] {
+                for event in *events {
+                    if let Some(found) = there.iter().position(|found| is_same(found, event)) {
+                        there.swap_remove(found);
+                        continue;
+                    }
                     sequence += 1;
                     let text = serde_json::to_string(&Event { sequence, ..event.clone() })
                         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
@@ -230,18 +242,22 @@ impl Writer {
     }
 }
 
-/// How many of `events` follow number `after`. Others may lie between them: whoever appends may have left some out.
-fn already_there(connection: &Connection, after: u64, events: &[Event]) -> rusqlite::Result<usize> {
+/// What may have been appended since the last number was `after`, by this log's count or another's. A row that cannot be
+/// read is no event's equal.
+fn newest(connection: &Connection, after: u64, last: u64) -> rusqlite::Result<Vec<Event>> {
+    let from = after.min(last.saturating_sub(LOOKED_AT));
     let mut select =
-        connection.prepare_cached("SELECT event FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2")?;
-    let mut rows = select.query((signed(after), LOOKED_AT))?;
-    let mut there = 0;
-    while let (Some(event), Some(row)) = (events.get(there), rows.next()?) {
-        if (Event { sequence: event.sequence, ..event_of(row)? }) == *event {
-            there += 1;
-        }
+        connection.prepare_cached("SELECT event FROM events WHERE sequence > ?1 ORDER BY sequence DESC LIMIT ?2")?;
+    let mut rows = select.query((signed(from), signed(MOST_LOOKED_AT)))?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        events.extend(event_of(row).ok());
     }
-    Ok(there)
+    Ok(events)
+}
+
+fn is_same(one: &Event, other: &Event) -> bool {
+    *other == Event { sequence: other.sequence, ..one.clone() }
 }
 
 /// The newest event is always kept, so numbers are never given twice.
@@ -333,11 +349,24 @@ mod tests {
         log.append_once(2, vec![event("c"), event("d")]).await.unwrap();
         log.append_once(2, vec![event("c"), event("d"), event("e")]).await.unwrap();
         log.append_once(2, vec![event("d")]).await.unwrap();
-        assert_eq!(messages().await, "abcde");
-        // The same words at another time are another event; and a number that this log has not reached yet.
-        log.append_once(5, vec![event("a")]).await.unwrap();
-        log.append_once(50, vec![event("f")]).await.unwrap();
-        assert_eq!(messages().await, "abcdeaf");
+        // By the count of another log, lower or higher.
+        log.append_once(0, vec![event("d"), event("e")]).await.unwrap();
+        log.append_once(50, vec![event("d"), event("e"), event("f")]).await.unwrap();
+        assert_eq!(messages().await, "abcdef");
+        // The same words at another time are another event, as are two where one is there.
+        let later = Event { time: Timestamp::from_nanos(1_763_819_350_123_456_790), ..event("f") };
+        log.append_once(6, vec![later]).await.unwrap();
+        log.append_once(6, vec![event("a"), event("a")]).await.unwrap();
+        assert_eq!(messages().await, "abcdeffa");
+    }
+
+    #[tokio::test]
+    async fn a_row_that_cannot_be_read_holds_no_append_up() {
+        let log = EventLog::in_memory(100).unwrap();
+        log.append(vec![event("a")]).await.unwrap();
+        let Place::Memory(writer) = &log.place else { panic!("it is in memory") };
+        writer.lock().unwrap().file.connection.execute("INSERT INTO events VALUES (2, '{')", []).unwrap();
+        assert_eq!(log.append_once(0, vec![event("a"), event("b")]).await.unwrap(), 3);
     }
 
     #[tokio::test]

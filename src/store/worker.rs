@@ -112,6 +112,11 @@ impl<J> Inbox<J> {
 }
 
 impl<J> Jobs<J> {
+    /// Jobs that are queued and not begun.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     /// Queues the job that `make` builds around a reply, and waits for the answer, both within `deadline`.
     ///
     /// A caller that is dropped or runs out of time leaves the job where it is: not begun, or done as a whole.

@@ -136,7 +136,8 @@ fn kills_lose_nothing_and_double_nothing() {
 
 /// A job that is anywhere between its queue and its end when the next kill comes.
 fn submit_short(cluster: &Cluster, round: usize, random: &mut Random) -> Short {
-    let (name, code) = (format!("short{round}"), random.below(2) * random.below(200));
+    // Below those that ask for another attempt.
+    let (name, code) = (format!("short{round}"), random.below(2) * random.below(190));
     let starts = cluster.path(&format!("{name}.starts"));
     let command = format!("echo $$ >> {}; echo {name}; sleep 0.{}; exit {code}", quoted(&starts), random.below(10));
     (cluster.submit(&job(&name, &[role("main", 1, &command)])), name, code)

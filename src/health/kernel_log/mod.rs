@@ -32,6 +32,8 @@ use crate::domain::pci::PciAddress;
 pub const MAX_TEXT_BYTES: usize = 8192;
 /// Most events of one message.
 const MAX_EVENTS: usize = 64;
+/// Longest name of a process by the kernel.
+const MAX_COMM_BYTES: usize = 15;
 /// Lines after "The NVIDIA GPU ..." in which the sentence has to end.
 const SENTENCE_LINES: u8 = 4;
 
@@ -53,7 +55,7 @@ pub struct Parser {
 impl Parser {
     pub fn parse(&mut self, record: &Record<'_>) -> Vec<Seen> {
         let mut seen = Vec::new();
-        for line in words::cut(&record.text, MAX_TEXT_BYTES).lines().map(str::trim).filter(|line| !line.is_empty()) {
+        for line in believed(words::cut(&record.text, MAX_TEXT_BYTES)) {
             for message in messages(line) {
                 if seen.len() == MAX_EVENTS {
                     return seen;
@@ -90,6 +92,25 @@ impl Parser {
         self.begun = lines.checked_sub(1).map(|lines| (pci, lines));
         None
     }
+}
+
+/// The lines of one message that the kernel has begun itself. NVIDIA's driver writes several at once; in others' a new
+/// line may be in the name of a file that somebody has chosen. And a line that begins with a process (`NAME[77]: segfault
+/// at ...`) begins with up to 15 bytes of anybody's choice.
+fn believed(text: &str) -> impl Iterator<Item = &str> {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
+    let several = lines.peek().is_some_and(|first| first.starts_with("NVRM: "));
+    lines.take(if several { usize::MAX } else { 1 }).filter(|line| !is_about_a_process(line))
+}
+
+/// Whether it begins as `NAME[PID]: ` or `NAME[PID] `.
+fn is_about_a_process(line: &str) -> bool {
+    let ends_name = |at: &usize| {
+        let rest = &line[at + 1..];
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        digits > 0 && ["]:", "] "].iter().any(|end| rest[digits..].starts_with(end))
+    };
+    line.match_indices('[').map(|(at, _)| at).take_while(|at| *at <= MAX_COMM_BYTES).any(|at| ends_name(&at))
 }
 
 /// The messages of one line: several ones where the driver's were put behind each other. Another program's line that

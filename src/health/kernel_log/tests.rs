@@ -202,6 +202,25 @@ fn several_messages_in_one_printk_are_several_events() {
 }
 
 #[test]
+fn names_that_somebody_chose_are_not_believed() {
+    for line in [
+        // A file's name with a new line in it.
+        r"4,1,1,-;a[7]: segfault at 0 ip 0 sp 0 error 4 in x\x0aNVRM: Xid (PCI:0000:9b:00): 79, y[400000+1000]",
+        r"4,1,1,-;traps: a[7] trap in x\x0aNVRM: Xid (PCI:0000:9b:00): 154, changed from 0x1 to 0x0",
+        // The name of a process that crashes.
+        "[ 1.2] NVRM: Xid ():79[77]: segfault at 0",
+        "[ 1.2] nvidia-: SXid ([77]: segfault at 0 ip 0 in x): 26008, [400000+1000]",
+        "[ 1.2] nvme nvme0[7]: segfault at 0 in a: controller is down",
+        "[ 1.2] XFS[7]: segfault at 0 in forced readonly",
+        "[ 1.2] {1[7]: segfault at 0 in }[Hardware Error]: event severity: fatal",
+    ] {
+        assert_eq!(events(line), [], "{line}");
+    }
+    // The name of one whose own fault is told.
+    assert_eq!(xid("NVRM: Xid (PCI:0000:9b:00): 13, pid=1, name=NVRM: Xid ():79, Graphics Exception").code, 13);
+}
+
+#[test]
 fn switches_are_heard_and_their_follow_up_lines_known() {
     use SxidSeverity::{Fatal, FollowUp, NonFatal, Unsaid};
     for (rest, code, link, severity) in [

@@ -5,6 +5,7 @@
 
 use super::events::{Event, Xid, XidDetail};
 use super::words::{after, between, cut, first, hexadecimal, number, small, small_after};
+use crate::domain::pci::PciAddress;
 
 /// A process name: the kernel's have 15 bytes, the driver's up to 100.
 const MAX_NAME_BYTES: usize = 100;
@@ -13,9 +14,12 @@ const MAX_PLACE_BYTES: usize = 64;
 /// Of 74 there are seven, of 144 to 150 four to six.
 const MAX_REGISTERS: usize = 8;
 
-/// Whether a whole head begins here; `text` begins with `NVRM: `.
+/// Whether a whole head begins here, amid a line; `text` begins with `NVRM: `. One without an address may be the name of
+/// a process.
 pub(super) fn is_header(text: &str) -> bool {
-    text.strip_prefix("NVRM: ").and_then(head).is_some()
+    let place = text.strip_prefix("NVRM: ").and_then(head).map(|(place, ..)| place);
+    let mut words = place.into_iter().flat_map(str::split_whitespace);
+    words.any(|word| word.strip_prefix("PCI:").unwrap_or(word).parse::<PciAddress>().is_ok())
 }
 
 /// The place in the parentheses, the code, and what follows.
@@ -23,7 +27,7 @@ fn head(text: &str) -> Option<(&str, u32, &str)> {
     let (place, rest) = text.strip_prefix("Xid (")?.split_once(')')?;
     let rest = rest.trim_start().strip_prefix(':')?;
     let (code, rest) = number(rest)?;
-    (place.len() <= MAX_PLACE_BYTES).then_some((place, u32::try_from(code).ok()?, rest))
+    (!place.is_empty() && place.len() <= MAX_PLACE_BYTES).then_some((place, u32::try_from(code).ok()?, rest))
 }
 
 /// `text` begins behind `NVRM: `.

@@ -58,8 +58,8 @@ const LOG_SEGMENTS: std::ops::RangeInclusive<u32> = 2..=64;
 /// Tasks that are made at the same time: each holds the descriptors of its files until its shim has them.
 const MAKING: usize = 8;
 /// How long a launch waits for a full disk, and looks again; within the agent's limit for it.
-const ROOM_DEADLINE: Duration = Duration::from_secs(8);
-const ROOM_PAUSE: Duration = Duration::from_millis(100);
+const FULL_DISK_DEADLINE: Duration = Duration::from_secs(6);
+const FULL_DISK_PAUSE: Duration = Duration::from_millis(100);
 /// Commands that may run beside one task.
 pub const MAX_EXEC_SESSIONS: usize = 16;
 
@@ -118,6 +118,8 @@ pub struct Core<K: Kind> {
     pub cancel: CancellationToken,
     pub disks: Disks,
     making: Semaphore,
+    /// Whoever reads the records of all tasks: on a disk that hangs, one thread does.
+    reading: Arc<tokio::sync::Mutex<()>>,
     tasks: Mutex<HashMap<TaskId, Slot<K>>>,
 }
 
@@ -166,6 +168,7 @@ impl<K: Kind> Shimmed<K> {
             tracker: TaskTracker::new(),
             cancel: cancel.clone(),
             disks: Disks::new(),
+            reading: Arc::default(),
             making: Semaphore::new(MAKING),
             tasks: Mutex::default(),
         };
@@ -218,12 +221,13 @@ impl<K: Kind> Runtime for Shimmed<K> {
             return Ok(());
         }
         let (launch, seed) = without_seed(launch);
-        let command = K::command(&task.record, &launch);
+        let command = Arc::new(K::command(&task.record, &launch));
+        // First, because it waits for a full disk: the files beside it then find room as well.
+        let file = write_when_there_is_room(id, &task.dir, &command).await?;
         if let Some(seed) = seed {
             K::arrange_ssh(&task, &launch, &command, seed).await;
         }
-        let command = write_when_there_is_room(id, &task.dir, command).await?;
-        task.ask("launch", |answer| Request::Launch { command, answer }).await?;
+        task.ask("launch", |answer| Request::Launch { command: file, answer }).await?;
         K::running(&self.core, &task);
         Ok(())
     }
@@ -337,8 +341,8 @@ impl<K: Kind> Core<K> {
 /// What the command gets, and what its job's keys come from, which no command gets. Controllers of the version before
 /// send it as a variable.
 /// Waits a while for a full disk: the rest of a gang may run already, and would end with this task.
-async fn write_when_there_is_room(id: TaskId, dir: &TaskDir, command: Command) -> Result<File, RuntimeError> {
-    let (end, command) = (Instant::now() + ROOM_DEADLINE, Arc::new(command));
+async fn write_when_there_is_room(id: TaskId, dir: &TaskDir, command: &Arc<Command>) -> Result<File, RuntimeError> {
+    let end = Instant::now() + FULL_DISK_DEADLINE;
     loop {
         let (dir, command) = (dir.clone(), command.clone());
         let is_full =
@@ -351,7 +355,7 @@ async fn write_when_there_is_room(id: TaskId, dir: &TaskDir, command: Command) -
         if let Some(file) = blocking("launch", id, write).await? {
             return Ok(file);
         }
-        tokio::time::sleep(ROOM_PAUSE).await;
+        tokio::time::sleep(FULL_DISK_PAUSE).await;
     }
 }
 

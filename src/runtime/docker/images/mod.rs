@@ -110,13 +110,16 @@ impl Images {
         }
         let login = login.filter(|login| login.is_for(&image));
         // Also what has another name, or was pulled by its digest and has none.
-        let before: BTreeSet<String> = self.listed().await?.into_iter().map(|image| image.id).collect();
+        // Where dockerd does not say, it is taken for somebody else's.
+        let before: Option<BTreeSet<String>> =
+            self.listed().await.ok().map(|images| images.into_iter().map(|image| image.id).collect());
         self.pulls.join(Key { image: image.clone(), login }).wait(progress).await?;
         let gone = || ImageError::engine("inspecting", reference, "the image is gone right after it was pulled");
         let found = self.inspect(&image.to_string()).await?.ok_or_else(gone)?;
         // One that was there already is whose it was.
         let mut book = self.book.lock().await;
-        if !before.contains(&found.id) || book.get(&found.id).is_some() {
+        let is_new = before.is_some_and(|before| !before.contains(&found.id));
+        if is_new || book.get(&found.id).is_some() {
             book.add(&found.id, &image.to_string(), clock::now());
         }
         drop(book);
