@@ -259,7 +259,7 @@ pub enum FaultsCommand {
 /// What codes mean.
 #[derive(Debug, Args)]
 pub struct TableArgs {
-    /// Rows in TOML that replace ours, as '[xid]' and '109 = { action = "none" }'
+    /// Rows in TOML that replace ours, as 'xid.109 = { action = "none" }'
     #[arg(long, value_name = "FILE")]
     pub table: Option<PathBuf>,
 }
