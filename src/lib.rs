@@ -60,7 +60,8 @@
 //! 5. [`agent`] holds what was promised or vetoes, and brings the task to its barrier: the [`shim`] waits for "go".
 //! 6. The shim runs the command, writes its output and its end to disk, and outlives everything of ours.
 //! 7. Each end goes to [`domain::completion`]; the run's end goes to [`domain::retry`].
-//! 8. Release: the agent answers once nothing of the task is left; only then is the promise taken back.
+//! 8. A fault of the hardware: the agent hears it, ends whom it hit as class hardware and keeps the GPU from new tasks.
+//! 9. Release: the agent answers once nothing of the task is left; only then is the promise taken back.
 
 pub mod agent;
 pub mod api;

@@ -178,6 +178,7 @@ fn the_controller_tells_its_service_manager() {
 fn the_agent_tells_its_service_manager() {
     let folder = tempfile::tempdir().unwrap();
     let run_dir = folder.path().display();
-    let config = format!("name = 'n'\ngpus = 'sim:2xH100'\nruntime = 'process'\nrun_dir = '{run_dir}/r'\n");
+    let config =
+        format!("name = 'n'\ngpus = 'sim:2xH100'\nruntime = 'process'\nrun_dir = '{run_dir}/r'\nkernel_log = ''\n");
     check_daemon("agent", &config, "node n: 0 tasks, 0 RUNNING; 0 of 2 GPUs held");
 }

@@ -8,6 +8,7 @@ use super::backoff::Backoff;
 use super::commit::Writer;
 use super::entry::{Entry, Pending, Wants};
 use super::executor::{Executor, Outcome, Target, Work, WorkResult};
+use super::faults::FaultBook;
 use super::gpus::{GpuBook, Promised};
 use super::journal::Identity;
 use super::message::{Inside, ReportHint, Request};
@@ -74,6 +75,7 @@ pub struct Actor {
     pub(super) hint: watch::Sender<ReportHint>,
     pub(super) samples: BTreeMap<GpuUuid, GpuSample>,
     pub(super) gpu_book: GpuBook,
+    pub(super) fault_book: FaultBook,
     pub(super) writer: Writer,
     pub(super) executor: Executor,
     pub(super) clock: Arc<dyn Clock>,
@@ -102,6 +104,8 @@ pub struct Inbox {
 
 /// A command that lives longer has its ports, or does without them.
 const FIRST_USE_OF_PORTS: Duration = Duration::from_secs(60);
+/// The kernel says within it why a command has lost its GPU; its end is told so much later where that may be so.
+const EXPLAINED_WITHIN: Duration = Duration::from_secs(1);
 /// Longer lines of progress are cut.
 const MAX_PROGRESS_BYTES: usize = 512;
 
@@ -143,7 +147,12 @@ impl Actor {
             Inside::Registration { reply } => drop(reply.send(self.registration())),
             Inside::Registered { registered, reply } => drop(reply.send(self.registered(registered))),
             Inside::Heartbeat { reply } => drop(reply.send(self.heartbeat())),
-            Inside::HeartbeatAnswered { sent_boottime } => self.renew_leases(sent_boottime),
+            Inside::HeartbeatAnswered { sent_boottime, faults_version } => {
+                self.controller_has_faults(faults_version);
+                self.renew_leases(sent_boottime);
+            }
+            Inside::Kernel(batch) => self.kernel_said(*batch),
+            Inside::Ended(event) => self.take_event(event.id, event.kind),
             Inside::Gpus(report) => self.gpu_report(*report),
             Inside::LeaseRenewed(id) => {
                 if let Some(entry) = self.entries.get_mut(&id) {
@@ -166,12 +175,22 @@ impl Actor {
             early.push(kind);
             return;
         }
+        if let RuntimeEventKind::Exited { exit, .. } = &kind
+            && self.may_be_explained(id, exit)
+        {
+            return self.executor.later(EXPLAINED_WITHIN, Inside::Ended(Box::new(RuntimeEvent { id, kind })));
+        }
+        self.take_event(id, kind);
+    }
+
+    fn take_event(&mut self, id: TaskId, kind: RuntimeEventKind) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
         let event = match kind {
             RuntimeEventKind::Started { at } => TaskEvent::Started { at },
             RuntimeEventKind::Held { until, why } => TaskEvent::Held { until, why },
             RuntimeEventKind::Exited { at, exit } => {
                 entry.drop_stops();
-                let exit = self.blame(id, at, exit);
+                let exit = self.explain_by_faults(id, at, self.blame(id, at, exit));
                 TaskEvent::Exited { at, exit }
             }
             RuntimeEventKind::Staging { mut note } => {

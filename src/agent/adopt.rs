@@ -106,7 +106,10 @@ impl Actor {
         let found = match adopted {
             Adopted::Waiting => Found::Waiting,
             Adopted::Running { started_at } => Found::Running { started_at },
-            Adopted::Ended { started_at, at, exit } => Found::Ended { started_at, at, exit },
+            Adopted::Ended { started_at, at, exit } => {
+                let exit = self.explain_by_faults(id, at, exit);
+                Found::Ended { started_at, at, exit }
+            }
             Adopted::Gone => Found::Gone,
         };
         self.observe(id, TaskEvent::AgentRestarted { found });

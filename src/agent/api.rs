@@ -8,6 +8,7 @@ use crate::api::AgentApi;
 use crate::api::agent::{NodeInfo, WatchedStatus};
 use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
 use crate::domain::command::{CommandHeader, Error, ErrorKind, Violation};
+use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::TaskId;
 use crate::domain::principal::Principal;
 use crate::domain::ssh::SshSeed;
@@ -154,6 +155,11 @@ impl AgentApi for AgentHandle {
         let task = query.task;
         let access = self.access(&format!("logs of {task}"), task).await?;
         super::output::stream(self, access, query)
+    }
+
+    async fn clear_fault(&self, who: &Principal, id: FaultId) -> Result<Fault, Error> {
+        let (what, who) = (format!("clear fault {id}"), who.clone());
+        self.ask(&what, QUESTION_DEADLINE, |reply| Request::ClearFault { who, id, reply }).await?
     }
 
     async fn exec(&self, _who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error> {

@@ -12,6 +12,7 @@ use super::actor::{Actor, journal_backoff};
 use super::backoff::Backoff;
 use super::entry::{Entry, Pending, Wants};
 use super::executor::Work;
+use super::faults::Former;
 use super::journal::{self, Journalled};
 use super::message::Inside;
 use super::ports::HeldPorts;
@@ -36,7 +37,8 @@ pub struct Writer {
     store: Arc<dyn Store>,
     /// Tasks to write, oldest change first.
     order: VecDeque<TaskId>,
-    meta: BTreeMap<&'static str, Vec<u8>>,
+    /// Keys beside those of tasks: the value, or none to delete it.
+    meta: BTreeMap<String, Option<Vec<u8>>>,
     /// Tasks to delete.
     forget: BTreeSet<TaskId>,
     in_flight: Option<InFlight>,
@@ -55,7 +57,7 @@ pub struct Writer {
 struct InFlight {
     since: Instant,
     tasks: Vec<(TaskId, Vec<Pending>)>,
-    meta: BTreeMap<&'static str, Vec<u8>>,
+    meta: BTreeMap<String, Option<Vec<u8>>>,
     forget: BTreeSet<TaskId>,
     reserves: Option<u64>,
 }
@@ -86,7 +88,20 @@ impl Writer {
     }
 
     pub fn set_meta(&mut self, key: &'static str, value: String) {
-        self.meta.insert(key, value.into_bytes());
+        self.put_key(key.to_owned(), value.into_bytes());
+    }
+
+    pub fn put_key(&mut self, key: String, value: Vec<u8>) {
+        self.meta.insert(key, Some(value));
+    }
+
+    pub fn forget_key(&mut self, key: String) {
+        self.meta.insert(key, None);
+    }
+
+    /// It is to be written, and not being written yet.
+    pub fn waits_for_key(&self, key: &str) -> bool {
+        self.meta.contains_key(key)
     }
 
     pub fn forget(&mut self, id: TaskId) {
@@ -145,8 +160,16 @@ impl Actor {
     fn next_transaction(&mut self) -> Transaction {
         let mut ops: Vec<Op> = Vec::new();
         let writer = &mut self.writer;
-        let meta = std::mem::take(&mut writer.meta);
-        ops.extend(meta.iter().map(|(key, value)| journal::put(key, value.clone())));
+        let mut meta = BTreeMap::new();
+        while ops.len() < MAX_OPERATIONS / 4
+            && let Some((key, value)) = writer.meta.pop_first()
+        {
+            ops.push(match &value {
+                Some(value) => journal::put(&key, value.clone()),
+                None => Op::Delete { key: key.clone() },
+            });
+            meta.insert(key, value);
+        }
         let reserves = (writer.sequence + RESERVE_AGAIN + MAX_OPERATIONS as u64 > writer.reserved)
             .then_some(writer.sequence + RESERVE);
         ops.extend(reserves.map(|reserved| journal::put_number(journal::SEQUENCE, reserved)));
@@ -217,7 +240,12 @@ impl Actor {
                     }
                     Pending::Unhold => {
                         entry.ports = HeldPorts::default();
-                        freed.extend(self.ledger.claim_of(id).map_or_else(Vec::new, |held| held.claim.gpus.clone()));
+                        let gpus = self.ledger.claim_of(id).map_or_else(Vec::new, |held| held.claim.gpus.clone());
+                        for gpu in &gpus {
+                            let (from, until) = (entry.record.started_at, self.clock.now());
+                            self.fault_book.left(Former { gpu: gpu.clone(), task: id, from, until });
+                        }
+                        freed.extend(gpus);
                         self.ledger.release(id);
                     }
                 }
@@ -226,6 +254,7 @@ impl Actor {
             entry.answer_waiters(durable);
         }
         self.gpus_freed(freed);
+        self.faults_written();
     }
 
     /// Everything goes back to be written, with what has changed since.

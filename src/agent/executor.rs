@@ -217,6 +217,17 @@ impl Executor {
         });
     }
 
+    /// Says something to the actor in a while.
+    pub fn later(&self, wait: Duration, word: Inside) {
+        let this = self.clone();
+        self.tracker.spawn(async move {
+            if this.cancel.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+                // The actor is gone only when the agent ends; what is said here is found again after a restart.
+                let _ = this.inside.send(word).await;
+            }
+        });
+    }
+
     async fn run(&self, id: TaskId, target: Option<Target>, work: Work) -> WorkResult {
         let limits = &self.deadlines;
         match (work, target) {

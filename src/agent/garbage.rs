@@ -30,6 +30,7 @@ impl Actor {
         if let Some(nanos) = clock_step {
             self.move_tombstones(nanos);
         }
+        self.look_at_faults();
         let due = self.logs_to_purge(now);
         self.purge(due);
         if let Some(mark) = self.retention.disk.clone().filter(|_| !self.looking_at_disk) {

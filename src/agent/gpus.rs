@@ -26,7 +26,7 @@ use tracing::{info, warn};
 /// The actor's knowledge beside the inventory.
 #[derive(Debug)]
 pub struct GpuBook {
-    found: Findings,
+    pub(super) found: Findings,
     ignored: IgnoredProcesses,
     /// When tasks gave GPUs back: what was seen on them before was the task's own.
     freed: BTreeMap<GpuUuid, Instant>,
@@ -106,6 +106,7 @@ impl Actor {
         self.ledger.set_gpus(&gpus);
         self.inventory.gpus = gpus;
         self.inventory.topology = topology;
+        self.identify_gpus();
         self.remember_gpus();
     }
 
@@ -129,6 +130,7 @@ impl Actor {
 
     /// What stands against each GPU, as far as is known.
     pub(super) fn judge_gpus(&mut self) {
+        self.gpu_book.found.faults = self.faulty_gpus();
         let book = &self.gpu_book;
         let held = |gpu: &GpuUuid| self.ledger.holder_of_gpu(gpu).is_some() || book.is_freed(gpu);
         self.set_conditions(conditions(&self.inventory.gpus, &book.found, &book.ignored, &held));

@@ -8,6 +8,8 @@
 //! | `meta/acknowledged` | the controller has every status up to this sequence |
 //! | `meta/sequence` | sequences up to here may have been given out; see `commit` |
 //! | `meta/gpus` | the devices of the node and since when they are absent; see `gpus/remembered` |
+//! | `meta/faults` | how far the kernel's log is counted in the faults; see `faults/kept` |
+//! | `fault/ID` | a fault of this node |
 //! | `task/ID` | the record with the sequence of its newest status |
 //! | `damaged/task/ID` | one that made no sense and was set aside |
 //!
@@ -15,8 +17,10 @@
 //! the tasks whose sequence is above `meta/acknowledged`, bounded by the tasks themselves. The environment of
 //! a task is never written.
 
+use super::faults::KeptFaults;
 use super::gpus::Remembered;
 use crate::domain::command::{Error, ErrorKind};
+use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::{JournalId, NodeUid, TaskId, Term};
 use crate::domain::level::{self, Level};
 use crate::domain::lifecycle::TaskRecord;
@@ -34,6 +38,8 @@ pub const TERM: &str = "meta/term";
 pub const ACKNOWLEDGED: &str = "meta/acknowledged";
 pub const SEQUENCE: &str = "meta/sequence";
 pub const GPUS: &str = "meta/gpus";
+pub const FAULTS: &str = "meta/faults";
+const FAULT_PREFIX: &str = "fault/";
 pub const TASK_PREFIX: &str = "task/";
 const DAMAGED_PREFIX: &str = "damaged/";
 
@@ -66,6 +72,7 @@ pub struct Journal {
     /// Entries of tasks that make no sense: their tasks are looked for as those of a lost journal are.
     pub damaged: Vec<Entry>,
     pub gpus: Remembered,
+    pub faults: KeptFaults,
 }
 
 /// The value of a `task/ID` key.
@@ -169,7 +176,33 @@ pub async fn load(store: &Arc<dyn Store>) -> Result<Journal, Error> {
             break;
         }
     }
-    Ok(Journal { identity, cluster_id, term, acknowledged, sequence, tasks, damaged, gpus })
+    let faults = load_faults(store).await?;
+    Ok(Journal { identity, cluster_id, term, acknowledged, sequence, tasks, damaged, gpus, faults })
+}
+
+/// What cannot be read of them is left out and said: the tasks must be looked after.
+async fn load_faults(store: &Arc<dyn Store>) -> Result<KeptFaults, Error> {
+    let mut kept = KeptFaults::default();
+    if let Some(text) = get_text(store, FAULTS).await? {
+        kept.header = serde_json::from_str(&text).unwrap_or_else(|error| {
+            warn!(key = FAULTS, %error, "how far the kernel's log is counted cannot be read; it is counted from its start");
+            Default::default()
+        });
+    }
+    let mut range = Range { limit: PAGE, ..Range::prefix(FAULT_PREFIX) };
+    loop {
+        let (entries, _) = bounded(store.range(range.clone())).await?;
+        let Some(last) = entries.last() else { return Ok(kept) };
+        range.start = format!("{}\0", last.key);
+        for entry in &entries {
+            match serde_json::from_slice(&entry.value) {
+                Ok(fault) => kept.faults.push(fault),
+                Err(error) => {
+                    error!(key = entry.key, %error, "a fault in the journal cannot be read and is left out")
+                }
+            }
+        }
+    }
 }
 
 /// Keeps what makes no sense where it is not read again, to be looked into. Not now is at the next start: a full disk
@@ -224,6 +257,16 @@ pub fn put(key: &str, value: Vec<u8>) -> Op {
 
 pub fn put_number(key: &str, number: u64) -> Op {
     put(key, number.to_string().into_bytes())
+}
+
+/// In the order of the ids.
+pub fn fault_key(id: FaultId) -> String {
+    format!("{FAULT_PREFIX}{:020}", id.0)
+}
+
+/// Evidence is cut when it is taken, so it always fits.
+pub fn fault_value(fault: &Fault) -> Vec<u8> {
+    serde_json::to_vec(fault).unwrap_or_default()
 }
 
 pub fn task_key(id: TaskId) -> String {

@@ -4,14 +4,17 @@
 
 use super::executor::Outcome;
 use super::gpus::GpuReport;
+use super::health::KernelBatch;
 use super::watch::Watch;
 use crate::api::agent::NodeInfo;
 use crate::domain::command::{CommandHeader, Error, Heartbeat, Registered, Registration, SequencedStatus};
 use crate::domain::exit::Exit;
+use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::TaskId;
+use crate::domain::principal::Principal;
 use crate::domain::ssh::SshSeed;
 use crate::domain::task::{TaskSpec, TaskStatus};
-use crate::runtime::Records;
+use crate::runtime::{Records, RuntimeEvent};
 use crate::store::{Outcome as CommitOutcome, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +48,11 @@ pub enum Request {
     Task {
         id: TaskId,
         reply: Reply<Option<TaskAccess>>,
+    },
+    ClearFault {
+        who: Principal,
+        id: FaultId,
+        reply: Reply<Result<Fault, Error>>,
     },
 }
 
@@ -115,7 +123,13 @@ pub enum Inside {
     /// A heartbeat that was sent at this boot time was answered.
     HeartbeatAnswered {
         sent_boottime: Duration,
+        /// The version of this node's faults that the controller has; 0 is none.
+        faults_version: u64,
     },
+    /// A stretch of the kernel's log.
+    Kernel(Box<KernelBatch>),
+    /// An end, after whatever may explain it had its time to be heard.
+    Ended(Box<RuntimeEvent>),
     /// A round of questions about the GPUs.
     Gpus(Box<GpuReport>),
     LeaseRenewed(TaskId),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  AgentHandle ──requests──> actor (domain::lifecycle, ledger) ──transactions──> journal
-//!                              ^   │ durable: effects                              │
+//!  health ──kernel's words──────^   │ durable: effects                              │
 //!   runtime events ────────────┤   └──> executor ──calls──> runtime                │
 //!   results, commits, samples ─┴───────────┴──────────────────────────────────────-┘
 //!  reporter <── durable statuses ── actor          reporter ──> controller
@@ -21,8 +21,10 @@ mod commands;
 mod commit;
 mod entry;
 mod executor;
+mod faults;
 mod garbage;
 mod gpus;
+mod health;
 mod journal;
 mod lingering;
 mod message;

@@ -63,7 +63,8 @@ impl Actor {
         let holder = self.ledger.holder_of_gpu(&gpu.uuid).map(|task| self.holder(task));
         let sample = self.samples.get(&gpu.uuid).cloned().unwrap_or_default();
         let condition = self.inventory.gpu_conditions.iter().find(|condition| condition.gpu == gpu.uuid);
-        GpuView::of(&self.facts.name.0, gpu, &sample, condition, holder)
+        let faults = self.faults_of(gpu.mig_parent.as_ref().unwrap_or(&gpu.uuid));
+        GpuView { faults, ..GpuView::of(&self.facts.name.0, gpu, &sample, condition, holder) }
     }
 
     fn holder(&self, task: TaskId) -> GpuHolder {
@@ -136,11 +137,14 @@ impl Actor {
     }
 
     pub(super) fn heartbeat(&self) -> Heartbeat {
+        let (faults_version, faults) = self.faults_to_tell();
         Heartbeat {
             node_uid: self.facts.identity.node_uid.clone(),
             journal_id: self.facts.identity.journal_id.clone(),
             samples: self.samples.iter().map(|(uuid, sample)| (uuid.clone(), sample.clone())).collect(),
             progress: self.progress(),
+            faults_version,
+            faults,
         }
     }
 

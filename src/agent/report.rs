@@ -105,7 +105,7 @@ impl Reporter {
             // Before the call: the lease must not outlive what the controller counts from its own clock.
             let sent_boottime = self.clock.boottime();
             match deadline("heartbeat", self.controller.heartbeat(&self.me(), heartbeat)).await {
-                Ok(HeartbeatReply { term, register_again }) => {
+                Ok(HeartbeatReply { term, register_again, faults_version }) => {
                     if std::mem::take(&mut silent) {
                         info!(node = self.node, "the controller answers heartbeats again");
                     }
@@ -113,7 +113,7 @@ impl Reporter {
                         info!(node = self.node, term = term.0, register_again, "registering anew");
                         return Ok(());
                     }
-                    self.tell(Inside::HeartbeatAnswered { sent_boottime }).await?;
+                    self.tell(Inside::HeartbeatAnswered { sent_boottime, faults_version }).await?;
                 }
                 Err(error) if error.kind == ErrorKind::NotFound || error.kind == ErrorKind::Stale => return Ok(()),
                 Err(error) => {

@@ -4,7 +4,9 @@ use super::actor::{Actor, Inbox, NodeFacts, Retention};
 use super::api::AgentHandle;
 use super::commit::Writer;
 use super::executor::{Deadlines, Executor};
+use super::faults::FaultBook;
 use super::gpus::{Gate, GpuBook, Poller};
+use super::health::KernelEar;
 use super::message::ReportHint;
 use super::ports::Ports;
 use super::pressure::DiskMark;
@@ -20,6 +22,7 @@ use crate::domain::ids::{JournalId, NodeName};
 use crate::domain::ssh::SEED_FEATURE;
 use crate::domain::task::Inventory;
 use crate::gpu::GpuSource;
+use crate::kernel_log::{KernelLog, KernelLogOptions};
 use crate::runtime::{Records, Runtime, RuntimeEvent};
 use crate::store::Store;
 use crate::telemetry::clock::{Clock, ClockSteps};
@@ -87,6 +90,8 @@ pub struct Tuning {
     pub ports: Ports,
     /// What may be on a GPU beside a task.
     pub ignored_processes: IgnoredProcesses,
+    /// The kernel's log, where it is to be heard.
+    pub kernel_log: Option<KernelLogOptions>,
 }
 
 impl Default for Tuning {
@@ -102,6 +107,7 @@ impl Default for Tuning {
             sample_period: Duration::from_secs(5),
             ports: Ports::default(),
             ignored_processes: IgnoredProcesses::default(),
+            kernel_log: None,
         }
     }
 }
@@ -136,7 +142,7 @@ impl AgentRunning {
 }
 
 /// Reads the journal, takes over what is left of earlier tasks, and starts. `cancel` ends the agent, not its tasks.
-pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(AgentHandle, AgentRunning), Error> {
+pub async fn start(mut parts: AgentParts, cancel: CancellationToken) -> Result<(AgentHandle, AgentRunning), Error> {
     let mut journal = journal::load(&parts.store).await?;
     journal::set_aside(&parts.store, &journal.damaged).await;
     // Without them what runs here could be taken for nobody's.
@@ -199,6 +205,10 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
         tracker: tracker.clone(),
         cancel: cancel.clone(),
     };
+    let (log, boot_id) = listen(parts.tuning.kernel_log.take());
+    let kept = std::mem::take(&mut journal.faults);
+    let fault_book = FaultBook::new(kept, boot_id, log.is_some(), &facts.identity.node_uid, parts.clock.now());
+    let counted = fault_book.done();
     let newest = journal.tasks.iter().map(|(_, task)| task.sequence).max().unwrap_or(0).max(journal.acknowledged);
     let mut actor = Actor {
         watchers: Watchers::new(facts.identity.journal_id.clone(), newest),
@@ -216,6 +226,7 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
         hint,
         samples: BTreeMap::new(),
         gpu_book,
+        fault_book,
         writer: Writer::new(Arc::clone(&parts.store), journal.sequence),
         executor,
         clock: Arc::clone(&parts.clock),
@@ -243,6 +254,7 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
     if answered {
         actor.remember_gpus();
     }
+    actor.take_up_faults();
     actor.judge_gpus();
     let inbox = Inbox {
         requests: requests_in,
@@ -258,6 +270,10 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
     tracker.spawn(either(until(&cancel), adopt::list_everything(Arc::clone(&parts.runtime), inside.clone())));
     let read_again = adopt::read_again(Arc::clone(&parts.runtime), inside.clone(), unread.into_keys().collect());
     tracker.spawn(either(until(&cancel), read_again));
+    if let Some(log) = log {
+        let (clock, inside, cancel) = (Arc::clone(&parts.clock), inside.clone(), cancel.clone());
+        tracker.spawn(KernelEar { log, clock, inside, done: counted, cancel }.run());
+    }
     if let Some(controller) = parts.controller {
         let node = parts.name.to_string();
         let reporter = Reporter { controller, inside, hint: hint_in, clock: parts.clock, node };
@@ -274,6 +290,19 @@ pub async fn start(parts: AgentParts, cancel: CancellationToken) -> Result<(Agen
         cancel: cancel.clone(),
     };
     Ok((handle, AgentRunning { tracker, cancel, actor }))
+}
+
+/// The kernel's log, where it is to be heard and can be, and which boot it is of.
+fn listen(options: Option<KernelLogOptions>) -> (Option<KernelLog>, String) {
+    let Some(options) = options else { return (None, String::new()) };
+    let boot_id = options.boot_id.clone();
+    match KernelLog::start(options) {
+        Ok(log) => (Some(log), boot_id),
+        Err(error) => {
+            warn!(%error, "the kernel's log is not heard");
+            (None, boot_id)
+        }
+    }
 }
 
 /// Runs `work` until it is done or `end` comes.

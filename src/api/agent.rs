@@ -2,6 +2,7 @@
 
 use super::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
 use crate::domain::command::{CommandHeader, Error};
+use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::{JournalId, NodeName, NodeUid, TaskId, Term};
 use crate::domain::principal::Principal;
 use crate::domain::ssh::SshSeed;
@@ -45,6 +46,11 @@ pub trait AgentApi: std::fmt::Debug + Send + Sync + 'static {
     async fn watch(&self, who: &Principal, cursor: Option<String>) -> Result<Answers<WatchedStatus>, Error>;
 
     async fn logs(&self, who: &Principal, query: LogQuery) -> Result<Answers<LogBatch>, Error>;
+
+    /// An operator says that a fault is over; answers with the fault as it is then.
+    async fn clear_fault(&self, _who: &Principal, id: FaultId) -> Result<Fault, Error> {
+        Err(Error::refused(format!("fault {id}: this node keeps no faults")))
+    }
 
     async fn exec(&self, who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error>;
 }

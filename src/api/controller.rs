@@ -3,6 +3,7 @@
 use super::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
 use crate::domain::command::{Error, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus};
 use crate::domain::event::Event;
+use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::{JournalId, NodeUid, TaskId};
 use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
@@ -44,6 +45,17 @@ pub trait ControllerApi: std::fmt::Debug + Send + Sync + 'static {
     async fn change_node(&self, who: &Principal, node: &str, change: NodeChange) -> Result<NodeView, Error>;
 
     async fn list_gpus(&self, who: &Principal, node: Option<&str>) -> Result<Vec<GpuView>, Error>;
+
+    /// Hardware faults as nodes have told them, by node and id; `all`: cleared ones too.
+    async fn list_faults(&self, _who: &Principal, _node: Option<&str>, _all: bool) -> Result<Vec<Fault>, Error> {
+        Err(Error::refused("this controller keeps no faults"))
+    }
+
+    /// An operator says that a fault is over: its node is told, and answers with the fault as it is then. `node`: whose,
+    /// where two nodes have the id.
+    async fn clear_fault(&self, _who: &Principal, id: FaultId, _node: Option<&str>) -> Result<Fault, Error> {
+        Err(Error::refused(format!("fault {id}: this controller keeps no faults")))
+    }
 
     async fn watch(&self, who: &Principal, filter: EventFilter) -> Result<Answers<Event>, Error>;
 

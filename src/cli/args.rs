@@ -175,11 +175,26 @@ pub enum Command {
         #[arg(long, value_name = "ADDR", env = "WHARF_AGENT", conflicts_with = "node")]
         agent: Option<String>,
     },
-    /// Hardware faults
-    #[command(after_help = "Example:\n  dmesg | wharf faults scan -")]
+    /// List the hardware faults of all nodes
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  wharf faults\n  wharf faults --node gpu-03 --all --json\n  dmesg | wharf faults scan -"
+    )]
     Faults {
+        /// Only this node's
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+        /// Those that are over too
+        #[arg(long)]
+        all: bool,
         #[command(subcommand)]
-        command: FaultsCommand,
+        command: Option<FaultsCommand>,
+    },
+    /// Decide about one hardware fault
+    #[command(after_help = "Example:\n  wharf fault clear 4837120001")]
+    Fault {
+        #[command(subcommand)]
+        command: FaultCommand,
     },
     /// Say what an Xid (of a GPU) or SXid (of an NVSwitch) means and what to do
     #[command(after_help = "Examples:\n  wharf xid 79\n  wharf xid 20034 --json")]
@@ -216,6 +231,19 @@ pub enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum FaultCommand {
+    /// Say that a fault is over: what it took out of use can be used again
+    #[command(after_help = "Example:\n  wharf fault clear 4837120001")]
+    Clear {
+        /// As 'wharf faults' shows it
+        id: u64,
+        /// Whose, where two nodes have that id
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub enum FaultsCommand {
     /// Find the hardware faults in a kernel log, without a controller or agent
     #[command(after_help = SCAN_HELP)]
@@ -231,7 +259,7 @@ pub enum FaultsCommand {
 /// What codes mean.
 #[derive(Debug, Args)]
 pub struct TableArgs {
-    /// Rows in TOML that replace ours, as '[xid]' and '109 = { action = "none" }'
+    /// Rows in TOML that replace ours, as 'xid.109 = { action = "none" }'
     #[arg(long, value_name = "FILE")]
     pub table: Option<PathBuf>,
 }

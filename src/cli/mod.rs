@@ -34,7 +34,7 @@ mod xid;
 
 pub use args::Cli;
 
-use args::{Command, FaultsCommand, JobCommand};
+use args::{Command, FaultCommand, FaultsCommand, JobCommand};
 use clap::{CommandFactory, Parser};
 use context::Context;
 use fail::Failure;
@@ -99,7 +99,11 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Node { command } => node_change::change(&context, command).await,
         Command::Top => top::top(&context).await,
         Command::Gpus { node, agent } => nodes::gpus(&context, node, agent).await,
-        Command::Faults { command: FaultsCommand::Scan { file, table } } => faults::scan(&context, file, table).await,
+        Command::Faults { command: Some(FaultsCommand::Scan { file, table }), .. } => {
+            faults::scan(&context, file, table).await
+        }
+        Command::Faults { node, all, command: None } => faults::list(&context, node, all).await,
+        Command::Fault { command: FaultCommand::Clear { id, node } } => faults::clear(&context, id, node).await,
         Command::Xid { code, table } => xid::xid(&context, code, &table),
         Command::Events(args) => events::events(&context, args).await,
         Command::Doctor(args) => doctor::doctor(&context, args).await,

@@ -90,6 +90,7 @@ pub(super) async fn start_both(
         gpus: parse::<GpuChoice>("--gpus", &node.gpus)?,
         runtime: parse::<RuntimeChoice>("--runtime", &node.runtime)?,
         docker_socket: docker_socket(),
+        kernel_log: kernel_log(&node.gpus),
         cpus: node.cpus,
         memory_mb: node.memory_mb,
         insecure,
@@ -97,6 +98,11 @@ pub(super) async fn start_both(
     };
     let agent = start_agent(&settings, cancel).await?;
     Ok(Both { controller, agent })
+}
+
+/// What the kernel says is of real GPUs: simulated ones may have the same places.
+fn kernel_log(gpus: &str) -> PathBuf {
+    if matches!(gpus, "auto" | "nvml") { AgentConfig::default().kernel_log } else { PathBuf::new() }
 }
 
 /// dockerd's socket, as Docker's own command line would find it.

@@ -62,6 +62,8 @@ pub struct AgentConfig {
     pub nvml_library: Option<PathBuf>,
     /// Programs that may be on a GPU beside a task, by `/proc/PID/comm`; `*` at the end stands for anything.
     pub ignore_processes: Vec<String>,
+    /// The kernel's log, where hardware faults are told, or a file in its form; empty: it is not heard.
+    pub kernel_log: PathBuf,
     /// For tasks; below the kernel's ephemeral range. Default: a slice of 15000-29999 that no other agent of this
     /// machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,6 +112,7 @@ impl Default for AgentConfig {
             memory_mb: None,
             nvml_library: None,
             ignore_processes: IGNORED_BY_DEFAULT.map(str::to_owned).into(),
+            kernel_log: PathBuf::from("/dev/kmsg"),
             ports: None,
             labels: BTreeMap::new(),
             run_as: None,
@@ -230,6 +233,7 @@ impl Settings for AgentConfig {
         "memory_mb",
         "nvml_library",
         "ignore_processes",
+        "kernel_log",
         "ports",
         "labels",
         "run_as",
@@ -269,6 +273,9 @@ impl Settings for AgentConfig {
             let right = !name.trim_end_matches('*').is_empty();
             checks.expect(right, "ignore_processes", "would ignore everything", name, "names of programs");
         }
+        let (log, allowed) = (&self.kernel_log, "an absolute path, or nothing for none");
+        let right = log.as_os_str().is_empty() || log.is_absolute();
+        checks.expect(right, "kernel_log", "is not absolute", log.display(), allowed);
         let right = self.run_as.as_ref().is_none_or(|user| !user.is_empty());
         checks.expect(right, "run_as", "is empty", "", "submitter, a user name, or no such key");
         // The kernel's own limit on pids.
@@ -378,5 +385,8 @@ mod tests {
             ["images_high_percent", "keep_images_hours"]
         );
         assert_eq!(fields("gpu_injection = 'by-magic'"), ["gpu_injection"]);
+        assert_eq!(fields("kernel_log = 'kmsg'"), ["kernel_log"]);
+        assert_eq!(fields("kernel_log = 7"), ["kernel_log"]);
+        parse::<AgentConfig>("a.toml", "kernel_log = ''").unwrap();
     }
 }

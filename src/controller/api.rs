@@ -3,7 +3,7 @@
 use super::core::{Controller, Message, Reply, read};
 use super::holdings::Holdings;
 use super::state::State;
-use super::{explain, logs, node_detail, resolve, views};
+use super::{explain, faults, logs, node_detail, resolve, views};
 use crate::api::ControllerApi;
 use crate::api::controller::{EventFilter, JobFilter, Submit};
 use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
@@ -11,6 +11,7 @@ use crate::domain::command::{
     Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
 };
 use crate::domain::event::Event;
+use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::{JobId, JournalId, NodeName, NodeUid, TaskId};
 use crate::domain::job::Job;
 use crate::domain::node::NodeChange;
@@ -179,6 +180,20 @@ impl ControllerApi for Controller {
             return Ok(views::gpus(&state, known, &holdings));
         }
         Ok(state.nodes.values().flat_map(|node| views::gpus(&state, node, &holdings)).collect())
+    }
+
+    async fn list_faults(&self, _who: &Principal, node: Option<&str>, all: bool) -> Result<Vec<Fault>, Error> {
+        let state = read(&self.shared);
+        let node = node.map(NodeName::from);
+        if let Some(name) = node.as_ref().filter(|name| !state.nodes.contains_key(*name)) {
+            return Err(unknown_node(&state, &name.0));
+        }
+        Ok(faults::list(&state, node.as_ref(), all))
+    }
+
+    async fn clear_fault(&self, who: &Principal, id: FaultId, node: Option<&str>) -> Result<Fault, Error> {
+        operators_only(who, &format!("fault {id}"))?;
+        faults::clear(self, who, id, node.map(NodeName::from).as_ref()).await
     }
 
     async fn watch(&self, who: &Principal, filter: EventFilter) -> Result<Answers<Event>, Error> {

@@ -32,6 +32,7 @@ mod dispatch;
 mod drain;
 pub mod election;
 mod explain;
+mod faults;
 mod forget;
 mod gang;
 mod holdings;

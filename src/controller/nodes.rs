@@ -1,6 +1,7 @@
 //! Nodes: who is there, who is silent, and what should be on them.
 
 use super::apply::{Context, change_run};
+use super::faults;
 use super::holdings;
 use super::lost;
 use super::persist::registration_bytes;
@@ -79,6 +80,8 @@ pub(super) fn register(
     let unchanged = known.is_some_and(|known| known.registration == registration);
     let other_journal = known.is_some_and(|known| known.registration.journal_id != registration.journal_id);
     let samples = known.map_or_else(HashMap::new, |known| known.samples.clone());
+    // Those of another machine are none of this one.
+    let faults = known.map_or_else(Vec::new, |known| known.faults.clone());
     // It is asked for its list, and what it answers tells.
     let unanswered = known.and_then(|known| known.unanswered.clone());
     if news {
@@ -108,6 +111,8 @@ pub(super) fn register(
         samples,
         // The next heartbeat tells.
         progress: HashMap::new(),
+        faults,
+        faults_version: 0,
     };
     state.nodes.insert(name.clone(), node);
     schedule::nodes_changed(state);
@@ -202,9 +207,11 @@ fn rename(state: &mut State, registration: &Registration) -> Result<Option<Stand
 pub(super) fn heartbeat(state: &mut State, heartbeat: Heartbeat, context: &mut Context<'_>) -> HeartbeatReply {
     let term = state.term;
     let Some(name) = state.node_by_uid(&heartbeat.node_uid).map(|(name, _)| name.clone()) else {
-        return HeartbeatReply { term, register_again: true };
+        return HeartbeatReply { term, register_again: true, faults_version: 0 };
     };
-    let Some(node) = state.nodes.get_mut(&name) else { return HeartbeatReply { term, register_again: true } };
+    let Some(node) = state.nodes.get_mut(&name) else {
+        return HeartbeatReply { term, register_again: true, faults_version: 0 };
+    };
     // Not heard since this start, or silent for long: what is on it has to be compared first.
     let register_again = !node.reachable || node.registration.journal_id != heartbeat.journal_id;
     if !register_again {
@@ -212,8 +219,12 @@ pub(super) fn heartbeat(state: &mut State, heartbeat: Heartbeat, context: &mut C
         node.last_heartbeat = Some(context.now);
         node.samples = heartbeat.samples.into_iter().collect();
         node.progress = heartbeat.progress.into_iter().take(MAX_PROGRESS).collect();
+        if let Some(told) = heartbeat.faults {
+            faults::told(state, &name, told, heartbeat.faults_version, context.now);
+        }
     }
-    HeartbeatReply { term, register_again }
+    let faults_version = state.nodes.get(&name).map_or(0, |node| node.faults_version);
+    HeartbeatReply { term, register_again, faults_version }
 }
 
 /// Nodes that have had their time to be heard and were not.

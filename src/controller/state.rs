@@ -5,6 +5,7 @@ use super::deaf::Unanswered;
 use super::placing::Placing;
 use crate::domain::command::Registration;
 use crate::domain::event::Event;
+use crate::domain::fault::Fault;
 use crate::domain::gpu::GpuSample;
 use crate::domain::ids::{Generation, GpuUuid, JobId, NodeName, NodeUid, RunId, TaskId, Term};
 use crate::domain::job::{Job, JobState};
@@ -76,11 +77,13 @@ pub(super) struct Dirty {
     pub(super) nodes: BTreeSet<NodeName>,
     /// Nodes whose standing has changed.
     pub(super) standings: BTreeSet<NodeName>,
+    /// Nodes of whose faults one was opened, has become graver or is over.
+    pub(super) faults: BTreeSet<NodeName>,
     /// On their way to history, which gives them their sequence numbers: see [`super::telling`].
     pub(super) events: Vec<Event>,
 }
 
-/// One node. Only registration and standing are stored; the rest is heard again after a restart.
+/// One node. Only registration, standing and faults are stored; the rest is heard again after a restart.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) registration: Registration,
@@ -97,6 +100,10 @@ pub(super) struct Node {
     pub(super) samples: HashMap<GpuUuid, GpuSample>,
     /// How far tasks are, as of the last heartbeat; gone with a task's next status.
     pub(super) progress: HashMap<TaskId, String>,
+    /// As its agent told them last.
+    pub(super) faults: Vec<Fault>,
+    /// Their version; 0: to be told anew.
+    pub(super) faults_version: u64,
 }
 
 impl Node {

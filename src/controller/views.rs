@@ -1,6 +1,7 @@
 //! The state as callers are shown it.
 
 use super::deaf::Unanswered;
+use super::faults;
 use super::holdings::Holdings;
 use super::state::{Node, State};
 use super::{drain, schedule};
@@ -236,7 +237,8 @@ pub(super) fn gpus(state: &State, node: &Node, holdings: &Holdings) -> Vec<GpuVi
         let sample = node.samples.get(&gpu.uuid).cloned().unwrap_or_default();
         let condition = inventory.gpu_conditions.iter().find(|condition| condition.gpu == gpu.uuid);
         let holder = holdings.gpus.get(&gpu.uuid).map(|task| holder(state, *task));
-        GpuView::of(&node.registration.name.0, gpu, &sample, condition, holder)
+        let faults = faults::of_gpu(&node.faults, gpu.mig_parent.as_ref().unwrap_or(&gpu.uuid));
+        GpuView { faults, ..GpuView::of(&node.registration.name.0, gpu, &sample, condition, holder) }
     };
     inventory.gpus.iter().map(view).collect()
 }

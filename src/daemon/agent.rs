@@ -12,8 +12,11 @@ use crate::domain::ids::{NodeName, NodeUid};
 use crate::gpu::labelled::Labelled;
 use crate::gpu::nvml::{NvmlGpus, NvmlOptions};
 use crate::gpu::{GpuSource, none::NoGpus, sim::SimGpus};
+use crate::host::Boot;
+use crate::kernel_log::KernelLogOptions;
 use crate::rpc;
 use crate::telemetry::clock::SystemClock;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -70,6 +73,7 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
             disk: (config.disk_high_percent < 100)
                 .then(|| DiskMark::of(config.data_dir.clone(), config.disk_high_percent)),
             ignored_processes: IgnoredProcesses::new(config.ignore_processes.iter().cloned()),
+            kernel_log: kernel_log(config)?,
             ..Tuning::default()
         },
     };
@@ -104,6 +108,16 @@ impl AgentService {
         let (running, serving) = tokio::join!(running, serving);
         running.and(serving)
     }
+}
+
+/// Its cursor is beside the journal.
+fn kernel_log(config: &AgentConfig) -> Result<Option<KernelLogOptions>, Error> {
+    if config.kernel_log.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let boot = Boot::read(Path::new("/")).map_err(|error| Error::internal(format!("which boot this is: {error}")))?;
+    let cursor = config.data_dir.join("kernel_log.json");
+    Ok(Some(KernelLogOptions::new(config.kernel_log.clone(), boot.boot_id, cursor)))
 }
 
 /// With port 0 the address is known only after binding.

@@ -1,5 +1,6 @@
 //! What crosses between controller and agents, and how it can be refused.
 
+use super::fault::Fault;
 use super::gpu::GpuSample;
 use super::ids::{Generation, GpuUuid, JournalId, NodeName, NodeUid, TaskId, Term};
 use super::level::Level;
@@ -55,6 +56,10 @@ pub struct Heartbeat {
     pub samples: Vec<(GpuUuid, GpuSample)>,
     /// How far each task's state is, in a line for people, where there is something to tell; of the moment.
     pub progress: Vec<(TaskId, String)>,
+    /// Of the node's faults as they are now; 0 is an agent that tells none.
+    pub faults_version: u64,
+    /// The faults themselves, where the controller has another version.
+    pub faults: Option<Vec<Fault>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +67,8 @@ pub struct HeartbeatReply {
     pub term: Term,
     /// The controller does not know this agent (any more).
     pub register_again: bool,
+    /// Of the node's faults as the controller has them; 0 is none.
+    pub faults_version: u64,
 }
 
 /// A status and its place in the agent's journal.

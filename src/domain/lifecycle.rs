@@ -53,6 +53,9 @@ pub struct TaskRecord {
     /// "Go" was asked of the runtime.
     pub launched: bool,
     pub stop: Option<StopRequest>,
+    /// Faults of the hardware it held, for which it was ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<HardwareEnd>,
     /// The controller wants it gone; removal may still be going on.
     pub release_asked: bool,
     /// Gone, and nothing held. From here on only a higher generation starts anew.
@@ -66,6 +69,15 @@ pub struct StopRequest {
     /// The shortest grace asked so far.
     pub grace_ms: u64,
     pub asked_at: Timestamp,
+}
+
+/// Why a task is ended that did nothing wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HardwareEnd {
+    /// Ids of the faults, in the order they were seen.
+    pub faults: Vec<u64>,
+    /// One sentence for a person, of the first of them.
+    pub reason: String,
 }
 
 /// What happens to a task: commands of the controller, answers of the runtime, and what it does on its own.
@@ -133,6 +145,12 @@ pub enum TaskEvent {
     },
     ReleaseAsked {
         generation: Generation,
+    },
+    /// A GPU that it holds can no longer be used.
+    HardwareFailed {
+        fault: u64,
+        reason: String,
+        grace_ms: u64,
     },
     /// Nothing of the task is left on the machine.
     Removed {
@@ -232,6 +250,7 @@ impl TaskRecord {
             residue: false,
             launched: false,
             stop: None,
+            hardware: None,
             release_asked: false,
             released: false,
             tombstone_until: None,

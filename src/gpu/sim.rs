@@ -131,12 +131,18 @@ fn device(spec: SimSpec, seed: &str, index: u32) -> Gpu {
         model: spec.model.product.to_owned(),
         gpu_type: type_of_model(spec.model.product),
         memory_mb: spec.model.memory_mb,
-        pci: format!("00000000:{:02X}:00.0", 0x0A + index * 0x0D),
+        pci: format!("{:08X}:{:02X}:00.0", domain(seed), 0x0A + index * 0x0D),
         numa_node: Some(layout::numa_node(index, spec.count)),
         mig_parent: None,
         ecc: Some(spec.model.name != "TITANX"),
         ..Gpu::default()
     }
+}
+
+/// A PCI domain of the node's own, of four digits: what is said of one node's device is said of no other's.
+fn domain(seed: &str) -> u16 {
+    let [low, high, ..] = *stable_uuid(seed).as_bytes();
+    u16::from_be_bytes([high, low]).max(1)
 }
 
 /// A UUID from a text: two differently started runs of FNV-1a, 64 bits each.
@@ -234,6 +240,9 @@ mod tests {
         assert_eq!(all.len(), 64);
         let first = all.first().unwrap();
         assert_eq!((first.0.len(), &first.0[..4]), (40, "GPU-"));
+        let places = |seed| node("16xA100", seed).devices.into_iter().map(|gpu| gpu.pci).collect::<BTreeSet<_>>();
+        assert_eq!((places("a").len(), places("a")), (16, places("a")));
+        assert!(places("a").is_disjoint(&places("b")));
     }
 
     #[test]

@@ -91,6 +91,11 @@ impl KernelLog {
         self.entries.recv().await
     }
 
+    /// What has been read already; never waits.
+    pub fn ready(&mut self) -> Option<Entry> {
+        self.entries.try_recv().ok()
+    }
+
     /// Everything up to and with this record has had its effect, gaps included, and needs not be told again.
     pub fn done(&self, sequence: u64) {
         self.cursor.done(sequence);

@@ -9,6 +9,7 @@ use super::stream;
 use crate::api::agent::{AgentApi, NodeInfo, WatchedStatus};
 use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
 use crate::domain::command::{CommandHeader, Error, ErrorKind};
+use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::TaskId;
 use crate::domain::principal::Principal;
 use crate::domain::quantity::MAX_MESSAGE_BYTES;
@@ -138,6 +139,13 @@ impl AgentApi for AgentClient {
         let send = |channel, request| async move { client(channel).logs(request).await };
         let messages = self.wire.open("Logs", OPEN_LIMIT, message, send).await?;
         Ok(stream::answers(&self.wire, "Logs", messages, ()))
+    }
+
+    async fn clear_fault(&self, who: &Principal, id: FaultId) -> Result<Fault, Error> {
+        let message = pb::ClearFaultRequest { principal: Some(who.clone().into()), id: id.0, node: String::new() };
+        let send = |channel, request| async move { client(channel).clear_fault(request).await };
+        let reply = self.wire.call("ClearFault", CALL_LIMIT, message, send).await?;
+        self.wire.parsed("ClearFault", reply.try_into())
     }
 
     async fn exec(&self, who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error> {

@@ -9,6 +9,7 @@ use super::stream::{Replies, log_messages, single};
 use crate::api::agent::{AgentApi, WatchedStatus};
 use crate::api::stream::LogBatch;
 use crate::domain::command::Error;
+use crate::domain::fault::FaultId;
 use crate::domain::task::TaskStatus;
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -132,6 +133,15 @@ impl Agent for AgentService {
             self.api.logs(&who, call.parsed(convert::log_query(request))?).await
         };
         call.stream(answer.await, log_messages)
+    }
+
+    async fn clear_fault(&self, request: Request<pb::ClearFaultRequest>) -> Result<Response<pb::Fault>, Status> {
+        let (call, request) = self.gate.open("ClearFault", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            self.api.clear_fault(&who, FaultId(request.id)).await
+        };
+        call.answer(answer.await)
     }
 
     type ExecStream = exec::Session;

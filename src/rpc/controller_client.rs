@@ -13,6 +13,7 @@ use crate::domain::command::{
     Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
 };
 use crate::domain::event::Event;
+use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::{JournalId, NodeUid, TaskId};
 use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
@@ -191,6 +192,19 @@ impl ControllerApi for ControllerClient {
         let message = pb::ListGpusRequest { principal: Some(who.clone().into()), node };
         let parse = |reply: pb::ListGpusReply| each(reply.gpus, "gpus");
         self.call("ListGpus", message, |mut c, r| async move { c.list_gpus(r).await }, parse).await
+    }
+
+    async fn list_faults(&self, who: &Principal, node: Option<&str>, all: bool) -> Result<Vec<Fault>, Error> {
+        let node = node.unwrap_or_default().to_owned();
+        let message = pb::ListFaultsRequest { principal: Some(who.clone().into()), node, all };
+        let parse = |reply: pb::FaultList| Ok(convert::fault::parsed(reply));
+        self.call("ListFaults", message, |mut c, r| async move { c.list_faults(r).await }, parse).await
+    }
+
+    async fn clear_fault(&self, who: &Principal, id: FaultId, node: Option<&str>) -> Result<Fault, Error> {
+        let node = node.unwrap_or_default().to_owned();
+        let message = pb::ClearFaultRequest { principal: Some(who.clone().into()), id: id.0, node };
+        self.call("ClearFault", message, |mut c, r| async move { c.clear_fault(r).await }, Fault::try_from).await
     }
 
     async fn watch(&self, who: &Principal, filter: EventFilter) -> Result<Answers<Event>, Error> {

@@ -10,6 +10,7 @@ use crate::api::controller::{ControllerApi, Submit};
 use crate::api::stream::LogBatch;
 use crate::domain::command::{Error, Registration};
 use crate::domain::event::Event;
+use crate::domain::fault::FaultId;
 use async_trait::async_trait;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
@@ -148,6 +149,26 @@ impl Controller for ControllerService {
             Ok(pb::ListGpusReply { gpus: gpus.into_iter().map(Into::into).collect() })
         };
         call.reply(answer.await)
+    }
+
+    async fn list_faults(&self, request: Request<pb::ListFaultsRequest>) -> Result<Response<pb::FaultList>, Status> {
+        let (call, request) = self.gate.open("ListFaults", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            let node = call.parsed(maybe(request.node, "node", MAX_WORD_BYTES))?;
+            Ok(convert::fault::list(self.api.list_faults(&who, node.as_deref(), request.all).await?))
+        };
+        call.reply(answer.await)
+    }
+
+    async fn clear_fault(&self, request: Request<pb::ClearFaultRequest>) -> Result<Response<pb::Fault>, Status> {
+        let (call, request) = self.gate.open("ClearFault", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            let node = call.parsed(maybe(request.node, "node", MAX_WORD_BYTES))?;
+            self.api.clear_fault(&who, FaultId(request.id), node.as_deref()).await
+        };
+        call.answer(answer.await)
     }
 
     type WatchStream = Replies<Event, pb::WatchReply>;

@@ -146,6 +146,8 @@ fn keep_alive(runtime: &tokio::runtime::Runtime, cluster: &Cluster, name: &'stat
                 journal_id: JournalId(format!("journal-{name}")),
                 samples: Vec::new(),
                 progress: Vec::new(),
+                faults_version: 0,
+                faults: None,
             };
             match client.heartbeat(&agent_principal(name), heartbeat).await {
                 Ok(reply) if reply.register_again => drop(join(&client, name, &address).await),

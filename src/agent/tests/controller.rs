@@ -150,7 +150,11 @@ impl ControllerApi for Scripted {
         self.with(|seen| {
             seen.progress = heartbeat.progress;
             seen.heartbeats += 1;
-            Ok(HeartbeatReply { term: seen.term, register_again: seen.forgets })
+            Ok(HeartbeatReply {
+                term: seen.term,
+                register_again: seen.forgets,
+                faults_version: heartbeat.faults_version,
+            })
         })
     }
 

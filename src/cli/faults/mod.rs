@@ -1,7 +1,10 @@
-//! `wharf faults scan`: a kernel log, and the faults in it.
+//! `wharf faults`: what nodes have told; `wharf faults scan`: a kernel log, and the faults in it.
 
 mod lines;
+mod listed;
 mod text;
+
+pub use listed::{clear, list};
 
 use super::args::TableArgs;
 use super::context::Context;

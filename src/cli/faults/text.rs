@@ -64,7 +64,7 @@ pub fn remarks(scan: &Scan) -> Vec<String> {
 }
 
 /// The day and time it was first seen, or the time since the boot.
-fn when(fault: &Fault) -> String {
+pub fn when(fault: &Fault) -> String {
     if let Some(time) = fault.first_seen {
         return time.to_rfc3339().get(5..19).map(|time| time.replace('T', " ")).unwrap_or_default();
     }
@@ -72,7 +72,7 @@ fn when(fault: &Fault) -> String {
     fault.first_seen_boot_us.map_or_else(|| "-".to_owned(), seconds)
 }
 
-fn place(fault: &Fault) -> String {
+pub fn place(fault: &Fault) -> String {
     let subject = &fault.subject;
     let mut place = match (subject.pci, &subject.device) {
         // As the driver writes it: GPUs and switches have one function.
@@ -93,7 +93,7 @@ fn place(fault: &Fault) -> String {
     place
 }
 
-fn what(fault: &Fault) -> String {
+pub fn what(fault: &Fault) -> String {
     match (fault.kind, fault.code) {
         (FaultKind::Xid, Some(code)) => format!("Xid {code}"),
         (FaultKind::Sxid, Some(code)) => format!("SXid {code}"),

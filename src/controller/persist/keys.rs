@@ -30,6 +30,10 @@ pub(super) fn key_of_standing(name: &NodeName) -> String {
     format!("standing/{name}")
 }
 
+pub(super) fn key_of_faults(name: &NodeName) -> String {
+    format!("faults/{name}")
+}
+
 /// Everything that the store has of a job, in the order to delete it: what makes it known goes last, so that a
 /// deletion cut short is taken up again.
 pub(in crate::controller) fn keys_of_job(job: &Job) -> Vec<String> {

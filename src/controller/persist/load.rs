@@ -4,6 +4,7 @@ use super::super::state::{Dirty, Node, State};
 use super::keys::{corrupt, file_key, number_in};
 use super::record::{StoredNode, StoredSeat, StoredTask, decode, loaded_task};
 use crate::domain::command::Error;
+use crate::domain::fault::Fault;
 use crate::domain::ids::{Generation, JobId, RunId, Term};
 use crate::domain::job::Job;
 use crate::domain::node::Standing;
@@ -32,9 +33,15 @@ pub(in crate::controller) async fn load(store: &dyn Store, cluster_id: String, t
     for (key, value) in scan(store, "standing/").await? {
         standings.insert(key.trim_start_matches("standing/").to_owned(), decode(&key, &value)?);
     }
+    let mut faults: HashMap<String, Vec<Fault>> = HashMap::new();
+    for (key, value) in scan(store, "faults/").await? {
+        faults.insert(key.trim_start_matches("faults/").to_owned(), decode(&key, &value)?);
+    }
     for (key, value) in scan(store, "node/").await? {
         let registration = decode::<StoredNode>(&key, &value)?.registration();
         let node = Node {
+            faults: faults.remove(&registration.name.0).unwrap_or_default(),
+            faults_version: 0,
             standing: standings.remove(&registration.name.0).unwrap_or_default(),
             registration,
             renewed: None,

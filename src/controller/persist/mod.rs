@@ -13,6 +13,7 @@
 //! | `plan/ID/GENERATION/CHUNK` | pieces of the seats of one generation |
 //! | `task/ID/GENERATION/ROLE/INDEX` | what is known of a task beyond its seat |
 //! | `node/NAME` | the last registration |
+//! | `faults/NAME` | the faults that the node has told, where there are any |
 //! | `standing/NAME` | what operators want of the node, where that is anything: [`Standing`](crate::domain::node::Standing) |
 //!
 //! A gang bigger than one transaction is written in chunks under its new generation, which nothing refers to

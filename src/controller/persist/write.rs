@@ -2,8 +2,8 @@
 
 use super::super::state::{Dirty, State};
 use super::keys::{
-    LAST_EVENTS, LEVEL, MOVED, TRANSFER, file_key, job_key, key_of_node, key_of_standing, plan_key, run_key,
-    spec_key, task_key,
+    LAST_EVENTS, LEVEL, MOVED, TRANSFER, file_key, job_key, key_of_faults, key_of_node, key_of_standing, plan_key,
+    run_key, spec_key, task_key,
 };
 use super::record::{StoredNode, StoredSeat, StoredTask, json, stored_task};
 use crate::domain::ids::{JobId, Term};
@@ -85,6 +85,16 @@ impl Writes {
                 Some(node) => put(key, json(&StoredNode::of(&node.registration))),
                 None => Op::Delete { key },
             }]);
+        }
+        for name in dirty.faults.union(&dirty.nodes) {
+            let (key, node) = (key_of_faults(name), state.nodes.get(name));
+            let unchanged = node.is_some() && !dirty.faults.contains(name);
+            writes.units.extend((!unchanged).then(|| {
+                vec![match node.map(|node| &node.faults).filter(|faults| !faults.is_empty()) {
+                    Some(faults) => put(key, json(faults)),
+                    None => Op::Delete { key },
+                }]
+            }));
         }
         for name in &dirty.standings {
             let (key, node) = (key_of_standing(name), state.nodes.get(name));

@@ -347,7 +347,9 @@ async fn talk(agent: Arc<Agent>, mut current: watch::Receiver<Controller>) {
 async fn say(agent: &Agent, controller: &Controller) -> bool {
     let (me, uid, journal) = (node_agent(), agent.uid.lock().unwrap().clone(), JournalId::from("journal"));
     let progress = agent.see(|inner| inner.progress.clone());
-    let heartbeat = Heartbeat { node_uid: uid.clone(), journal_id: journal.clone(), samples: Vec::new(), progress };
+    let (node_uid, journal_id) = (uid.clone(), journal.clone());
+    let heartbeat =
+        Heartbeat { node_uid, journal_id, samples: Vec::new(), progress, faults_version: 0, faults: None };
     let known = controller.heartbeat(&me, heartbeat).await.is_ok_and(|reply| !reply.register_again);
     // It may have fallen silent while it was answered.
     let reports = if agent.see(|inner| inner.script.silent) { Vec::new() } else { agent.reports() };

@@ -263,6 +263,8 @@ fn a_list_of_nodes_and_a_tick_of_drains_walk_over_the_runs_as_often_for_many_nod
                 unanswered: None,
                 samples: HashMap::new(),
                 progress: HashMap::new(),
+                faults: Vec::new(),
+                faults_version: 0,
             };
             state.nodes.insert(NodeName(name), node);
         }

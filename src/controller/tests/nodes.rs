@@ -66,6 +66,8 @@ async fn an_unknown_node_is_asked_to_register() {
         journal_id: JournalId::from(journal),
         samples: Vec::new(),
         progress: Vec::new(),
+        faults_version: 0,
+        faults: None,
     };
     let reply = cluster.controller.heartbeat(&node_agent(), beat("nobody", "journal")).await.unwrap();
     assert!(reply.register_again);

@@ -27,6 +27,8 @@ pub struct Findings {
     pub present: Vec<GpuUuid>,
     /// Why the driver does not answer, where it does not.
     pub unanswered: Option<String>,
+    /// Faults that take a device out of use: for each one sentence.
+    pub faults: BTreeMap<GpuUuid, String>,
 }
 
 /// What stands against each of `gpus`, at most one thing each. `held`: a task has it.
@@ -58,6 +60,9 @@ fn trouble(gpu: &Gpu, found: &Findings) -> Option<(GpuState, String)> {
     }
     if !found.present.contains(&gpu.uuid) {
         return Some((GpuState::Lost, format!("the driver does not show it any more; it was at {}", gpu.pci)));
+    }
+    if let Some(why) = found.faults.get(&gpu.uuid) {
+        return Some((GpuState::Faulty, why.clone()));
     }
     match found.samples.get(&gpu.uuid).map(|sample| &sample.health) {
         // Nobody could check who is on it, and no container could be given it.

@@ -36,12 +36,21 @@ pub(super) fn note(task: &mut TaskRecord, notices: Vec<String>) {
 
 /// Sets the terminal state. What is held stays held until release; if release was asked before, removal follows.
 pub(super) fn end(task: &mut TaskRecord, at: Timestamp, mut exit: Exit) -> Vec<Effect> {
+    exit = of_hardware(task, exit);
     bound(&mut exit.reason);
     task.state = TaskState::of_exit(&exit);
     task.ended_at = Some(at);
     task.held_until = None;
     task.exit = Some(exit);
     if task.release_asked && task.residue { vec![Effect::Remove] } else { Vec::new() }
+}
+
+/// The end of a task whose hardware failed is the hardware's, unless its command came to its own end before.
+fn of_hardware(task: &TaskRecord, exit: Exit) -> Exit {
+    let Some(hardware) = task.hardware.as_ref().filter(|_| exit.class != ExitClass::Success) else { return exit };
+    let mut faults = hardware.faults.clone();
+    faults.extend(exit.faults.iter().filter(|fault| !hardware.faults.contains(fault)));
+    Exit { class: ExitClass::Hardware, reason: hardware.reason.clone(), faults, ..exit }
 }
 
 pub(super) fn stopped(reason: &str) -> Exit {

@@ -2,7 +2,7 @@
 //! changes nothing.
 
 use super::end::{end, failed, note, stopped};
-use super::{Effect, Found, Refusal, StopRequest, TOMBSTONE, TaskEvent, TaskRecord};
+use super::{Effect, Found, HardwareEnd, Refusal, StopRequest, TOMBSTONE, TaskEvent, TaskRecord};
 use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::ids::Generation;
 use crate::domain::task::{TaskSpec, TaskState};
@@ -232,6 +232,9 @@ fn observe(task: &mut TaskRecord, fact: TaskEvent, now: Timestamp) -> Vec<Effect
         (TaskEvent::PortsLost { error, busy_ports }, TaskState::Ready) if !task.launched => {
             end_and_kill(task, now, Exit { busy_ports, ..failed(false, error) })
         }
+        (TaskEvent::HardwareFailed { fault, reason, grace_ms }, _) => {
+            hardware_failed(task, fault, reason, grace_ms, now)
+        }
         (TaskEvent::Held { until, why }, TaskState::Running) => {
             task.held_until = Some(until);
             note(task, vec![why]);
@@ -266,6 +269,19 @@ fn observe(task: &mut TaskRecord, fact: TaskEvent, now: Timestamp) -> Vec<Effect
         (TaskEvent::AgentRestarted { found }, _) => adopt(task, found, now),
         _ => Vec::new(),
     }
+}
+
+/// Whatever it does on a GPU that is gone is of no use. A stop that somebody else asked for stays theirs.
+fn hardware_failed(task: &mut TaskRecord, fault: u64, reason: String, grace_ms: u64, now: Timestamp) -> Vec<Effect> {
+    if task.state.is_terminal() || !task.holding || (task.stop.is_some() && task.hardware.is_none()) {
+        return Vec::new();
+    }
+    let hardware = task.hardware.get_or_insert_with(|| HardwareEnd { faults: Vec::new(), reason });
+    if hardware.faults.contains(&fault) || hardware.faults.len() >= MAX_FAULTS {
+        return Vec::new();
+    }
+    hardware.faults.push(fault);
+    if hardware.faults.len() > 1 { Vec::new() } else { begin_stop(task, grace_ms, now) }
 }
 
 fn adopt(task: &mut TaskRecord, found: Found, now: Timestamp) -> Vec<Effect> {
@@ -315,6 +331,9 @@ fn adopt(task: &mut TaskRecord, found: Found, now: Timestamp) -> Vec<Effect> {
         _ => Vec::new(),
     }
 }
+
+/// Faults that an end names.
+const MAX_FAULTS: usize = 16;
 
 /// For an end decided here while something may still be there.
 fn end_and_kill(task: &mut TaskRecord, now: Timestamp, exit: Exit) -> Vec<Effect> {

@@ -5,6 +5,7 @@
 mod command;
 mod container;
 mod exec;
+pub(super) mod fault;
 mod gpu;
 mod job;
 mod logs;

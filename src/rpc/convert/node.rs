@@ -1,8 +1,8 @@
 //! Nodes: as they introduce themselves, as they report, as operators see them.
 
 use super::{
-    MAX_LINE_BYTES, MAX_SENTENCE_BYTES, MAX_WORD_BYTES, Parsed, each, filled, inner, nanos, optional, optional_text,
-    task_id, text, texts, time,
+    MAX_LINE_BYTES, MAX_SENTENCE_BYTES, MAX_WORD_BYTES, Parsed, each, fault, filled, inner, nanos, optional,
+    optional_text, task_id, text, texts, time,
 };
 use crate::api::agent::{NodeInfo, WatchedStatus};
 use crate::domain::command::{Heartbeat, HeartbeatReply, Registered, Registration, Violation};
@@ -255,7 +255,7 @@ impl TryFrom<pb::RegisterReply> for Registered {
 
 /// The request that keeps a node alive.
 pub(in crate::rpc) fn heartbeat_request(who: Principal, heartbeat: Heartbeat) -> pb::HeartbeatRequest {
-    let Heartbeat { node_uid, journal_id, samples, progress } = heartbeat;
+    let Heartbeat { node_uid, journal_id, samples, progress, faults_version, faults } = heartbeat;
     let told = |(task, text): (TaskId, String)| pb::TaskProgress { task: task.to_string(), text };
     pb::HeartbeatRequest {
         principal: Some(who.into()),
@@ -263,6 +263,8 @@ pub(in crate::rpc) fn heartbeat_request(who: Principal, heartbeat: Heartbeat) ->
         journal_id: journal_id.0,
         samples: samples.into_iter().map(Into::into).collect(),
         progress: progress.into_iter().map(told).collect(),
+        faults_version,
+        faults: faults.map(fault::list),
     }
 }
 
@@ -281,13 +283,14 @@ impl TryFrom<pb::HeartbeatRequest> for Heartbeat {
         };
         let progress = std::mem::take(&mut wire.progress).into_iter().enumerate().map(told).collect::<Parsed<_>>()?;
         let (node_uid, journal_id) = journal(wire.node_uid, wire.journal_id)?;
-        Ok(Self { node_uid, journal_id, samples, progress })
+        let faults = wire.faults.map(fault::parsed);
+        Ok(Self { node_uid, journal_id, samples, progress, faults_version: wire.faults_version, faults })
     }
 }
 
 impl From<HeartbeatReply> for pb::HeartbeatReply {
-    fn from(HeartbeatReply { term, register_again }: HeartbeatReply) -> Self {
-        Self { term: term.0, register_again }
+    fn from(HeartbeatReply { term, register_again, faults_version }: HeartbeatReply) -> Self {
+        Self { term: term.0, register_again, faults_version }
     }
 }
 
@@ -295,6 +298,7 @@ impl TryFrom<pb::HeartbeatReply> for HeartbeatReply {
     type Error = Violation;
 
     fn try_from(wire: pb::HeartbeatReply) -> Parsed<Self> {
-        Ok(Self { term: Term(wire.term), register_again: wire.register_again })
+        let faults_version = wire.faults_version;
+        Ok(Self { term: Term(wire.term), register_again: wire.register_again, faults_version })
     }
 }

@@ -76,7 +76,7 @@ async fn what_agents_say_arrives_whole() {
         let registered = Registered { cluster_id: "c-1".into(), term: Term(5), heartbeat_ms: 2000, level: Level(4) };
         assert_eq!(client.register(&who, samples::registration()).await.unwrap(), registered);
         assert_eq!(controller.0.last(), Notes::form("register", &who, &samples::registration()));
-        let reply = HeartbeatReply { term: Term(5), register_again: true };
+        let reply = HeartbeatReply { term: Term(5), register_again: true, faults_version: 9 };
         assert_eq!(client.heartbeat(&who, samples::heartbeat()).await.unwrap(), reply);
         assert_eq!(controller.0.last(), Notes::form("heartbeat", &who, &samples::heartbeat()));
         let statuses = vec![SequencedStatus { sequence: 77, status: samples::status(3) }];

@@ -301,7 +301,7 @@ impl ControllerApi for FakeController {
 
     async fn heartbeat(&self, who: &Principal, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
         self.0.note("heartbeat", who, &heartbeat)?;
-        Ok(HeartbeatReply { term: Term(5), register_again: true })
+        Ok(HeartbeatReply { term: Term(5), register_again: true, faults_version: 9 })
     }
 
     async fn report(

@@ -7,11 +7,12 @@ use crate::domain::command::{Heartbeat, Registration};
 use crate::domain::container::{ContainerSpec, JobFiles, Network, PullPolicy, Ulimit};
 use crate::domain::event::Event;
 use crate::domain::exit::{Exit, ExitClass};
+use crate::domain::fault::{Action, Fault, FaultId, FaultKind, FaultState, Part, Subject, Verdict};
 use crate::domain::gpu::condition::GpuCondition;
 use crate::domain::gpu::{
     DriverState, Gpu, GpuDriver, GpuHealth, GpuSample, GpuState, Link, LinkKind, MigSlice, Topology,
 };
-use crate::domain::ids::{Generation, GpuUuid, Term};
+use crate::domain::ids::{Generation, GpuUuid, JobId, Term};
 use crate::domain::level::Level;
 use crate::domain::task::{AssignedPorts, Inventory, TaskSpec, TaskState, TaskStatus};
 use crate::domain::time::Timestamp;
@@ -385,5 +386,42 @@ pub(super) fn heartbeat() -> Heartbeat {
         journal_id: "j-1".into(),
         samples: vec![("GPU-0".into(), sample), ("GPU-1".into(), GpuSample::default()), ("GPU-2".into(), faulty)],
         progress: vec![("7.9.0.3".parse().unwrap(), "pulling x: 3 of 7 layers".into())],
+        faults_version: 9,
+        faults: Some(vec![fault()]),
+    }
+}
+
+/// Nothing of it is as it is where it is not known.
+pub(super) fn fault() -> Fault {
+    Fault {
+        id: FaultId(1_234_560_001),
+        kind: FaultKind::Xid,
+        code: Some(74),
+        node: Some("n".into()),
+        subject: Subject {
+            part: Part::Link,
+            gpu: Some("GPU-0".into()),
+            pci: Some("0000:9b:00".parse().unwrap()),
+            gpu_instance: Some(1),
+            compute_instance: Some(2),
+            link: Some(3),
+            device: Some("nvidia-nvswitch0".into()),
+        },
+        pid: Some(4),
+        process: Some("python".into()),
+        verdict: Verdict::Link,
+        action: Action::ResetGpu,
+        by_driver: true,
+        reason: "a link".into(),
+        count: 5,
+        related: 6,
+        first_seen: Some(Timestamp(7)),
+        last_seen: Some(Timestamp(8)),
+        first_seen_boot_us: Some(9),
+        last_seen_boot_us: Some(10),
+        state: FaultState::Cleared,
+        evidence: vec!["a line".into()],
+        task: Some("7.9.0.3".parse().unwrap()),
+        job: Some(JobId(7)),
     }
 }

@@ -223,7 +223,7 @@ impl Fleet {
         let settings = format!(
             "data_dir = '{}'\nrun_dir = '{}'\nname = 'n{i}'\ncontroller = [{controllers}]\nlisten = '{listen}'\n\
              insecure = {}\ntask_ip = '{task_ip}'\ngpus = 'sim:4xH100'\ncpus = 64\nmemory_mb = 400000\n\
-             ports = '{}-{}'\ndisk_high_percent = 100\n{runtime}[labels]\nkind = '{}'\n",
+             ports = '{}-{}'\nkernel_log = ''\ndisk_high_percent = 100\n{runtime}[labels]\nkind = '{}'\n",
             data_dir.display(),
             self.path(&format!("r{i}")).display(),
             self.net.is_some(),

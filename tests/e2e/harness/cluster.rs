@@ -183,9 +183,11 @@ impl Cluster {
                 Some(_) => format!("'{}:7601'\ninsecure = true", Net::node_ip(i)),
                 None => format!("'unix:{folder}/a{i}.sock'\ntask_ip = '127.0.1.{}'", i + 1),
             };
+            // The machine's own log is everybody's: only a test that asks for it hears it.
+            let log = if node.more.contains("kernel_log") { "" } else { "kernel_log = ''\n" };
             let agent = format!(
                 "data_dir = '{folder}/a{i}'\nrun_dir = '{folder}/r{i}'\nname = '{}'\ncontroller = [{controllers}]\n\
-                 listen = {listen}\ngpus = '{}'\nruntime = '{}'\ncpus = {}\nmemory_mb = {}\nports = '{}-{}'\n{}\n",
+                 listen = {listen}\ngpus = '{}'\nruntime = '{}'\ncpus = {}\nmemory_mb = {}\nports = '{}-{}'\n{log}{}\n",
                 node.name, node.gpus, node.runtime, node.cpus, node.memory_mb, ports.first, ports.last, node.more,
             );
             fs::write(self.path(&format!("agent{i}.toml")), agent).expect("the folder is ours");

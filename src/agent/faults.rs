@@ -1,0 +1,167 @@
+//! The faults of this node: counted, put to who had the part at that moment, acted on, kept over restarts.
+//!
+//! The journal has the faults and the first record of the kernel's log that is not counted in them; so a record that is
+//! told again after a restart counts once.
+
+mod attribution;
+mod kept;
+mod over;
+
+pub use kept::{FaultBook, Former, KeptFaults};
+
+use super::actor::Actor;
+use super::health::KernelBatch;
+use super::journal;
+use crate::domain::command::{Error, ErrorKind};
+use crate::domain::fault::{Action, Fault, FaultId, FaultKind, FaultState};
+use crate::domain::ids::GpuUuid;
+use crate::domain::lifecycle::TaskEvent;
+use crate::domain::principal::{Principal, Role};
+use crate::domain::quantity::DEFAULT_GRACE_MS;
+use crate::health::{Change, Heard};
+use std::collections::{BTreeMap, BTreeSet};
+use tracing::{info, warn};
+
+impl Actor {
+    /// Counts what the kernel said.
+    pub(super) fn kernel_said(&mut self, batch: KernelBatch) {
+        let KernelBatch { heard, next, reply } = batch;
+        let mut changed = BTreeSet::new();
+        for (sequence, heard) in heard {
+            if sequence < self.fault_book.next_record {
+                continue;
+            }
+            match heard {
+                Heard::Observation(mut observation) => {
+                    observation.node = Some(self.facts.name.clone());
+                    self.attribute(&mut observation);
+                    let changes = self.fault_book.faults.observe(*observation);
+                    changed.extend(self.note_changes(changes));
+                }
+                Heard::Identity { pci, uuid } => self.fault_book.faults.identify(pci, uuid),
+                Heard::Suppressed { .. } | Heard::Nothing => {}
+            }
+        }
+        self.fault_book.next_record = self.fault_book.next_record.max(next);
+        self.act_on(&changed);
+        self.fault_book.tell_if_saved();
+        // Whoever reads has gone where nobody waits.
+        let _ = reply.send(());
+    }
+
+    /// An operator says that it is over.
+    pub(super) fn clear_fault(&mut self, who: &Principal, id: FaultId) -> Result<Fault, Error> {
+        if !who.roles.iter().any(|role| matches!(role, Role::Operator | Role::Admin)) {
+            let message = format!("fault {id}: only an operator or an admin may clear it, not {}", who.user);
+            return Err(Error::new(ErrorKind::NotAllowed, message));
+        }
+        if self.fault_book.faults.get(id).is_none() {
+            return Err(Error::not_found(format!("fault {id}: node {} does not know it", self.facts.name)));
+        }
+        let changes: Vec<Change> = self.fault_book.faults.clear(id).into_iter().collect();
+        if !changes.is_empty() {
+            info!(node = %self.facts.name, fault = id.0, by = who.user, "an operator has cleared a fault");
+        }
+        self.changed(changes);
+        let fault = self.fault_book.faults.get(id).cloned();
+        fault.ok_or_else(|| Error::internal(format!("fault {id}: it is gone")))
+    }
+
+    /// What follows from changes that no batch made.
+    pub(super) fn changed(&mut self, changes: Vec<Change>) {
+        let changed = self.note_changes(changes);
+        self.act_on(&changed);
+    }
+
+    /// Writes down what has changed; the ids of what is still kept.
+    fn note_changes(&mut self, changes: Vec<Change>) -> BTreeSet<FaultId> {
+        let mut changed = BTreeSet::new();
+        for change in changes {
+            match &change {
+                Change::Opened(id) => self.say(*id, "a fault was seen"),
+                Change::Raised(id) => self.say(*id, "a fault is graver than it seemed"),
+                Change::Cleared(id) => self.say(*id, "a fault is over"),
+                Change::Again(_) => {}
+                Change::Dropped(fault) => self.writer.forget_key(journal::fault_key(fault.id)),
+            }
+            match change {
+                Change::Opened(id) | Change::Again(id) | Change::Raised(id) | Change::Cleared(id) => {
+                    changed.insert(id);
+                }
+                Change::Dropped(_) => {}
+            }
+            self.fault_book.version += 1;
+        }
+        changed
+    }
+
+    fn act_on(&mut self, changed: &BTreeSet<FaultId>) {
+        if changed.is_empty() {
+            return;
+        }
+        for id in changed {
+            if let Some(fault) = self.fault_book.faults.get(*id) {
+                self.writer.put_key(journal::fault_key(*id), journal::fault_value(fault));
+            }
+        }
+        self.writer.put_key(journal::FAULTS.to_owned(), self.fault_book.header());
+        self.fault_book.is_unsaved = true;
+        let before = self.inventory.gpu_conditions.clone();
+        self.judge_gpus();
+        if self.inventory.gpu_conditions != before {
+            self.hint.send_modify(|hint| hint.register += 1);
+        }
+        changed.iter().for_each(|id| self.end_whom_it_hits(*id));
+    }
+
+    /// Tasks that hold a GPU which is out of use end.
+    fn end_whom_it_hits(&mut self, id: FaultId) {
+        let Some(fault) = self.fault_book.faults.get(id).filter(|fault| fault.takes_out_of_use()) else { return };
+        let Some(gpu) = fault.subject.gpu.clone() else { return };
+        let (instance, at, reason) = (fault.subject.gpu_instance, fault.last_seen, sentence(fault));
+        for task in self.holders(&gpu, instance, at) {
+            let (fault, reason) = (id.0, reason.clone());
+            self.observe(task, TaskEvent::HardwareFailed { fault, reason, grace_ms: DEFAULT_GRACE_MS });
+        }
+    }
+
+    /// The GPUs that faults take out of use, and why.
+    pub(super) fn faulty_gpus(&self) -> BTreeMap<GpuUuid, String> {
+        let mut faulty = BTreeMap::new();
+        for fault in self.fault_book.faults.iter().filter(|fault| fault.takes_out_of_use()) {
+            if let Some(gpu) = &fault.subject.gpu {
+                faulty.entry(gpu.clone()).or_insert_with(|| sentence(fault));
+            }
+        }
+        faulty
+    }
+
+    fn say(&self, id: FaultId, what: &str) {
+        let Some(fault) = self.fault_book.faults.get(id) else { return };
+        let (node, reason, task) = (&self.facts.name, sentence(fault), fault.task.map(|task| task.to_string()));
+        if fault.takes_out_of_use() {
+            warn!(%node, fault = id.0, task, reason, "{what}");
+        } else {
+            info!(%node, fault = id.0, task, reason, "{what}");
+        }
+    }
+}
+
+/// What it is and what to do, for a person.
+fn sentence(fault: &Fault) -> String {
+    let what = match (fault.kind, fault.code) {
+        (FaultKind::Xid, Some(code)) => format!("Xid {code}"),
+        (FaultKind::Sxid, Some(code)) => format!("SXid {code}"),
+        (kind, _) => kind.to_string(),
+    };
+    let place = fault.subject.pci.map_or_else(String::new, |pci| format!(" at {pci}"));
+    let id = fault.id;
+    let to_do = match fault.action {
+        _ if fault.state == FaultState::Cleared => String::new(),
+        Action::None | Action::RestartApp => String::new(),
+        Action::ResetGpu => format!(" Reset the GPU, then say 'wharf fault clear {id}'."),
+        Action::Reboot => " Reboot the machine.".to_owned(),
+        Action::Inspect => format!(" Have it inspected, then say 'wharf fault clear {id}'."),
+    };
+    format!("fault {id}, {what}{place}: {}{to_do}", fault.reason)
+}

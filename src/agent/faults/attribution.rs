@@ -1,0 +1,99 @@
+//! Whom a fault hit: by the GPU and the allocation at that moment.
+
+use super::super::actor::Actor;
+use super::sentence;
+use crate::domain::exit::{Exit, ExitClass};
+use crate::domain::fault::{Action, Fault, Verdict};
+use crate::domain::gpu::Gpu;
+use crate::domain::ids::{GpuUuid, TaskId};
+use crate::domain::time::Timestamp;
+use crate::health::Observation;
+use std::time::Duration;
+
+/// Between a fault and a crash that it explains.
+const WINDOW: Duration = Duration::from_secs(10);
+/// The kernel's clock and the machine's may be so far apart.
+const SLACK: Duration = Duration::from_secs(5);
+
+impl Actor {
+    /// Adds what only the node knows: which GPU is there, and who had it.
+    pub(super) fn attribute(&self, observation: &mut Observation) {
+        let subject = &mut observation.subject;
+        if subject.gpu.is_none()
+            && let Some(pci) = subject.pci
+        {
+            let here = |gpu: &&Gpu| gpu.mig_parent.is_none() && gpu.pci.parse() == Ok(pci);
+            subject.gpu = self.inventory.gpus.iter().find(here).map(|gpu| gpu.uuid.clone());
+        }
+        let (Some(gpu), at) = (&subject.gpu, observation.seen.time) else { return };
+        let now = self.holders(gpu, subject.gpu_instance, at).first().copied();
+        let task = now.or_else(|| self.former_holder(gpu, subject.gpu_instance, at?));
+        observation.task = task;
+        observation.job = task.map(|task| task.job);
+    }
+
+    /// The tasks that hold the device or a slice of it, and had it at that time.
+    pub(super) fn holders(&self, gpu: &GpuUuid, instance: Option<u32>, at: Option<Timestamp>) -> Vec<TaskId> {
+        let had = |task: &TaskId| {
+            let started = self.entries.get(task).and_then(|entry| entry.record.started_at);
+            started.zip(at).is_none_or(|(started, at)| started <= at.plus(SLACK))
+        };
+        let devices = self.devices_of(gpu, instance);
+        let mut holders: Vec<TaskId> =
+            devices.iter().filter_map(|device| self.ledger.holder_of_gpu(device)).filter(had).collect();
+        holders.dedup();
+        holders
+    }
+
+    fn former_holder(&self, gpu: &GpuUuid, instance: Option<u32>, at: Timestamp) -> Option<TaskId> {
+        let devices = self.devices_of(gpu, instance);
+        let mut former = self.fault_book.former.iter().rev();
+        let had = former.find(|former| {
+            let began = former.from.is_none_or(|from| from <= at.plus(SLACK));
+            devices.contains(&former.gpu) && began && at <= former.until.plus(WINDOW)
+        });
+        had.map(|former| former.task)
+    }
+
+    /// The device and its slices; of one instance only that one's.
+    fn devices_of(&self, gpu: &GpuUuid, instance: Option<u32>) -> Vec<GpuUuid> {
+        let slices = self.inventory.gpus.iter().filter(|other| other.mig_parent.as_ref() == Some(gpu));
+        let meant = slices.filter(|slice| {
+            instance.is_none_or(|instance| slice.mig.as_ref().is_some_and(|mig| mig.gpu_instance == instance))
+        });
+        std::iter::once(gpu).chain(meant.map(|slice| &slice.uuid)).cloned().collect()
+    }
+
+    /// Whether a fault may yet be heard that explains this end: the kernel's word and the command's end race.
+    pub(in crate::agent) fn may_be_explained(&self, id: TaskId, exit: &Exit) -> bool {
+        let Some(entry) = self.entries.get(&id) else { return false };
+        let had_gpus = entry.record.spec.as_ref().is_some_and(|spec| !spec.gpus.is_empty());
+        let unclear = entry.record.stop.is_none() && entry.record.exit.is_none();
+        had_gpus && unclear && is_crash(exit) && self.fault_book.listening_since.is_some()
+    }
+
+    /// Puts an end to the faults around it: a crash beside a failure of its hardware is the hardware's, and what its own
+    /// program did is evidence.
+    pub(in crate::agent) fn explain_by_faults(&self, id: TaskId, at: Timestamp, mut exit: Exit) -> Exit {
+        if !is_crash(&exit) {
+            return exit;
+        }
+        let near = |fault: &&Fault| {
+            let around = |seen: Timestamp| seen.since(at) <= WINDOW && at.since(seen) <= WINDOW;
+            fault.task == Some(id) && fault.last_seen.is_some_and(around) && fault.verdict != Verdict::Unknown
+        };
+        let near: Vec<&Fault> = self.fault_book.faults.iter().filter(near).collect();
+        exit.faults.extend(near.iter().map(|fault| fault.id.0));
+        let hardware = |fault: &&&Fault| fault.verdict != Verdict::Application && fault.action != Action::None;
+        if let Some(cause) = near.iter().find(hardware) {
+            exit.reason = format!("{}; {}", sentence(cause), exit.reason);
+            exit.class = ExitClass::Hardware;
+        }
+        exit
+    }
+}
+
+/// The command failed by itself, as far as anybody knows.
+fn is_crash(exit: &Exit) -> bool {
+    exit.class == ExitClass::User && !exit.oom && (exit.code.is_some() || exit.signal.is_some())
+}

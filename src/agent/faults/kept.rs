@@ -1,0 +1,177 @@
+//! The faults in memory, and what the journal has of them.
+
+use super::super::actor::Actor;
+use super::super::journal;
+use crate::domain::fault::{Fault, FaultId, FaultState};
+use crate::domain::ids::{GpuUuid, NodeUid, TaskId};
+use crate::domain::time::Timestamp;
+use crate::health::{Change, Faults, Limits};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use tokio::sync::watch;
+
+/// Faults of a node that are kept, active and cleared.
+const KEPT: usize = 256;
+/// Tasks that are remembered after they gave their GPUs back.
+const FORMER: usize = 64;
+/// Faults that are told: all that keep a GPU from tasks come first.
+const TOLD: usize = 64;
+/// Ids of one node before they run into another's.
+const IDS: u64 = 10_000;
+
+/// The value of `meta/faults`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    pub boot_id: String,
+    /// The first record of that boot's log that is not counted.
+    pub next_record: u64,
+    #[serde(default)]
+    pub next_id: u64,
+}
+
+/// Everything that an earlier process left.
+#[derive(Debug, Default)]
+pub struct KeptFaults {
+    pub header: Header,
+    pub faults: Vec<Fault>,
+}
+
+/// Who had a GPU until a moment ago.
+#[derive(Debug, Clone)]
+pub struct Former {
+    pub gpu: GpuUuid,
+    pub task: TaskId,
+    pub from: Option<Timestamp>,
+    pub until: Timestamp,
+}
+
+#[derive(Debug)]
+pub struct FaultBook {
+    pub(super) faults: Faults,
+    boot_id: String,
+    /// Records before this one are counted.
+    pub(super) next_record: u64,
+    /// Something of it is not in the journal yet.
+    pub(super) is_unsaved: bool,
+    done: watch::Sender<u64>,
+    /// Grows with every change; never the same in two lives of the agent.
+    pub(super) version: u64,
+    /// What the controller has.
+    known: u64,
+    pub(super) former: VecDeque<Former>,
+    /// Since when somebody listens to the kernel; none: nobody does.
+    pub(super) listening_since: Option<Timestamp>,
+    /// The machine was booted since the faults were written down.
+    pub(super) rebooted: bool,
+}
+
+impl FaultBook {
+    /// `boot_id`: of this boot; `listens`: the kernel's log is followed.
+    pub fn new(kept: KeptFaults, boot_id: String, listens: bool, node: &NodeUid, now: Timestamp) -> Self {
+        let first = first_id(node).max(kept.header.next_id);
+        let mut faults = Faults::new(FaultId(first), Limits { faults: KEPT, ..Limits::default() });
+        faults.restore(kept.faults);
+        // Where nobody listens, nothing is known of boots.
+        let boot_id = if boot_id.is_empty() { kept.header.boot_id.clone() } else { boot_id };
+        let same_boot = kept.header.boot_id == boot_id;
+        let (done, _) = watch::channel(0);
+        Self {
+            faults,
+            next_record: if same_boot { kept.header.next_record } else { 0 },
+            rebooted: !same_boot && !kept.header.boot_id.is_empty(),
+            boot_id,
+            is_unsaved: false,
+            done,
+            version: u64::try_from(now.0).unwrap_or_default().max(1),
+            known: 0,
+            former: VecDeque::new(),
+            listening_since: listens.then_some(now),
+        }
+    }
+
+    /// Says up to which record everything is durable.
+    pub fn done(&self) -> watch::Receiver<u64> {
+        self.done.subscribe()
+    }
+
+    pub(super) fn tell_if_saved(&self) {
+        if !self.is_unsaved {
+            self.done.send_if_modified(|done| std::mem::replace(done, self.next_record) != self.next_record);
+        }
+    }
+
+    pub(super) fn header(&self) -> Vec<u8> {
+        let next_id = self.faults.iter().last().map_or(0, |fault| fault.id.0.saturating_add(1));
+        let header = Header { boot_id: self.boot_id.clone(), next_record: self.next_record, next_id };
+        serde_json::to_vec(&header).unwrap_or_default()
+    }
+
+    /// Somebody gave a GPU back.
+    pub fn left(&mut self, former: Former) {
+        if self.former.len() == FORMER {
+            self.former.pop_front();
+        }
+        self.former.push_back(former);
+    }
+}
+
+impl Actor {
+    /// A write is durable.
+    pub(in crate::agent) fn faults_written(&mut self) {
+        if self.fault_book.is_unsaved && !self.writer.waits_for_key(journal::FAULTS) {
+            self.fault_book.is_unsaved = false;
+            self.fault_book.tell_if_saved();
+        }
+    }
+
+    /// The newest version of the list, and the list where the controller has another.
+    pub(in crate::agent) fn faults_to_tell(&self) -> (u64, Option<Vec<Fault>>) {
+        let book = &self.fault_book;
+        if book.known == book.version {
+            return (book.version, None);
+        }
+        let mut told: Vec<&Fault> = book.faults.iter().collect();
+        told.sort_by_key(|fault| {
+            let cleared = fault.state == FaultState::Cleared;
+            (!fault.takes_out_of_use(), cleared, std::cmp::Reverse(fault.id))
+        });
+        told.truncate(TOLD);
+        told.sort_by_key(|fault| fault.id);
+        (book.version, Some(told.into_iter().cloned().collect()))
+    }
+
+    pub(in crate::agent) fn controller_has_faults(&mut self, version: u64) {
+        self.fault_book.known = version;
+    }
+
+    /// Ids of the active faults of a device.
+    pub(in crate::agent) fn faults_of(&self, gpu: &GpuUuid) -> Vec<u64> {
+        let of = |fault: &&Fault| fault.state == FaultState::Active && fault.subject.gpu.as_ref() == Some(gpu);
+        self.fault_book.faults.iter().filter(of).map(|fault| fault.id.0).collect()
+    }
+
+    /// Where each device is, for messages that know no other name.
+    pub(in crate::agent) fn identify_gpus(&mut self) {
+        for gpu in self.inventory.gpus.iter().filter(|gpu| gpu.mig_parent.is_none() && !gpu.uuid.is_placeholder()) {
+            let address = crate::host::pci::kernel_address(&gpu.pci).and_then(|address| address.parse().ok());
+            if let Some(address) = address {
+                self.fault_book.faults.identify(address, gpu.uuid.clone());
+            }
+        }
+    }
+
+    /// At the start: what a boot has ended, and what still holds.
+    pub(in crate::agent) fn take_up_faults(&mut self) {
+        self.identify_gpus();
+        let rebooted = std::mem::take(&mut self.fault_book.rebooted);
+        let changes: Vec<Change> = self.ended_faults(rebooted);
+        self.changed(changes);
+    }
+}
+
+/// Nodes count from places of their own, so that an id alone says which fault is meant, nearly always.
+fn first_id(node: &NodeUid) -> u64 {
+    let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
+    let hash = node.0.bytes().fold(0xCBF2_9CE4_8422_2325, fold);
+    ((hash ^ (hash >> 32)) % 900_000 + 100_000) * IDS + 1
+}

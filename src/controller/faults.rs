@@ -1,0 +1,95 @@
+//! Hardware faults, as nodes tell them with their heartbeats: the whole list where the controller has another version, so
+//! that a list that was lost on its way is told again. History has each fault's beginning and end once: what is stored
+//! says which were told.
+
+use super::core::{Controller, read};
+use super::state::State;
+use crate::domain::command::{Error, ErrorKind};
+use crate::domain::fault::{Action, Fault, FaultId, FaultState, Verdict};
+use crate::domain::ids::NodeName;
+use crate::domain::principal::Principal;
+use crate::domain::time::Timestamp;
+
+/// Faults of a node that are kept; agents tell of no more.
+const KEPT: usize = 64;
+/// What they may take in the store, whose values have a limit.
+const MAX_BYTES: usize = 200 * 1024;
+
+/// What makes a fault worth another write: its count alone does not.
+fn shape(fault: &Fault) -> (FaultId, FaultState, Verdict, Action, bool) {
+    (fault.id, fault.state, fault.verdict, fault.action, fault.task.is_some())
+}
+
+/// A node has told its faults.
+pub(super) fn told(state: &mut State, name: &NodeName, mut told: Vec<Fault>, version: u64, now: Timestamp) {
+    told.truncate(KEPT);
+    while told.len() > 1 && serde_json::to_vec(&told).map_or(0, |bytes| bytes.len()) > MAX_BYTES {
+        told.remove(0);
+    }
+    told.iter_mut().for_each(|fault| fault.node = Some(name.clone()));
+    let Some(node) = state.nodes.get_mut(name) else { return };
+    node.faults_version = version;
+    let before = std::mem::replace(&mut node.faults, told.clone());
+    if before.iter().map(shape).ne(told.iter().map(shape)) {
+        state.dirty.faults.insert(name.clone());
+    }
+    let known = |id: FaultId| before.iter().find(|fault| fault.id == id);
+    for fault in &told {
+        if known(fault.id).is_none() {
+            note(state, now, "fault.opened", fault);
+        }
+        let was_active = known(fault.id).is_none_or(|before| before.state == FaultState::Active);
+        if fault.state == FaultState::Cleared && was_active {
+            note(state, now, "fault.cleared", fault);
+        }
+    }
+}
+
+fn note(state: &mut State, now: Timestamp, kind: &str, fault: &Fault) {
+    let what = match fault.code {
+        Some(code) => format!("{} {code}", fault.kind),
+        None => fault.kind.to_string(),
+    };
+    let place = fault.subject.pci.map_or_else(String::new, |pci| format!(" at {pci}"));
+    let message = format!("fault {}, {what}{place}: {}", fault.id, fault.reason);
+    state.note(now, kind, fault.job, fault.task, fault.node.as_ref(), message);
+}
+
+/// Ids of the active faults of a device.
+pub(super) fn of_gpu(faults: &[Fault], gpu: &crate::domain::ids::GpuUuid) -> Vec<u64> {
+    let of = |fault: &&Fault| fault.state == FaultState::Active && fault.subject.gpu.as_ref() == Some(gpu);
+    faults.iter().filter(of).map(|fault| fault.id.0).collect()
+}
+
+/// By node and id.
+pub(super) fn list(state: &State, node: Option<&NodeName>, all: bool) -> Vec<Fault> {
+    let nodes = state.nodes.iter().filter(|(name, _)| node.is_none_or(|node| node == *name));
+    let faults = nodes.flat_map(|(_, node)| &node.faults);
+    faults.filter(|fault| all || fault.state == FaultState::Active).cloned().collect()
+}
+
+/// Tells the node that has it.
+pub(super) async fn clear(
+    controller: &Controller,
+    who: &Principal,
+    id: FaultId,
+    node: Option<&NodeName>,
+) -> Result<Fault, Error> {
+    let address = {
+        let state = read(&controller.shared);
+        let knows = |(name, known): &(&NodeName, &super::state::Node)| {
+            node.is_none_or(|node| node == *name) && known.faults.iter().any(|fault| fault.id == id)
+        };
+        let having: Vec<_> = state.nodes.iter().filter(knows).collect();
+        match having[..] {
+            [(_, known)] => known.registration.address.clone(),
+            [] => return Err(Error::not_found(format!("there is no fault {id}; 'wharf faults --all' lists them"))),
+            _ => {
+                let names: Vec<&str> = having.iter().map(|(name, _)| name.0.as_str()).collect();
+                let message = format!("fault {id} is of several nodes; say which with --node: {}", names.join(", "));
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
+        }
+    };
+    controller.parts.dialer.dial(&address)?.clear_fault(who, id).await
+}

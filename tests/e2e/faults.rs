@@ -1,0 +1,220 @@
+//! Hardware faults from the kernel's log to the job: whom they hit, what follows, and what does not.
+
+use crate::harness::job::{quoted, with};
+use crate::harness::{Cluster, Node, job, role, skip, until};
+use serde_json::{Value, json};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+
+/// A kernel log that only grows, which a node's agent reads.
+struct KernelLog {
+    folder: tempfile::TempDir,
+    next: std::cell::Cell<u64>,
+}
+
+impl KernelLog {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        fs::write(folder.path().join("kmsg"), "").expect("the folder is ours");
+        Self { folder, next: std::cell::Cell::new(0) }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("kmsg")
+    }
+
+    fn node(&self, name: &str, gpus: &str) -> Node {
+        Node { more: format!("kernel_log = {}\n", quoted(self.path())), ..Node::new(name, gpus) }
+    }
+
+    /// As the driver would say it now.
+    fn say(&self, texts: &[String]) {
+        let uptime = fs::read_to_string("/proc/uptime").expect("Linux has it");
+        let seconds: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).expect("it is a number");
+        let at_boot_us = (seconds * 1e6) as u64;
+        let mut lines = String::new();
+        for text in texts {
+            let sequence = self.next.replace(self.next.get() + 1);
+            lines.push_str(&format!("3,{sequence},{at_boot_us},-;{text}\n"));
+        }
+        let mut file = OpenOptions::new().append(true).open(self.path()).expect("it is ours");
+        file.write_all(lines.as_bytes()).expect("there is room");
+    }
+}
+
+/// How the driver names a place.
+fn in_log(gpu: &Value) -> String {
+    let pci = gpu["pci"].as_str().expect("a GPU has a place");
+    pci.trim_start_matches("0000").trim_end_matches(".0").to_lowercase()
+}
+
+fn xid(gpu: &Value, code: u32, more: &str) -> String {
+    format!("NVRM: Xid (PCI:{}): {code}, {more}", in_log(gpu))
+}
+
+/// A job of one task with one GPU, which may restart elsewhere.
+fn held(cluster: &Cluster, name: &str) -> Value {
+    let command = format!("until [ -e {} ]; do sleep 0.05; done", quoted(cluster.path(&format!("go-{name}"))));
+    job(name, &[with(role("main", 1, &command), &json!({ "gpuNumber": 1 }))])
+}
+
+fn gpu_of(cluster: &Cluster, shown: &Value) -> Value {
+    let uuid = &shown["tasks"][0]["gpus"][0];
+    let gpus = cluster.json(&["gpus"]);
+    let found = gpus.as_array().expect("a list").iter().find(|gpu| gpu["uuid"] == *uuid);
+    found.cloned().unwrap_or_else(|| panic!("no {uuid} in {gpus}"))
+}
+
+fn gpu(cluster: &Cluster, uuid: &Value) -> Value {
+    let gpus = cluster.json(&["gpus"]);
+    gpus.as_array().expect("a list").iter().find(|gpu| gpu["uuid"] == *uuid).cloned().expect("it is known")
+}
+
+#[test]
+fn a_lost_gpu_ends_its_own_task_alone_and_the_job_goes_on_elsewhere() {
+    let log = KernelLog::new();
+    let cluster = Cluster::with(vec![log.node("n0", "sim:3xH100")], "");
+    let (hit, other) = (cluster.submit(&held(&cluster, "hit")), cluster.submit(&held(&cluster, "other")));
+    let (before, beside) = (cluster.wait_running(&hit), cluster.wait_running(&other));
+    let (lost, kept) = (gpu_of(&cluster, &before), gpu_of(&cluster, &beside));
+    log.say(&[xid(&lost, 79, "pid=1234, name=python, GPU has fallen off the bus.")]);
+
+    let again = until("the job runs again", || {
+        let shown = cluster.show(&hit);
+        let second = shown["runs"].as_array()?.len() == 2 && shown["tasks"][0]["state"] == "RUNNING";
+        second.then_some(shown)
+    });
+    let first = cluster.json(&["job", "show", &hit, "--run", "-1"]);
+    let exit = &first["tasks"][0]["exit"];
+    assert_eq!(exit["class"], "hardware", "{first}");
+    let faults = until("the controller knows the fault", || {
+        let faults = cluster.json(&["faults"]);
+        (faults.as_array()?.len() == 1).then_some(faults)
+    });
+    let fault = &faults[0];
+    assert_eq!(exit["faults"], json!([fault["id"]]), "{first} {fault}");
+    assert!(exit["reason"].as_str().unwrap_or_default().contains("Xid 79"), "{exit}");
+    assert_eq!((&fault["kind"], &fault["code"], &fault["count"]), (&json!("xid"), &json!(79), &json!(1)), "{fault}");
+    assert_eq!((&fault["node"], &fault["gpu"]), (&json!("n0"), &lost["uuid"]), "{fault}");
+    assert_eq!((&fault["job"], &fault["state"]), (&before["job_id"], &json!("ACTIVE")), "{fault}");
+    let task = fault["task"].as_str().expect("a task is named");
+    assert!(task.starts_with(&format!("{hit}.{hit}.")), "{fault}");
+    assert_eq!((&fault["pid"], &fault["process"]), (&json!(1234), &json!("python")), "{fault}");
+
+    assert_ne!(again["tasks"][0]["gpus"][0], lost["uuid"], "{again}");
+    let now = gpu(&cluster, &lost["uuid"]);
+    assert_eq!((&now["state"], &now["faults"]), (&json!("FAULTY"), &json!([fault["id"]])), "{now}");
+    assert!(now["reason"].as_str().unwrap_or_default().contains("Xid 79"), "{now}");
+    let untouched = cluster.show(&other);
+    assert_eq!((&untouched["tasks"][0]["state"], &untouched["runs"][1]), (&json!("RUNNING"), &Value::Null));
+    assert_eq!(gpu(&cluster, &kept["uuid"])["state"], "HELD");
+
+    // Neither a restart of the agent nor the same records again make it well, or two.
+    cluster.stop_agent(0);
+    cluster.start_agent(0);
+    log.say(&[xid(&lost, 79, "pid=1234, name=python, GPU has fallen off the bus.")]);
+    let counted = until("it is counted on", || {
+        let faults = cluster.json(&["faults"]);
+        (faults[0]["count"] == 2).then_some(faults)
+    });
+    assert_eq!(counted.as_array().map(Vec::len), Some(1), "{counted}");
+    assert_eq!(gpu(&cluster, &lost["uuid"])["state"], "FAULTY");
+
+    let id = fault["id"].as_u64().expect("an integer").to_string();
+    let table = cluster.cli(&["faults"]).expect(0).stdout;
+    let table = String::from_utf8(table).expect("text");
+    assert!(table.contains(&id) && table.lines().all(|line| line.chars().count() <= 100), "{table}");
+    assert_eq!(cluster.json(&["fault", "clear", &id])["state"], "CLEARED");
+    until("the GPU can be used again", || (gpu(&cluster, &lost["uuid"])["state"] == "FREE").then_some(()));
+    until("no fault is active", || cluster.json(&["faults"]).as_array()?.is_empty().then_some(()));
+    assert_eq!(cluster.json(&["faults", "--all"])[0]["state"], "CLEARED");
+    let events = cluster.cli(&["--json", "events", "--node", "n0"]).expect(0).stdout;
+    let events = String::from_utf8(events).expect("text");
+    for kind in ["fault.opened", "fault.cleared"] {
+        assert_eq!(events.matches(kind).count(), 1, "{events}");
+    }
+    cluster.cli(&["fault", "clear", "1"]).expect(2);
+    for name in ["go-hit", "go-other"] {
+        cluster.touch(name);
+    }
+    assert_eq!(cluster.wait_end(&hit)["state"], "SUCCEEDED");
+    assert_eq!(cluster.wait_end(&other)["state"], "SUCCEEDED");
+}
+
+#[test]
+fn what_programs_do_to_themselves_is_evidence_and_condemns_nothing() {
+    let log = KernelLog::new();
+    let cluster = Cluster::with(vec![log.node("n0", "sim:2xH100")], "");
+    let command = format!("until [ -e {} ]; do sleep 0.05; done; exit 3", quoted(cluster.path("go")));
+    let failing = job("failing", &[with(role("main", 1, &command), &json!({ "gpuNumber": 1 }))]);
+    let id = cluster.submit(&failing);
+    let shown = cluster.wait_running(&id);
+    let used = gpu_of(&cluster, &shown);
+    let storm: Vec<String> = (0..3000)
+        .map(|i| match i % 3 {
+            0 => xid(
+                &used,
+                13,
+                "pid=77, name=python, Graphics SM Warp Exception on (GPC 0, TPC 0, SM 0): Out Of Range",
+            ),
+            1 => xid(&used, 31, "pid=77, name=python, Ch 00000008, intr 00000000. MMU Fault: ENGINE GRAPHICS"),
+            _ => xid(&used, 45, "pid=77, name=python, Ch 00000008"),
+        })
+        .collect();
+    log.say(&storm);
+    let faults = until("the storm is counted", || {
+        let faults = cluster.json(&["faults"]);
+        let seen: u64 = faults.as_array()?.iter().filter_map(|fault| fault["count"].as_u64()).sum();
+        (seen >= 2000).then_some(faults)
+    });
+    let faults = faults.as_array().expect("a list");
+    assert!(faults.len() <= 3, "{faults:?}");
+    assert!(
+        faults.iter().all(|fault| fault["task"].as_str().is_some_and(|task| task.starts_with(&id))),
+        "{faults:?}"
+    );
+    assert_eq!(cluster.show(&id)["tasks"][0]["state"], "RUNNING");
+    assert!(cluster.json(&["gpus"]).as_array().expect("a list").iter().all(|gpu| gpu["state"] != "FAULTY"));
+    cluster.touch("go");
+    let end = cluster.wait_end(&id);
+    let exit = &end["tasks"][0]["exit"];
+    assert_eq!((&exit["class"], &exit["code"]), (&json!("user"), &json!(3)), "{end}");
+    assert_eq!(end["runs"].as_array().map(Vec::len), Some(1), "{end}");
+    cluster.wait_idle();
+}
+
+#[test]
+fn a_crash_beside_a_contained_error_is_the_hardwares() {
+    let log = KernelLog::new();
+    let cluster = Cluster::with(vec![log.node("n0", "sim:2xH100")], "");
+    let (once, go) = (cluster.path("once"), cluster.path("go"));
+    // Fails in its first run alone.
+    let command =
+        format!("if mkdir {}; then until [ -e {} ]; do sleep 0.05; done; exit 1; fi", quoted(once), quoted(go));
+    let id = cluster.submit(&job("crash", &[with(role("main", 1, &command), &json!({ "gpuNumber": 1 }))]));
+    let used = gpu_of(&cluster, &cluster.wait_running(&id));
+    log.say(&[xid(&used, 94, "pid=77, name=python, Contained: SM (0x1). RST: No, D-RST: No")]);
+    cluster.touch("go");
+    let end = cluster.wait_end(&id);
+    assert_eq!((&end["state"], &end["runs"][0]["exit"]["class"]), (&json!("SUCCEEDED"), &json!("hardware")), "{end}");
+    assert_ne!(gpu(&cluster, &used["uuid"])["state"], "FAULTY");
+}
+
+/// Places of simulated GPUs are their node's own: no other agent on this machine takes these for its own.
+#[test]
+fn the_kernels_own_log_is_heard() {
+    let written = OpenOptions::new().write(true).open("/dev/kmsg");
+    if let Err(error) = written {
+        return skip("faults through the kernel's own log", &format!("/dev/kmsg: {error}"));
+    }
+    let node = Node { more: "kernel_log = '/dev/kmsg'\n".to_owned(), ..Node::new("n0", "sim:2xH100") };
+    let cluster = Cluster::with(vec![node], "");
+    let gpus = cluster.json(&["gpus"]);
+    let (lost, kept) = (&gpus[0], &gpus[1]);
+    let line = format!("<3>{}\n", xid(lost, 79, "pid=1, name=x, GPU has fallen off the bus."));
+    let mut log = OpenOptions::new().write(true).open("/dev/kmsg").expect("it was there");
+    log.write_all(line.as_bytes()).expect("the kernel takes it");
+    until("the GPU is out of use", || (gpu(&cluster, &lost["uuid"])["state"] == "FAULTY").then_some(()));
+    assert_eq!(gpu(&cluster, &kept["uuid"])["state"], "FREE");
+}
