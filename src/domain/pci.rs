@@ -82,6 +82,7 @@ mod tests {
             );
         }
         assert_eq!("0000:41:00.1".parse::<PciAddress>().unwrap().function, 1);
+        assert_eq!("00010000:C4:00.0".parse::<PciAddress>().unwrap().to_string(), "10000:c4:00.0");
         assert_eq!("000f:01:00".parse::<PciAddress>().unwrap().to_string(), "000f:01:00.0");
     }
 

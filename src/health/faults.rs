@@ -139,7 +139,8 @@ impl Faults {
         Some(Change::Cleared(id))
     }
 
-    fn resolve(&self, subject: &mut Subject) {
+    /// Adds the GPU that is at the subject's address, or the address of its GPU, by what [`identify`](Self::identify) said.
+    pub fn resolve(&self, subject: &mut Subject) {
         match (subject.pci, &subject.gpu) {
             (Some(pci), None) if subject.part != Part::Fabric => {
                 subject.gpu = self.slots.get(&pci).cloned();

@@ -76,13 +76,6 @@ pub fn nvidia_functions(root: &Path) -> io::Result<Vec<PciFunction>> {
     Ok(found.filter_map(|address| function(&folder.join(&address), address)).collect())
 }
 
-/// The address that the kernel has for NVML's `00000000:1B:00.0`; none if this is no address.
-pub fn kernel_address(nvml: &str) -> Option<String> {
-    let (domain, rest) = nvml.split_once(':')?;
-    let domain = u32::from_str_radix(domain, 16).ok()?;
-    Some(format!("{domain:04x}:{}", rest.to_lowercase()))
-}
-
 /// None: it is not NVIDIA's, or went while it was looked at.
 fn function(of: &Path, address: String) -> Option<PciFunction> {
     let vendor = u16::try_from(hexadecimal(&of.join("vendor"))?).ok().filter(|vendor| *vendor == NVIDIA)?;

@@ -1,5 +1,5 @@
 use super::infiniband::{LinkLayer, PhysState, PortState};
-use super::pci::{PciKind, PciLink, kernel_address, nvidia_functions};
+use super::pci::{PciKind, PciLink, nvidia_functions};
 use super::*;
 use std::collections::BTreeMap;
 use std::fs;
@@ -82,19 +82,6 @@ fn nvidia_functions_are_told_with_their_links() {
     let silent = &found[3];
     assert_eq!((silent.link, silent.driver.as_deref()), (None, None));
     assert_eq!(silent.max_link, Some(PciLink { speed_mts: 8_000, width: 16 }));
-}
-
-#[test]
-fn addresses_of_nvml_are_those_of_the_kernel() {
-    for (nvml, kernel) in [
-        ("00000000:1B:00.0", Some("0000:1b:00.0")),
-        ("0000:1b:00.0", Some("0000:1b:00.0")),
-        ("00010000:C4:00.0", Some("10000:c4:00.0")),
-        ("1B", None),
-        ("x:1B:00.0", None),
-    ] {
-        assert_eq!(kernel_address(nvml).as_deref(), kernel, "{nvml}");
-    }
 }
 
 #[tokio::test]

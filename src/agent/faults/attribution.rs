@@ -4,7 +4,6 @@ use super::super::actor::Actor;
 use super::sentence;
 use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::fault::{Action, Fault, Verdict};
-use crate::domain::gpu::Gpu;
 use crate::domain::ids::{GpuUuid, TaskId};
 use crate::domain::time::Timestamp;
 use crate::health::Observation;
@@ -19,12 +18,7 @@ impl Actor {
     /// Adds what only the node knows: which GPU is there, and who had it.
     pub(super) fn attribute(&self, observation: &mut Observation) {
         let subject = &mut observation.subject;
-        if subject.gpu.is_none()
-            && let Some(pci) = subject.pci
-        {
-            let here = |gpu: &&Gpu| gpu.mig_parent.is_none() && gpu.pci.parse() == Ok(pci);
-            subject.gpu = self.inventory.gpus.iter().find(here).map(|gpu| gpu.uuid.clone());
-        }
+        self.fault_book.faults.resolve(subject);
         let (Some(gpu), at) = (&subject.gpu, observation.seen.time) else { return };
         let now = self.holders(gpu, subject.gpu_instance, at).first().copied();
         let task = now.or_else(|| self.former_holder(gpu, subject.gpu_instance, at?));

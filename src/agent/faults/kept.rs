@@ -153,8 +153,7 @@ impl Actor {
     /// Where each device is, for messages that know no other name.
     pub(in crate::agent) fn identify_gpus(&mut self) {
         for gpu in self.inventory.gpus.iter().filter(|gpu| gpu.mig_parent.is_none() && !gpu.uuid.is_placeholder()) {
-            let address = crate::host::pci::kernel_address(&gpu.pci).and_then(|address| address.parse().ok());
-            if let Some(address) = address {
+            if let Ok(address) = gpu.pci.parse() {
                 self.fault_book.faults.identify(address, gpu.uuid.clone());
             }
         }
