@@ -77,19 +77,21 @@ impl Actor {
     fn note_changes(&mut self, changes: Vec<Change>) -> BTreeSet<FaultId> {
         let mut changed = BTreeSet::new();
         for change in changes {
-            match &change {
-                Change::Opened(id) => self.say(*id, "a fault was seen"),
-                Change::Raised(id) => self.say(*id, "a fault is graver than it seemed"),
-                Change::Cleared(id) => self.say(*id, "a fault is over"),
-                Change::Again(_) => {}
-                Change::Dropped(fault) => self.writer.forget_key(journal::fault_key(fault.id)),
-            }
-            match change {
-                Change::Opened(id) | Change::Again(id) | Change::Raised(id) | Change::Cleared(id) => {
-                    changed.insert(id);
+            let (id, what) = match change {
+                Change::Opened(id) => (id, Some("a fault was seen")),
+                Change::Raised(id) => (id, Some("a fault is graver than it seemed")),
+                Change::Cleared(id) => (id, Some("a fault is over")),
+                Change::Again(id) => (id, None),
+                Change::Dropped(fault) => {
+                    self.writer.forget_key(journal::fault_key(fault.id));
+                    self.fault_book.version += 1;
+                    continue;
                 }
-                Change::Dropped(_) => {}
+            };
+            if let Some(what) = what {
+                self.say(id, what);
             }
+            changed.insert(id);
             self.fault_book.version += 1;
         }
         changed
