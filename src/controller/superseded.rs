@@ -21,18 +21,19 @@ impl Controller {
             let nodes: Vec<_> = state.nodes.iter().filter(|(_, node)| node.reachable).collect();
             let first = (round * ASKED).checked_rem(nodes.len()).unwrap_or(0);
             let some = nodes.iter().cycle().skip(first).take(ASKED.min(nodes.len()));
-            let some: Vec<_> =
-                some.map(|(name, node)| ((*name).clone(), node.registration.address.clone())).collect();
+            let some: Vec<_> = some.map(|(name, node)| ((*name).clone(), node.registration.clone())).collect();
             (state.term, some)
         };
         let mut asked = JoinSet::new();
-        for (name, address) in nodes {
-            let Ok(agent) = self.parts.dialer.dial(&address) else { continue };
-            asked.spawn(async move { (name, agent.get_node(&controller_principal()).await) });
+        for (name, node) in nodes {
+            let Ok(agent) = self.parts.dialer.dial(&node.address) else { continue };
+            asked.spawn(async move { (name, node.node_uid, agent.get_node(&controller_principal()).await) });
         }
         let found = async {
             while let Some(answer) = asked.join_next().await {
-                if let Ok((name, Ok(info))) = answer
+                // Another cluster's agent may have the address by now.
+                if let Ok((name, uid, Ok(info))) = answer
+                    && info.node_uid == uid
                     && info.term > term
                 {
                     return Some(name);

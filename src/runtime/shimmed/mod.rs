@@ -338,15 +338,13 @@ impl<K: Kind> Core<K> {
     }
 }
 
-/// What the command gets, and what its job's keys come from, which no command gets. Controllers of the version before
-/// send it as a variable.
 /// Waits a while for a full disk: the rest of a gang may run already, and would end with this task.
 async fn write_when_there_is_room(id: TaskId, dir: &TaskDir, command: &Arc<Command>) -> Result<File, RuntimeError> {
     let end = Instant::now() + FULL_DISK_DEADLINE;
+    let is_full =
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     loop {
         let (dir, command) = (dir.clone(), command.clone());
-        let is_full =
-            |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         let write = move || match dir.write_command(&command) {
             Ok(file) => Ok(Some(file)),
             Err(error) if is_full(&error) && Instant::now() < end => Ok(None),
@@ -359,6 +357,8 @@ async fn write_when_there_is_room(id: TaskId, dir: &TaskDir, command: &Arc<Comma
     }
 }
 
+/// What the command gets, and what its job's keys come from, which no command gets. Controllers of the version before
+/// send it as a variable.
 fn without_seed(launch: &Launch) -> (Launch, Option<SshSeed>) {
     let mut seed = launch.ssh_seed.clone();
     let (sent, env): (Vec<_>, Vec<_>) = launch.env.iter().cloned().partition(|(name, _)| name == SEED_VARIABLE);

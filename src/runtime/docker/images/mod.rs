@@ -88,8 +88,8 @@ impl Images {
 
     /// Has the image on the node, by the policy, and says what it is. `progress` hears lines for people while a pull
     /// runs. A login is shown only to the registry that it names. With `always`, a registry that does not answer is an
-    /// error also where the node has the image: what runs would not be what was asked for. Dropping the future gives up: the pull goes on only
-    /// if others wait for it.
+    /// error also where the node has the image: what runs would not be what was asked for. Dropping the future gives up:
+    /// the pull goes on only if others wait for it.
     pub async fn ensure(
         &self,
         reference: &str,
@@ -109,8 +109,8 @@ impl Images {
             return Err(ImageError::Absent { image: reference.to_owned() });
         }
         let login = login.filter(|login| login.is_for(&image));
-        // Also what has another name, or was pulled by its digest and has none.
-        // Where dockerd does not say, it is taken for somebody else's.
+        // Also what has another name, or was pulled by its digest and has none. Where dockerd does not say, what is
+        // pulled is taken for somebody else's.
         let before: Option<BTreeSet<String>> =
             self.listed().await.ok().map(|images| images.into_iter().map(|image| image.id).collect());
         self.pulls.join(Key { image: image.clone(), login }).wait(progress).await?;
