@@ -57,6 +57,26 @@ impl Cluster {
         cluster
     }
 
+    /// Kills an agent as a crash does and starts it again; its tasks go on. When it was started.
+    pub fn crash_agent(&mut self, at: usize) -> Instant {
+        self.agents[at].kill().expect("it runs");
+        self.agents[at].wait().expect("it is our child");
+        let started = Instant::now();
+        // Its settings are there, and its log begins anew.
+        self.agents[at] = spawn(&self.folder, &format!("agent{at}"), &[]);
+        started
+    }
+
+    /// What an agent has logged since its start.
+    pub fn log_of_agent(&self, at: usize) -> String {
+        fs::read_to_string(self.folder.join(format!("agent{at}.log"))).unwrap_or_default()
+    }
+
+    /// Where an agent listens.
+    pub fn address_of_agent(&self, at: usize) -> String {
+        format!("unix:{}/a{at}.sock", self.folder.display())
+    }
+
     async fn wait_ready(&self, wanted: usize) {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -98,6 +118,18 @@ impl Cluster {
         }
     }
 
+    pub async fn wait_running(&self, job: u64, tasks: u32) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let view = self.client.get_job(&self.who, &job.to_string(), None).await;
+            if view.is_ok_and(|view| view.tasks_running == tasks) {
+                return;
+            }
+            assert!(Instant::now() < end, "job {job} does not run; see the logs in {}", self.folder.display());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub async fn stop(&self, job: u64) {
         self.client.stop_job(&self.who, &job.to_string(), Some(0)).await.expect("the job is stopped");
         let end = Instant::now() + PATIENCE;
@@ -122,8 +154,13 @@ impl Drop for Cluster {
 }
 
 fn daemon(folder: &Path, name: &str, settings: &str, env: &[(&str, &str)]) -> Child {
+    fs::write(folder.join(format!("{name}.toml")), settings).expect("the folder is ours");
+    spawn(folder, name, env)
+}
+
+/// A daemon whose settings are there.
+fn spawn(folder: &Path, name: &str, env: &[(&str, &str)]) -> Child {
     let file = folder.join(format!("{name}.toml"));
-    fs::write(&file, settings).expect("the folder is ours");
     let log = fs::File::create(folder.join(format!("{name}.log"))).expect("the folder is ours");
     let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
     let mut command = Command::new(PROGRAM);

@@ -1,8 +1,9 @@
 //! How long wharf takes, beside what it stands on: everything in one run, in turns, durable writes on.
 //!
 //! `cargo bench --bench service` prints the table of the README. `-- --rounds N` changes how often, `-- --only PART` runs
-//! one of go, process, skew, docker, logs, memory. Docker's parts need dockerd on this machine.
+//! one of go, process, skew, adoption, docker, logs, memory. Docker's parts need dockerd on this machine.
 
+mod adoption;
 mod clock;
 mod cluster;
 mod docker;
@@ -56,6 +57,9 @@ async fn measure() {
     }
     if wanted("skew") {
         process::skew(folder.path(), &stamps, rounds.min(20), &mut table).await;
+    }
+    if wanted("adoption") {
+        adoption::run(folder.path(), rounds.min(20), &mut table).await;
     }
     let dockerd =
         if wanted("docker") || wanted("logs") { docker::Dockerd::start(folder.path(), &stamps).await } else { None };

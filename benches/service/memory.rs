@@ -17,16 +17,7 @@ pub async fn run(folder: &Path, table: &mut Table) {
     let idle = resident_mb(agent);
     table.alone("agent, idle: resident memory", "MB", &Sample(vec![idle]));
     let id = cluster.submit(&job("many", "none", TASKS, "sleep 600")).await;
-    let running = async {
-        loop {
-            let view = wharf::api::ControllerApi::get_job(&cluster.client, &cluster.who, &id.to_string(), None).await;
-            if view.is_ok_and(|view| view.tasks_running == TASKS) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), running).await.expect("all tasks run");
+    cluster.wait_running(id, TASKS).await;
     tokio::time::sleep(SETTLE).await;
     let per_task = (resident_mb(agent) - idle) / f64::from(TASKS);
     table.alone("agent, more per task", "MB", &Sample(vec![per_task]));
