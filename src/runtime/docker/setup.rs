@@ -86,7 +86,7 @@ pub async fn set_up(
     let found = images.inspect(&task.image).await?;
     let gone = || Failure::platform(format!("image '{}' is not on this node, or not any more", task.image));
     let image = found.ok_or_else(gone)?;
-    images.used(&image.id).await;
+    images.used(&image.id);
     let (files, injection) = {
         let (core, task, image, engine) = (core.clone(), task.clone(), image.clone(), engine.clone());
         let gpus = gpus.to_vec();

@@ -32,7 +32,7 @@ impl Pulled {
         Reference::parse(name).is_ok_and(|named| self.is_named(&named))
     }
 
-    fn is_named(&self, name: &Reference) -> bool {
+    pub fn is_named(&self, name: &Reference) -> bool {
         self.references.iter().any(|ours| Reference::parse(ours).is_ok_and(|ours| ours == *name))
     }
 }

@@ -2,14 +2,16 @@
 
 use super::collect::{Candidate, ImageRules, Why, to_remove};
 use super::error::ImageError;
-use super::{INSPECT_DEADLINE, Images};
+use super::{INSPECT_DEADLINE, Images, Leaving};
 use crate::domain::time::Timestamp;
 use bollard::errors::Error as DockerError;
 use bollard::models::ImageSummary;
 use bollard::query_parameters::{ListContainersOptionsBuilder, ListImagesOptions, RemoveImageOptionsBuilder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Layers are deleted while it waits.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(120);
@@ -24,15 +26,15 @@ pub struct Removed {
 impl Images {
     /// One look. `disk` is where dockerd keeps images; where it cannot be looked at, only age counts.
     pub async fn collect(&self, rules: &ImageRules, disk: &Path, now: Timestamp) -> Result<Vec<Removed>, ImageError> {
-        self.book.lock().await.not_later_than(now);
-        let begun: BTreeSet<String> = self.book.lock().await.iter().map(|(id, _)| id.clone()).collect();
+        self.book().not_later_than(now);
+        let begun: BTreeSet<String> = self.book().iter().map(|(id, _)| id.clone()).collect();
         let found = self.listed().await?;
         let found: BTreeMap<String, ImageSummary> =
             found.into_iter().map(|image| (image.id.clone(), image)).collect();
         let all = ListContainersOptionsBuilder::default().all(true).build();
         let containers = self.ask("listing containers", self.docker.list_containers(Some(all))).await?;
         let used: BTreeSet<String> = containers.into_iter().filter_map(|container| container.image_id).collect();
-        let candidates = self.candidates(&begun, &found, &used, now).await;
+        let candidates = self.candidates(&begun, &found, &used, now);
         let excess = excess(rules, disk).await;
         let mut removed = Vec::new();
         for (id, why) in to_remove(&candidates, rules, excess) {
@@ -48,14 +50,14 @@ impl Images {
     }
 
     /// What wharf had pulled before the look and is still there. What a container is made of is of use now.
-    async fn candidates(
+    fn candidates(
         &self,
         begun: &BTreeSet<String>,
         found: &BTreeMap<String, ImageSummary>,
         used: &BTreeSet<String>,
         now: Timestamp,
     ) -> Vec<Candidate> {
-        let mut book = self.book.lock().await;
+        let mut book = self.book();
         let mut candidates = Vec::new();
         for id in begun.iter().cloned() {
             if used.contains(&id) {
@@ -83,15 +85,19 @@ impl Images {
         why: Why,
         now: Timestamp,
     ) -> Result<bool, ImageError> {
-        // Held until it is gone, so that no task takes it for there meanwhile.
-        let mut book = self.book.lock().await;
         let id = &image.id;
         let looked = candidates.iter().find(|candidate| candidate.id == *id).map(|candidate| candidate.unused);
-        let Some(pulled) = book.get(id).filter(|pulled| Some(now.since(pulled.last_used)) == looked) else {
+        let pulled = self.book().get(id).filter(|pulled| Some(now.since(pulled.last_used)) == looked).cloned();
+        let Some(pulled) = pulled else { return Ok(false) };
+        let last_used = pulled.last_used;
+        // Until it is gone, so that no task takes it for there meanwhile.
+        let _leaving = self.takes_leave(Leaving { id: id.clone(), pulled });
+        // One who needed it before that was told has written it down.
+        if self.book().get(id).is_none_or(|pulled| pulled.last_used != last_used) {
             return Ok(false);
-        };
+        }
         let names: Vec<String> = image.repo_tags.iter().filter(|name| is_name(name)).cloned().collect();
-        let (unused_hours, bytes) = (now.since(pulled.last_used).as_secs() / 3600, image.size);
+        let (unused_hours, bytes) = (now.since(last_used).as_secs() / 3600, image.size);
         // By its names, of which the last takes the image along; by its id only if it has none.
         let targets = if names.is_empty() { vec![id.clone()] } else { names };
         let mut went = false;
@@ -106,7 +112,7 @@ impl Images {
                 Ok(Ok(_)) | Ok(Err(DockerError::DockerResponseServerError { status_code: 404, .. })) => went = true,
                 Ok(Err(DockerError::DockerResponseServerError { status_code: 409, message })) => {
                     tracing::info!(image = target, reason = message, "an image stays: dockerd knows it to be in use");
-                    book.touch(id, now);
+                    self.book().touch(id, now);
                     return Ok(false);
                 }
                 Ok(Err(error)) => return Err(ImageError::engine("removing", target, error.to_string())),
@@ -119,10 +125,16 @@ impl Images {
         if !went {
             return Ok(false);
         }
-        book.forget(id);
+        self.book().forget(id);
         let image = targets.join(", ");
         tracing::info!(image, id = %id, why = ?why, unused_hours, bytes, "an image that wharf had pulled is removed");
         Ok(true)
+    }
+
+    /// Until the answer is dropped.
+    pub(super) fn takes_leave(&self, image: Leaving) -> impl Drop + use<> {
+        self.leaving.send_replace(Some(image));
+        StaysOrIsGone(Arc::clone(&self.leaving))
     }
 
     /// What is on the node.
@@ -142,6 +154,14 @@ impl Images {
                 Err(ImageError::engine(operation, "of dockerd", late))
             }
         }
+    }
+}
+
+struct StaysOrIsGone(Arc<watch::Sender<Option<Leaving>>>);
+
+impl Drop for StaysOrIsGone {
+    fn drop(&mut self) {
+        self.0.send_replace(None);
     }
 }
 

@@ -23,22 +23,19 @@ use crate::domain::container::PullPolicy;
 use crate::runtime::shimmed::clock;
 use bollard::Docker;
 use bollard::errors::Error as DockerError;
-use book::Book;
+use book::{Book, Pulled};
 use error::ImageError;
 use facts::ImageFacts;
 use pulls::{Key, Pulls};
 use reference::Reference;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 
 /// dockerd answers questions about images from memory.
 const INSPECT_DEADLINE: Duration = Duration::from_secs(30);
-/// For a word in the book, which a removal may hold for long.
-const BOOK_DEADLINE: Duration = Duration::from_secs(5);
-
 /// How pulls behave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PullSettings {
@@ -60,6 +57,15 @@ pub struct Images {
     docker: Docker,
     pulls: Arc<Pulls>,
     book: Arc<Mutex<Book>>,
+    /// The image that is being removed: whoever needs that one waits, and nobody else.
+    leaving: Arc<watch::Sender<Option<Leaving>>>,
+}
+
+/// An image on its way off the node.
+#[derive(Debug)]
+struct Leaving {
+    id: String,
+    pulled: Pulled,
 }
 
 impl Images {
@@ -69,7 +75,7 @@ impl Images {
 
     pub fn with_settings(docker: Docker, settings: PullSettings) -> Self {
         let pulls = Arc::new(Pulls::new(pull::Puller::new(docker.clone(), settings)));
-        Self { docker, pulls, book: Arc::default() }
+        Self { docker, pulls, book: Arc::default(), leaving: Arc::new(watch::Sender::new(None)) }
     }
 
     /// With a file that remembers what was pulled. Blocking, but brief.
@@ -77,12 +83,32 @@ impl Images {
         Self { book: Arc::new(Mutex::new(Book::read(file))), ..Self::new(docker) }
     }
 
+    fn book(&self) -> MutexGuard<'_, Book> {
+        // It is whole between any two statements.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A task is made of it.
-    pub async fn used(&self, id: &str) {
-        // While another image is being removed this one is not, and no task waits for the deletion of layers.
-        match tokio::time::timeout(BOOK_DEADLINE, self.book.lock()).await {
-            Ok(mut book) => book.touch(id, clock::now()),
-            Err(_) => tracing::warn!(id, "the use of an image is not written down: another one is being removed"),
+    pub fn used(&self, id: &str) {
+        self.book().touch(id, clock::now());
+    }
+
+    /// Waits as long as the image that is being removed is this one.
+    async fn wait_until_gone(&self, is_it: impl Fn(&Leaving) -> bool) {
+        let mut leaving = self.leaving.subscribe();
+        // The sender is ours.
+        let _ = leaving.wait_for(|leaving| !leaving.as_ref().is_some_and(&is_it)).await;
+    }
+
+    /// `None` where the node has no such image that stays.
+    async fn present(&self, reference: &str) -> Result<Option<ImageFacts>, ImageError> {
+        loop {
+            let Some(found) = self.inspect(reference).await? else { return Ok(None) };
+            let is_found = |leaving: &Leaving| leaving.id == found.id;
+            if !self.leaving.borrow().as_ref().is_some_and(is_found) {
+                return Ok(Some(found));
+            }
+            self.wait_until_gone(is_found).await;
         }
     }
 
@@ -99,10 +125,11 @@ impl Images {
     ) -> Result<ImageFacts, ImageError> {
         let image = Reference::parse(reference)?;
         // Said before the look: what is needed now is not removed after it.
-        self.book.lock().await.touch_named(&image, clock::now());
-        if let Some(found) = self.inspect(reference).await?.filter(|_| policy != PullPolicy::Always) {
+        self.book().touch_named(&image, clock::now());
+        self.wait_until_gone(|leaving| leaving.pulled.is_named(&image)).await;
+        if let Some(found) = self.present(reference).await?.filter(|_| policy != PullPolicy::Always) {
             // By whatever name it was pulled.
-            self.used(&found.id).await;
+            self.used(&found.id);
             return usable(found);
         }
         if policy == PullPolicy::Never {
@@ -117,8 +144,8 @@ impl Images {
         let gone = || ImageError::engine("inspecting", reference, "the image is gone right after it was pulled");
         let found = self.inspect(&image.to_string()).await?.ok_or_else(gone)?;
         // One that was there already is whose it was.
-        let mut book = self.book.lock().await;
         let is_new = before.is_some_and(|before| !before.contains(&found.id));
+        let mut book = self.book();
         if is_new || book.get(&found.id).is_some() {
             book.add(&found.id, &image.to_string(), clock::now());
         }

@@ -4,8 +4,8 @@ use super::fixture::{self, Fixture};
 use super::{ensure, right};
 use crate::domain::container::PullPolicy;
 use crate::domain::time::Timestamp;
-use crate::runtime::docker::images::Images;
 use crate::runtime::docker::images::collect::{ImageRules, Why};
+use crate::runtime::docker::images::{Images, Leaving};
 use crate::runtime::shimmed::clock;
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{CreateContainerOptions, TagImageOptionsBuilder};
@@ -62,7 +62,7 @@ async fn only_what_wharf_pulled_and_nobody_needs_goes() {
     // Another process of the agent, a day later; one of them is of use just before.
     let images = start();
     let later = clock::now().plus(DAY + Duration::from_secs(60));
-    images.book.lock().await.touch(&ids[1], later);
+    images.book().touch(&ids[1], later);
     assert_eq!(collected(&images, later).await, [(ids[0].clone(), Why::Age)]);
     assert!(!is_there(&images, old).await);
     for name in [recent, held, named, theirs] {
@@ -112,4 +112,29 @@ async fn what_others_have_pulled_by_its_digest_is_theirs_though_a_job_names_its_
     ensure(&images, &digest, PullPolicy::Missing, right()).await.unwrap();
     ensure(&images, &name, PullPolicy::Missing, right()).await.unwrap();
     assert_eq!(collected(&images, later.plus(DAY)).await, [(id, Why::Age)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_needs_an_image_that_is_being_removed_waits_and_nobody_else_does() {
+    if fixture::missing().is_some() {
+        return;
+    }
+    let fixture = Fixture::start().await;
+    let (leaves, stays) = (fixture.publish("leaves", 1, 1000).await, fixture.publish("stays", 1, 1000).await);
+    let images = Images::new(fixture.docker.clone());
+    let id = ensure(&images, &leaves, PullPolicy::Missing, right()).await.unwrap().id;
+    let pulled = images.book().get(&id).cloned().expect("wharf pulled it");
+    let leaving = images.takes_leave(Leaving { id: id.clone(), pulled });
+    ensure(&images, &stays, PullPolicy::Missing, right()).await.unwrap();
+    let waiting = ensure(&images, &leaves, PullPolicy::Missing, right());
+    tokio::pin!(waiting);
+    tokio::select! {
+        biased;
+        answer = &mut waiting => panic!("it did not wait: {answer:?}"),
+        () = std::future::ready(()) => {}
+    }
+    fixture.remove(&id).await;
+    drop(leaving);
+    waiting.await.unwrap();
+    assert!(is_there(&images, &leaves).await, "it is pulled again");
 }
