@@ -362,24 +362,22 @@ impl Core {
     }
 
     async fn commit(&mut self, outbox: Outbox) -> Result<(), Error> {
-        let (dirty, mut writes) = {
+        let (dirty, writes) = {
             let mut state = write(&self.shared);
             let dirty = std::mem::take(&mut state.dirty);
             let writes = Writes::of(&state, &dirty);
             (dirty, writes)
         };
-        if !writes.is_empty() {
-            writes.events(self.telling.to_keep(&dirty.events));
-        }
         #[cfg(debug_assertions)]
         if !writes.is_empty() && acts_too_early() {
             self.publish(dirty, outbox).await;
             tokio::time::sleep(Duration::from_millis(300)).await;
-            let written = writes.commit(&*self.parts.store, self.term).await;
+            let written = writes.commit(&*self.parts.store, self.term, &[], |_| None).await;
             return written.map_err(|error| Error::unavailable(format!("the controller's store: {error}")));
         }
         if !writes.is_empty() {
-            match writes.commit(&*self.parts.store, self.term).await {
+            let keep = |events: &[_]| self.telling.to_keep(events);
+            match writes.commit(&*self.parts.store, self.term, &dirty.events, keep).await {
                 Ok(()) => {}
                 Err(WriteError::Deposed(term)) => {
                     let error =
@@ -387,7 +385,10 @@ impl Core {
                     outbox.answers.into_iter().for_each(|answer| answer(Some(error.clone())));
                     return Err(error);
                 }
-                Err(WriteError::Store(error)) => return self.recover(outbox, &error.to_string()).await,
+                Err(WriteError::Store(error)) => {
+                    self.telling.hold(&dirty.events);
+                    return self.recover(outbox, &error.to_string()).await;
+                }
             }
         }
         self.moved = Moved::default();

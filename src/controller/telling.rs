@@ -5,7 +5,8 @@
 //! itself knows what it has already. A controller that leads on another machine has a history of its own, so each of them
 //! tells an end once. The store holds the words of one commit only: there are too many events for etcd.
 //!
-//! A decision of several transactions has its events with the last: a crash in between takes them along.
+//! A decision of several transactions has each event with the one that makes it true: a crash in between leaves those of
+//! the rest to whoever decides it anew.
 
 use super::persist::LAST_EVENTS;
 use crate::domain::event::Event;
@@ -99,6 +100,15 @@ impl Telling {
         self.keep(untold);
     }
 
+    /// What was seen is true whatever became of the commit that was to write down what follows from it; decisions are made
+    /// anew after a failed one, and told then.
+    pub(super) fn hold(&mut self, events: &[Event]) {
+        let seen: Vec<Event> = events.iter().filter(|event| is_seen(event)).cloned().collect();
+        if !seen.is_empty() {
+            self.keep(self.with(&seen));
+        }
+    }
+
     fn keep(&mut self, untold: Untold) {
         self.untold = untold;
         let surplus = self.untold.events.len().saturating_sub(MAX_UNTOLD);
@@ -128,6 +138,11 @@ impl Telling {
             if self.untold.events.is_empty() { *self.history.subscribe().borrow() } else { self.untold.after };
         Untold { after, events: self.untold.events.iter().chain(events).cloned().collect() }
     }
+}
+
+/// Nobody decided it, and what is known of it outlives a failed commit: it would not be seen again.
+fn is_seen(event: &Event) -> bool {
+    matches!(event.kind.as_str(), "node.unreachable" | "node.answers" | "clock.set") || event.kind.starts_with("gpu.")
 }
 
 fn bytes(untold: &Untold) -> Vec<u8> {
@@ -176,6 +191,24 @@ mod tests {
         let elsewhere = Arc::new(EventLog::in_memory(1000).unwrap());
         Telling::new(elsewhere.clone()).resume(&store).await.unwrap();
         assert_eq!(told(&elsewhere).await, ["b", "c"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_seen_is_told_although_its_commit_failed() {
+        let (store, history) = (MemoryStore::default(), Arc::new(EventLog::in_memory(1000).unwrap()));
+        let mut telling = Telling::new(history.clone());
+        commit(&mut telling, &store, &[event("job.submitted", "a")], true).await;
+        let lost = [event("node.unreachable", "b"), event("task.ended", "decided again")];
+        // Written or not: the answer is lost.
+        for is_written in [false, true] {
+            if is_written {
+                commit(&mut telling, &store, &lost[..1], false).await;
+            }
+            telling.hold(&lost);
+            telling.resume(&store).await.unwrap();
+            telling.resume(&store).await.unwrap();
+            assert_eq!(told(&history).await, ["a", "b"], "{is_written}");
+        }
     }
 
     #[tokio::test]

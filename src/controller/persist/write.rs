@@ -6,6 +6,7 @@ use super::keys::{
     run_key, spec_key, task_key,
 };
 use super::record::{StoredNode, StoredSeat, StoredTask, json, stored_task};
+use crate::domain::event::Event;
 use crate::domain::ids::{JobId, Term};
 use crate::domain::level::Level;
 use crate::domain::node::Standing;
@@ -15,7 +16,7 @@ use crate::store::{
     Compare, Entry, MAX_OPERATIONS, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, Op, Outcome, Range, Store, StoreError,
     Transaction, chunked,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// More than the compare with the term takes of a transaction.
 const FENCE_BYTES: usize = 256;
@@ -25,6 +26,9 @@ const CHUNK_BYTES: usize = MAX_VALUE_BYTES - 1024;
 #[derive(Debug, Default)]
 pub(in crate::controller) struct Writes {
     units: Vec<Vec<Op>>,
+    /// The unit that makes a task's or a job's events true, by its place in `units`.
+    of_task: HashMap<String, usize>,
+    of_job: HashMap<u64, usize>,
 }
 
 /// Why a batch was not written.
@@ -63,6 +67,7 @@ impl Writes {
                 if let Some(run) = state.runs.get(&job.newest_run()) {
                     whole.push(put(run_key(run.id), json(run)));
                 }
+                writes.of_job.insert(id.0, writes.units.len());
                 writes.units.push(whole);
             }
         }
@@ -72,6 +77,7 @@ impl Writes {
         for id in &dirty.tasks {
             let found = state.runs.get(&id.run).and_then(|run| Some((run, &run.tasks[run.find(id.role, id.index)?])));
             if let Some((run, task)) = found {
+                writes.of_task.insert(id.to_string(), writes.units.len());
                 writes.units.push(vec![put(task_key(*id, run.generation), json(&stored_task(task)))]);
             }
         }
@@ -119,7 +125,10 @@ impl Writes {
                 by_job.entry(run.job).or_default().push(put(run_key(*id), json(run)));
             }
         }
-        self.units.extend(by_job.into_values());
+        for (id, ops) in by_job {
+            self.of_job.insert(id.0, self.units.len());
+            self.units.push(ops);
+        }
     }
 
     fn plan(&mut self, run: &Run) {
@@ -138,32 +147,52 @@ impl Writes {
         }
     }
 
-    /// Adds what is to be told of all this: last, so that it is not told before it is true.
-    pub(in crate::controller) fn events(&mut self, value: Option<Vec<u8>>) {
-        self.units.extend(value.map(|value| vec![put(LAST_EVENTS.into(), value)]));
-    }
-
     pub(in crate::controller) fn is_empty(&self) -> bool {
         self.units.is_empty()
     }
 
-    /// Writes everything in order, as few transactions as the limits allow, fenced by the term.
-    pub(in crate::controller) async fn commit(self, store: &dyn Store, term: Term) -> Result<(), WriteError> {
+    /// Writes everything in order, as few transactions as the limits allow, fenced by the term. Each transaction keeps,
+    /// as `keep` makes them a value, those of `events` that are true by then: so none is told before it is true, and
+    /// none is lost once it is.
+    pub(in crate::controller) async fn commit(
+        self,
+        store: &dyn Store,
+        term: Term,
+        events: &[Event],
+        keep: impl Fn(&[Event]) -> Option<Vec<u8>>,
+    ) -> Result<(), WriteError> {
         let fence = fence(term);
+        let kept = |events: &[Event]| keep(events).map(|value| put(LAST_EVENTS.into(), value));
+        let all = kept(events);
+        let reserved = all.as_ref().map_or(0, op_bytes);
+        let true_with: Vec<Option<usize>> = events.iter().map(|event| self.unit_of(event)).collect();
         let mut ops: Vec<Op> = Vec::new();
         let mut bytes = 0;
-        for unit in self.units {
+        for (at, unit) in self.units.into_iter().enumerate() {
             let unit_bytes: usize = unit.iter().map(op_bytes).sum();
-            let full = ops.len() + unit.len() + 1 > MAX_OPERATIONS
-                || bytes + unit_bytes > MAX_TRANSACTION_BYTES - FENCE_BYTES;
+            let full = ops.len() + unit.len() + 2 > MAX_OPERATIONS
+                || bytes + unit_bytes + reserved > MAX_TRANSACTION_BYTES - FENCE_BYTES;
             if full && !ops.is_empty() {
+                let by_now = events.iter().zip(&true_with).filter(|(_, unit)| unit.is_some_and(|unit| unit < at));
+                let by_now: Vec<Event> = by_now.map(|(event, _)| event.clone()).collect();
+                ops.extend(kept(&by_now));
                 flush(store, &fence, std::mem::take(&mut ops), term).await?;
                 bytes = 0;
             }
             bytes += unit_bytes;
             ops.extend(unit);
         }
+        ops.extend(all);
         if ops.is_empty() { Ok(()) } else { flush(store, &fence, ops, term).await }
+    }
+
+    /// The unit with which an event becomes true; none for what is true with the whole.
+    fn unit_of(&self, event: &Event) -> Option<usize> {
+        match (&event.task, event.job) {
+            (Some(task), _) => self.of_task.get(task).copied(),
+            (None, Some(job)) => self.of_job.get(&job).copied(),
+            (None, None) => None,
+        }
     }
 }
 
@@ -285,5 +314,65 @@ fn op_bytes(op: &Op) -> usize {
     match op {
         Op::Put { key, value } => key.len() + value.len(),
         Op::Delete { key } => key.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::time::Timestamp;
+    use crate::store::flaky::{Failure, FlakyStore};
+    use crate::store::memory::MemoryStore;
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    const TASKS: usize = 250;
+
+    fn ended(task: &str) -> Event {
+        let (kind, message) = ("task.ended".to_owned(), String::new());
+        let task = Some(task.to_owned());
+        Event { sequence: 0, time: Timestamp(0), kind, job: Some(1), task, node: None, message }
+    }
+
+    /// Ends of many tasks, each with its record, and then the job's.
+    fn ends() -> (Writes, Vec<Event>) {
+        let (mut writes, mut events) = (Writes::default(), Vec::new());
+        for task in (0..TASKS).map(|task| format!("task-{task}")) {
+            writes.of_task.insert(task.clone(), writes.units.len());
+            writes.units.push(vec![put(task.clone(), vec![0; 100])]);
+            events.push(ended(&task));
+        }
+        writes.of_job.insert(1, writes.units.len());
+        writes.units.push(vec![put("job-1".into(), Vec::new())]);
+        events.push(Event { kind: "job.ended".to_owned(), task: None, ..ended("") });
+        (writes, events)
+    }
+
+    fn names(events: &[Event]) -> Option<Vec<u8>> {
+        let name = |event: &Event| event.task.clone().unwrap_or_else(|| "job-1".to_owned());
+        (!events.is_empty()).then(|| json(&events.iter().map(name).collect::<BTreeSet<_>>()))
+    }
+
+    #[tokio::test]
+    async fn events_are_durable_with_what_makes_them_true_wherever_it_ends() {
+        let mut written = Vec::new();
+        for failing in 1..=4 {
+            let inner = Arc::new(MemoryStore::default());
+            let ops = vec![put("meta/term".into(), b"7".to_vec())];
+            inner.commit(Transaction { ops, ..Transaction::default() }).await.unwrap();
+            let store = FlakyStore::new(inner, failing..=99, Failure::NotWritten);
+            let (writes, events) = ends();
+            let done = writes.commit(&store, Term(7), &events, names).await;
+            let (entries, _) = store.range(Range { limit: 1000, ..Range::prefix("") }).await.unwrap();
+            let there: BTreeSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
+            let kept = entries.iter().find(|entry| entry.key == LAST_EVENTS);
+            let kept: BTreeSet<String> =
+                kept.map(|entry| serde_json::from_slice(&entry.value).unwrap()).unwrap_or_default();
+            let records = there.into_iter().filter(|key| !key.starts_with("meta/")).collect::<BTreeSet<_>>();
+            assert_eq!(kept, records, "transaction {failing}");
+            written.push((records.len(), done.is_ok()));
+        }
+        assert_eq!(written.last(), Some(&(TASKS + 1, true)), "{written:?}");
+        assert!(written.iter().any(|(count, _)| *count > 0 && *count < TASKS), "{written:?}");
     }
 }
