@@ -190,8 +190,8 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<FaultsCommand>,
     },
-    /// Decide about one hardware fault
-    #[command(after_help = "Example:\n  wharf fault clear 4837120001")]
+    /// Show or decide about one hardware fault
+    #[command(after_help = "Examples:\n  wharf fault show 4837120001\n  wharf fault clear 4837120001")]
     Fault {
         #[command(subcommand)]
         command: FaultCommand,
@@ -232,6 +232,15 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum FaultCommand {
+    /// Show one fault: what and where, since when, whose doing, what to do, whom it hit, and what became of them
+    #[command(after_help = "Examples:\n  wharf fault show 4837120001\n  wharf fault show 4837120001 --json")]
+    Show {
+        /// As 'wharf faults' shows it
+        id: u64,
+        /// Whose, where two nodes have that id
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+    },
     /// Say that a fault is over: what it took out of use can be used again
     #[command(after_help = "Example:\n  wharf fault clear 4837120001")]
     Clear {

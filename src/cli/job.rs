@@ -182,7 +182,11 @@ fn next_step(job: &JobView, tasks: &[TaskView]) -> String {
     let id = job.job_id;
     let run = tasks.first().and_then(|task| task.id.split('.').nth(1)).filter(|run| *run != job.run_id.to_string());
     let run = run.map_or_else(String::new, |run| format!(" --run {run}"));
+    let behind = |task: &TaskView| task.exit.as_ref()?.faults.first().copied();
     match (first_failure(tasks), job.state.as_str()) {
+        (Some(task), _) if behind(task).is_some() => {
+            format!("wharf fault show {}", behind(task).unwrap_or_default())
+        }
         (Some(task), _) => format!("wharf logs {id}{run} --role {} --index {} --tail 50", task.role, task.index),
         (None, "WAITING") => format!("wharf job explain {id}"),
         (None, "RUNNING" | "STOPPING") if run.is_empty() => format!("wharf logs {id} --follow --tail 20"),

@@ -103,6 +103,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
             faults::scan(&context, file, table).await
         }
         Command::Faults { node, all, command: None } => faults::list(&context, node, all).await,
+        Command::Fault { command: FaultCommand::Show { id, node } } => faults::show(&context, id, node).await,
         Command::Fault { command: FaultCommand::Clear { id, node } } => faults::clear(&context, id, node).await,
         Command::Xid { code, table } => xid::xid(&context, code, &table),
         Command::Events(args) => events::events(&context, args).await,

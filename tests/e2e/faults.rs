@@ -102,6 +102,16 @@ fn a_lost_gpu_ends_its_own_task_alone_and_the_job_goes_on_elsewhere() {
     assert!(task.starts_with(&format!("{hit}.{hit}.")), "{fault}");
     assert_eq!((&fault["pid"], &fault["process"]), (&json!(1234), &json!("python")), "{fault}");
 
+    let one = cluster.json(&["fault", "show", &fault["id"].to_string()]);
+    assert_eq!((&one["gpu_index"], &one["evidence"]), (&lost["index"], &fault["evidence"]), "{one}");
+    let (hit, became) = (&one["hit"], &one["hit"]["exit"]["class"]);
+    assert_eq!(
+        (&hit["job_name"], &hit["role"], became),
+        (&json!("hit"), &json!("main"), &json!("hardware")),
+        "{one}"
+    );
+    assert_eq!((&hit["job_state"], &hit["attempt"]), (&json!("RUNNING"), &json!(2)), "{one}");
+
     assert_ne!(again["tasks"][0]["gpus"][0], lost["uuid"], "{again}");
     let now = gpu(&cluster, &lost["uuid"]);
     assert_eq!((&now["state"], &now["faults"]), (&json!("FAULTY"), &json!([fault["id"]])), "{now}");

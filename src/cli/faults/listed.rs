@@ -59,6 +59,9 @@ fn faults_table(faults: &[Fault]) -> String {
     for fault in faults.iter().filter(|fault| fault.takes_out_of_use()) {
         text.push_str(&table::paragraph(&format!("{}: ", fault.id), &fault.reason));
     }
+    if let Some(first) = faults.first() {
+        text.push_str(&format!("\nNext: wharf fault show {}\n", first.id));
+    }
     text
 }
 

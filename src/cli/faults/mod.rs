@@ -1,10 +1,12 @@
-//! `wharf faults`: what nodes have told; `wharf faults scan`: a kernel log, and the faults in it.
+//! `wharf faults` and `wharf fault show`: what nodes have told; `wharf faults scan`: a kernel log, and the faults in it.
 
 mod lines;
 mod listed;
+mod shown;
 mod text;
 
 pub use listed::{clear, list};
+pub use shown::show;
 
 use super::args::TableArgs;
 use super::context::Context;
