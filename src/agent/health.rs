@@ -104,7 +104,7 @@ impl KernelEar {
             sequence: Some(record.sequence),
             boot_us: Some(record.at_boot_us),
             time: Some(self.time_of(record.at_boot_us)),
-            priority: Some(record.priority),
+            priority: u8::try_from(record.facility * 8 + u32::from(record.priority)).ok().or(Some(u8::MAX)),
             host: None,
             text: Cow::Borrowed(&record.text),
         };
