@@ -90,6 +90,7 @@ impl Actor {
             };
             if let Some(what) = what {
                 self.say(id, what);
+                self.hint.send_modify(|hint| hint.faults += 1);
             }
             changed.insert(id);
             self.fault_book.version += 1;

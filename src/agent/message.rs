@@ -150,4 +150,6 @@ pub struct ReportHint {
     pub newest: u64,
     /// Grows when there is a reason to register anew: another inventory, a newer term.
     pub register: u64,
+    /// Grows when a fault has begun, has grown worse or is over.
+    pub faults: u64,
 }
