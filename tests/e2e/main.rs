@@ -26,6 +26,7 @@ mod kill;
 mod lifecycle;
 mod logs;
 mod main_job;
+mod metrics;
 mod node_lost;
 mod nonsense;
 mod partition;
