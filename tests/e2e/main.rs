@@ -35,6 +35,7 @@ mod placement;
 mod ports;
 mod random_jobs;
 mod rest;
+mod score;
 mod sharing;
 mod simulate;
 mod ssh;
