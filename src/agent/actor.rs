@@ -12,6 +12,7 @@ use super::faults::FaultBook;
 use super::gpus::{GpuBook, Promised};
 use super::journal::Identity;
 use super::message::{Inside, ReportHint, Request};
+use super::metrics::Tally;
 use super::ports::{HeldPorts, Ports, named};
 use super::pressure::DiskMark;
 use super::watch::Watchers;
@@ -76,6 +77,7 @@ pub struct Actor {
     pub(super) samples: BTreeMap<GpuUuid, GpuSample>,
     pub(super) gpu_book: GpuBook,
     pub(super) fault_book: FaultBook,
+    pub(super) tally: Tally,
     pub(super) writer: Writer,
     pub(super) executor: Executor,
     pub(super) clock: Arc<dyn Clock>,
@@ -148,6 +150,7 @@ impl Actor {
             Inside::Registered { registered, reply } => drop(reply.send(self.registered(registered))),
             Inside::Heartbeat { reply } => drop(reply.send(self.heartbeat())),
             Inside::HeartbeatAnswered { sent_boottime, faults_version } => {
+                self.tally.heartbeats += 1;
                 self.controller_has_faults(faults_version);
                 self.renew_leases(sent_boottime);
             }

@@ -10,6 +10,7 @@ use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
 use crate::domain::command::{CommandHeader, Error, ErrorKind, Violation};
 use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::TaskId;
+use crate::domain::metrics::Sample;
 use crate::domain::principal::Principal;
 use crate::domain::ssh::SshSeed;
 use crate::domain::task::{TaskSpec, TaskState, TaskStatus};
@@ -160,6 +161,10 @@ impl AgentApi for AgentHandle {
     async fn clear_fault(&self, who: &Principal, id: FaultId) -> Result<Fault, Error> {
         let (what, who) = (format!("clear fault {id}"), who.clone());
         self.ask(&what, QUESTION_DEADLINE, |reply| Request::ClearFault { who, id, reply }).await?
+    }
+
+    async fn metrics(&self) -> Result<Vec<Sample>, Error> {
+        self.ask("metrics", QUESTION_DEADLINE, |reply| Request::Metrics { reply }).await
     }
 
     async fn exec(&self, _who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error> {

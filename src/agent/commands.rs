@@ -31,6 +31,7 @@ impl Actor {
             Request::Command { header, action, reply } => self.command(&header, *action, reply),
             Request::List { after, limit, reply } => drop(reply.send(self.list(after, limit))),
             Request::Node { reply } => drop(reply.send(self.node_info())),
+            Request::Metrics { reply } => drop(reply.send(self.metrics())),
             Request::Watch { cursor, reply } => drop(reply.send(self.watchers.watch(cursor.as_deref()))),
             Request::ClearFault { who, id, reply } => drop(reply.send(self.clear_fault(&who, id))),
             Request::Task { id, reply } => drop(reply.send(self.access(id))),

@@ -25,7 +25,9 @@ use tracing::{info, warn};
 impl Actor {
     /// Counts what the kernel said.
     pub(super) fn kernel_said(&mut self, batch: KernelBatch) {
-        let KernelBatch { heard, next, reply } = batch;
+        let KernelBatch { heard, records, lost, next, reply } = batch;
+        self.tally.records += records;
+        self.tally.lost_records += lost;
         let mut changed = BTreeSet::new();
         for (sequence, heard) in heard {
             if sequence < self.fault_book.next_record {
@@ -90,6 +92,7 @@ impl Actor {
             };
             if let Some(what) = what {
                 self.say(id, what);
+                self.hint.send_modify(|hint| hint.faults += 1);
             }
             changed.insert(id);
             self.fault_book.version += 1;

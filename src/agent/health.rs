@@ -30,6 +30,9 @@ const BATCH: usize = 256;
 #[derive(Debug)]
 pub struct KernelBatch {
     pub heard: Vec<(u64, Heard)>,
+    /// How many it had, and how many were overwritten between them.
+    pub records: u64,
+    pub lost: u64,
     /// The first record that is not in this or an earlier batch.
     pub next: u64,
     pub reply: Reply<()>,
@@ -77,13 +80,16 @@ impl KernelEar {
     /// This entry and what is there behind it, as one batch. `None`: the actor is gone.
     async fn tell(&mut self, parser: &mut Parser, first: Entry) -> Option<()> {
         let (mut heard, mut next, mut entry, mut room) = (Vec::new(), 0, Some(first), BATCH);
+        let (mut records, mut lost) = (0, 0);
         while let Some(one) = entry {
             match one {
                 Entry::Record(record) => {
+                    records += 1;
                     next = record.sequence.saturating_add(1);
                     heard.extend(self.hear(parser, &record).into_iter().map(|heard| (record.sequence, heard)));
                 }
                 Entry::Gap { from, to } => {
+                    lost += if from == 0 { 0 } else { length(from, to) };
                     next = to.saturating_add(1);
                     heard.extend(self.gap(from, to).map(|gap| (to, gap)));
                 }
@@ -95,7 +101,7 @@ impl KernelEar {
             entry = if room > 0 { self.log.ready() } else { None };
         }
         let (reply, taken) = oneshot::channel();
-        self.inside.send(Inside::Kernel(Box::new(KernelBatch { heard, next, reply }))).await.ok()?;
+        self.inside.send(Inside::Kernel(Box::new(KernelBatch { heard, records, lost, next, reply }))).await.ok()?;
         taken.await.ok()
     }
 
@@ -104,7 +110,7 @@ impl KernelEar {
             sequence: Some(record.sequence),
             boot_us: Some(record.at_boot_us),
             time: Some(self.time_of(record.at_boot_us)),
-            priority: Some(record.priority),
+            priority: u8::try_from(record.facility * 8 + u32::from(record.priority)).ok().or(Some(u8::MAX)),
             host: None,
             text: Cow::Borrowed(&record.text),
         };
@@ -118,7 +124,7 @@ impl KernelEar {
         if from == 0 {
             return None;
         }
-        let lost = to.saturating_sub(from).saturating_add(1);
+        let lost = length(from, to);
         warn!(from, to, "the kernel overwrote messages before they were read");
         let judgement =
             Judgement::new(Verdict::Unknown, Action::None, "Messages of the kernel were lost before they were read.");
@@ -134,4 +140,8 @@ impl KernelEar {
         let ago = boottime.saturating_sub(Duration::from_micros(at_boot_us));
         now.moved(-i64::try_from(ago.as_nanos()).unwrap_or(i64::MAX))
     }
+}
+
+const fn length(from: u64, to: u64) -> u64 {
+    to.saturating_sub(from).saturating_add(1)
 }

@@ -11,6 +11,7 @@ use crate::domain::command::{CommandHeader, Error, Heartbeat, Registered, Regist
 use crate::domain::exit::Exit;
 use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::TaskId;
+use crate::domain::metrics::Sample;
 use crate::domain::principal::Principal;
 use crate::domain::ssh::SshSeed;
 use crate::domain::task::{TaskSpec, TaskStatus};
@@ -48,6 +49,9 @@ pub enum Request {
     Task {
         id: TaskId,
         reply: Reply<Option<TaskAccess>>,
+    },
+    Metrics {
+        reply: Reply<Vec<Sample>>,
     },
     ClearFault {
         who: Principal,
@@ -150,4 +154,6 @@ pub struct ReportHint {
     pub newest: u64,
     /// Grows when there is a reason to register anew: another inventory, a newer term.
     pub register: u64,
+    /// Grows when a fault has begun, has grown worse or is over.
+    pub faults: u64,
 }

@@ -28,6 +28,7 @@ mod health;
 mod journal;
 mod lingering;
 mod message;
+mod metrics;
 mod output;
 mod own_table;
 mod port_claim;

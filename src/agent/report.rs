@@ -12,6 +12,7 @@ use crate::telemetry::clock::Clock;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 /// Statuses in one report: below the 4 MiB of a message even with long reasons.
@@ -20,6 +21,9 @@ pub const REPORT_BATCH: usize = 500;
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// After a refusal: asking again soon will not help.
 const REFUSED_WAIT: Duration = Duration::from_secs(15);
+
+/// Between two heartbeats that faults have called for.
+const FAULTS_WAIT: Duration = Duration::from_millis(50);
 
 /// Before registering anew.
 const AGAIN_WAIT: Duration = Duration::from_millis(200);
@@ -99,8 +103,21 @@ impl Reporter {
         let mut beat = tokio::time::interval(Duration::from_millis(u64::from(registered.heartbeat_ms.max(10))));
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut silent = false;
+        let mut hint = self.hint.clone();
+        let mut told = hint.borrow().faults;
+        let mut early = Instant::now();
         loop {
-            beat.tick().await;
+            // Faults go with heartbeats, and whom they hit is to hear of them at once; storms make no more of it.
+            tokio::select! {
+                _ = beat.tick() => {}
+                changed = async { hint.wait_for(|hint| hint.faults != told).await.map(|_| ()) } => {
+                    changed.map_err(|_| Ended)?;
+                    tokio::time::sleep_until(early + FAULTS_WAIT).await;
+                    early = Instant::now();
+                }
+            }
+            // Before the heartbeat is made up: what changes while it is on its way calls for another.
+            told = self.hint.borrow().faults;
             let heartbeat = self.ask(|reply| Inside::Heartbeat { reply }).await?;
             // Before the call: the lease must not outlive what the controller counts from its own clock.
             let sent_boottime = self.clock.boottime();

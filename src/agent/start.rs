@@ -8,6 +8,7 @@ use super::faults::FaultBook;
 use super::gpus::{Gate, GpuBook, Poller};
 use super::health::KernelEar;
 use super::message::ReportHint;
+use super::metrics::Tally;
 use super::ports::Ports;
 use super::pressure::DiskMark;
 use super::report::Reporter;
@@ -227,6 +228,7 @@ pub async fn start(mut parts: AgentParts, cancel: CancellationToken) -> Result<(
         samples: BTreeMap::new(),
         gpu_book,
         fault_book,
+        tally: Tally::default(),
         writer: Writer::new(Arc::clone(&parts.store), journal.sequence),
         executor,
         clock: Arc::clone(&parts.clock),

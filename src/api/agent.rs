@@ -4,6 +4,7 @@ use super::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
 use crate::domain::command::{CommandHeader, Error};
 use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::{JournalId, NodeName, NodeUid, TaskId, Term};
+use crate::domain::metrics::Sample;
 use crate::domain::principal::Principal;
 use crate::domain::ssh::SshSeed;
 use crate::domain::task::{Inventory, TaskSpec, TaskStatus};
@@ -53,6 +54,11 @@ pub trait AgentApi: std::fmt::Debug + Send + Sync + 'static {
     }
 
     async fn exec(&self, who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error>;
+
+    /// What monitoring reads; see [`crate::domain::metrics`]. Not carried over gRPC.
+    async fn metrics(&self) -> Result<Vec<Sample>, Error> {
+        Err(Error::refused("this node counts nothing"))
+    }
 }
 
 /// A node as its agent sees it.

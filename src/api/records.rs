@@ -3,6 +3,7 @@
 use super::controller::{ControllerApi, JobFilter};
 use crate::domain::command::Error;
 use crate::domain::job::Job;
+use crate::domain::metrics::Sample;
 use crate::domain::principal::Principal;
 use crate::domain::spec::JobSpec;
 use crate::domain::view::JobView;
@@ -13,6 +14,11 @@ use std::sync::Arc;
 /// The controller as it is in this process. `job` arguments as in [`ControllerApi`].
 #[async_trait]
 pub trait RecordsApi: ControllerApi {
+    /// What monitoring reads; see [`crate::domain::metrics`].
+    async fn metrics(&self) -> Result<Vec<Sample>, Error> {
+        Err(Error::refused("this controller counts nothing"))
+    }
+
     /// As [`ControllerApi::list_jobs`].
     async fn list_records(
         &self,

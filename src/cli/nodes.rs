@@ -147,13 +147,7 @@ pub fn holder(gpu: &GpuView) -> String {
 
 /// The state as `--json` spells it.
 pub const fn state_word(state: GpuState) -> &'static str {
-    match state {
-        GpuState::Free => "FREE",
-        GpuState::Held => "HELD",
-        GpuState::Withheld => "WITHHELD",
-        GpuState::Faulty => "FAULTY",
-        GpuState::Lost => "LOST",
-    }
+    state.as_str()
 }
 
 fn dash(value: Option<impl ToString>) -> String {

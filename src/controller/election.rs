@@ -22,6 +22,7 @@ use crate::domain::command::{
 };
 use crate::domain::event::Event;
 use crate::domain::ids::{JournalId, NodeName, NodeUid, TaskId};
+use crate::domain::metrics::{self, Sample};
 use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
 use crate::domain::ssh::SshAccess;
@@ -352,6 +353,14 @@ impl ControllerApi for Elected {
 
 #[async_trait]
 impl RecordsApi for Elected {
+    async fn metrics(&self) -> Result<Vec<Sample>, Error> {
+        match self.leading() {
+            Ok(controller) => controller.metrics().await,
+            // Of the fleet only the one that leads knows.
+            Err(_) => Ok(vec![metrics::build("controller"), Sample::new(&metrics::LEADS, 0.0)]),
+        }
+    }
+
     async fn list_records(
         &self,
         who: &Principal,

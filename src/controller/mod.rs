@@ -38,6 +38,7 @@ mod gang;
 mod holdings;
 mod logs;
 mod lost;
+mod metrics;
 mod node_detail;
 mod nodes;
 mod persist;

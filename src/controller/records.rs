@@ -1,6 +1,7 @@
 //! Jobs with all that is known of them.
 
 use super::core::{Controller, read};
+use super::metrics;
 use super::state::State;
 use super::{api, persist, resolve, views};
 use crate::api::RecordsApi;
@@ -8,6 +9,7 @@ use crate::api::controller::JobFilter;
 use crate::api::records::JobRecord;
 use crate::domain::command::Error;
 use crate::domain::job::Job;
+use crate::domain::metrics::Sample;
 use crate::domain::principal::Principal;
 use crate::domain::run::Run;
 use async_trait::async_trait;
@@ -15,6 +17,10 @@ use std::collections::HashMap;
 
 #[async_trait]
 impl RecordsApi for Controller {
+    async fn metrics(&self) -> Result<Vec<Sample>, Error> {
+        Ok(metrics::of(self))
+    }
+
     async fn list_records(
         &self,
         _who: &Principal,

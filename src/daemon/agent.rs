@@ -16,6 +16,7 @@ use crate::host::Boot;
 use crate::kernel_log::KernelLogOptions;
 use crate::rpc;
 use crate::telemetry::clock::SystemClock;
+use crate::web::Web;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,7 +79,8 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
         },
     };
     let (api, running) = agent::start(parts, cancel.clone()).await?;
-    let routes = rpc::agent_routes(Arc::new(api.clone())).await?;
+    let shared = Arc::new(api.clone());
+    let routes = rpc::agent_routes(shared.clone()).await?.with_web(Web::of_agent(shared, host::host_names()));
     tracing::info!(node = config.name, addresses = addresses.join(", "), "agent listens");
     let serving = tokio::spawn(rpc::serve(listeners, routes, cancel.clone()));
     Ok(AgentService { addresses, agent: api, running, _ports: ports, serving, cancel })

@@ -204,6 +204,20 @@ pub enum GpuState {
     Lost,
 }
 
+impl GpuState {
+    pub const ALL: [Self; 5] = [Self::Free, Self::Held, Self::Withheld, Self::Faulty, Self::Lost];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "FREE",
+            Self::Held => "HELD",
+            Self::Withheld => "WITHHELD",
+            Self::Faulty => "FAULTY",
+            Self::Lost => "LOST",
+        }
+    }
+}
+
 /// The type that jobs ask for by product name: the first alias that the name contains, ignoring case and
 /// spaces; else the name without the vendor.
 pub fn type_of_model(model: &str) -> String {

@@ -49,6 +49,9 @@ pub enum JobState {
 }
 
 impl JobState {
+    pub const ALL: [Self; 6] =
+        [Self::Waiting, Self::Running, Self::Stopping, Self::Succeeded, Self::Failed, Self::Stopped];
+
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Stopped)
     }

@@ -13,6 +13,7 @@ pub mod ids;
 pub mod job;
 pub mod level;
 pub mod lifecycle;
+pub mod metrics;
 pub mod nearest;
 pub mod node;
 pub mod node_lost;

@@ -2,13 +2,16 @@
 
 mod belongs;
 mod open;
+mod printable;
+mod repeats;
 #[cfg(test)]
 mod tests;
 
+use super::clearing;
 use super::observation::{Clears, Observation, Relation, SeenAt, Source};
 use super::verdict::Judgement;
 use crate::domain::fault::{Action, Fault, FaultId, FaultKind, FaultState, Part, Subject};
-use crate::domain::ids::GpuUuid;
+use crate::domain::ids::{GpuUuid, NodeName};
 use crate::domain::pci::PciAddress;
 use open::{Key, Open, cut, slot};
 use std::collections::BTreeMap;
@@ -16,6 +19,8 @@ use std::time::Duration;
 
 /// GPUs whose address is known.
 const MAX_SLOTS: usize = 256;
+/// Active faults of one kind and code on one part, which differ by their task or by their row of memory alone.
+const MAX_ALIKE: usize = 16;
 
 /// What is kept at most, and how far apart things may be that belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +66,8 @@ pub struct Faults {
     limits: Limits,
     next: FaultId,
     kept: BTreeMap<FaultId, Open>,
-    /// Active ones.
-    by_key: BTreeMap<Key, FaultId>,
+    /// Active ones of this boot, the oldest first.
+    by_key: BTreeMap<Key, Vec<FaultId>>,
     slots: BTreeMap<PciAddress, GpuUuid>,
 }
 
@@ -84,12 +89,27 @@ impl Faults {
             let (id, key) = (fault.id, Key::of(fault.kind, fault.code, fault.node.as_ref(), &fault.subject));
             self.next = self.next.max(FaultId(id.0.saturating_add(1)));
             if fault.state == FaultState::Active {
-                self.by_key.insert(key.clone(), id);
+                self.by_key.entry(key.clone()).or_default().push(id);
             }
             let counts = [fault.count; 3];
-            self.kept.insert(id, Open { fault, key, last: None, counts, address: None });
+            self.kept.insert(id, Open { counts, ..Open::new(fault, key) });
         }
         dropped
+    }
+
+    /// The machine was booted: what a boot ends is over, and what comes now belongs to nothing from before.
+    pub fn booted(&mut self, node: Option<&NodeName>) -> Vec<Change> {
+        let here = |open: &&mut Open| open.fault.node.as_ref() == node && open.fault.state == FaultState::Active;
+        let mut over = Vec::new();
+        for open in self.kept.values_mut().filter(here) {
+            open.is_of_earlier_boot = true;
+            // No program has outlived it.
+            if open.fault.action <= Action::RestartApp || clearing::rule(open.fault.kind, open.fault.action).reboot {
+                over.push(open.fault.id);
+            }
+        }
+        self.by_key.retain(|key, _| key.node.as_ref() != node);
+        over.into_iter().filter_map(|id| self.clear(id)).collect()
     }
 
     /// Which GPU is where: from the driver, or from its log when it no longer answers.
@@ -117,6 +137,7 @@ impl Faults {
     /// Counts an observation: with the fault that it belongs to, or as a new one.
     pub fn observe(&mut self, mut observation: Observation) -> Vec<Change> {
         self.resolve(&mut observation.subject);
+        printable::make_printable(&mut observation);
         let mut changes = self.clear_by(&observation);
         let key = observation.key();
         if let Some(id) = self.leader(&observation) {
@@ -133,10 +154,27 @@ impl Faults {
     pub fn clear(&mut self, id: FaultId) -> Option<Change> {
         let open = self.kept.get_mut(&id).filter(|open| open.fault.state == FaultState::Active)?;
         open.fault.state = FaultState::Cleared;
-        if self.by_key.get(&open.key) == Some(&id) {
-            self.by_key.remove(&open.key);
-        }
+        let key = open.key.clone();
+        self.unlist(&key, id);
         Some(Change::Cleared(id))
+    }
+
+    fn unlist(&mut self, key: &Key, id: FaultId) {
+        if let Some(alike) = self.by_key.get_mut(key) {
+            alike.retain(|one| *one != id);
+            if alike.is_empty() {
+                self.by_key.remove(key);
+            }
+        }
+    }
+
+    /// The fault is from now on known by another key.
+    fn relist(&mut self, id: FaultId, key: Key) {
+        if let Some(open) = self.kept.get_mut(&id) {
+            let old = std::mem::replace(&mut open.key, key.clone());
+            self.unlist(&old, id);
+            self.by_key.entry(key).or_default().push(id);
+        }
     }
 
     /// Adds the GPU that is at the subject's address, or the address of its GPU, by what [`identify`](Self::identify) said.
@@ -177,6 +215,7 @@ impl Faults {
     fn leader(&self, observation: &Observation) -> Option<FaultId> {
         let near = |open: &&Open| {
             open.fault.state == FaultState::Active
+                && !open.is_of_earlier_boot
                 && belongs::belongs(&open.fault, open.address, observation)
                 && (belongs::for_ever(&open.fault, observation)
                     || open.last.is_some_and(|last| self.limits.are_near(&last, &observation.seen)))
@@ -185,12 +224,19 @@ impl Faults {
     }
 
     fn same(&self, key: &Key, observation: &Observation) -> Option<FaultId> {
-        let id = self.by_key.get(key).copied().or_else(|| self.seen_by_another_source(observation))?;
-        let open = self.kept.get(&id)?;
+        let by_another = self.seen_by_another_source(observation);
+        let alike = self.by_key.get(key).map_or(by_another.as_slice(), Vec::as_slice);
+        let alike = || alike.iter().rev().filter_map(|id| self.kept.get(id));
         // Another task's crash on the same GPU is another fault, and so is another row of its memory.
-        let other_task = matches!((open.fault.task, observation.task), (Some(ours), Some(theirs)) if ours != theirs);
-        let other_row = open.fault.code == Some(48) && open.is_of_another_row(observation);
-        (!other_task && !other_row).then_some(id)
+        let of_other_task = |open: &&Open| matches!((open.fault.task, observation.task), (Some(ours), Some(theirs)) if ours != theirs);
+        let of_other_row = |open: &&Open| open.fault.code == Some(48) && open.is_of_another_row(observation);
+        let itself = alike().find(|open| !of_other_task(open) && !of_other_row(open));
+        // A storm that never names the same one twice.
+        let too_many = || {
+            let any = || alike().next().filter(|_| alike().all(|open| open.fault.takes_out_of_use()));
+            (alike().count() >= MAX_ALIKE).then(|| alike().find(|open| !of_other_task(open)).or_else(any))?
+        };
+        itself.or_else(too_many).map(|open| open.fault.id)
     }
 
     /// The driver's library tells an Xid without the link that the driver's line names.
@@ -201,6 +247,7 @@ impl Faults {
             let alike = (fault.kind, fault.code) == (FaultKind::Xid, observation.code)
                 && observation.kind == FaultKind::Xid
                 && fault.state == FaultState::Active
+                && !open.is_of_earlier_boot
                 && fault.subject.gpu_instance == observation.subject.gpu_instance
                 && fault.subject.is_on_same_device(&observation.subject);
             // A source that has counted it would have known it by its key.
@@ -211,19 +258,21 @@ impl Faults {
         self.kept.values().rev().find(same).map(|open| open.fault.id)
     }
 
-    fn again(&mut self, id: FaultId, observation: Observation) -> Option<Change> {
+    fn again(&mut self, id: FaultId, mut observation: Observation) -> Option<Change> {
+        let key = observation.key();
         let open = self.kept.get_mut(&id)?;
+        if let Some(worse) = observation.if_repeated.take().filter(|_| open.repeats.note(observation.seen)) {
+            observation.judgement = worse;
+        }
         let counted = &mut open.counts[slot(observation.source)];
         *counted = counted.saturating_add(observation.count);
         open.fault.count = open.counts.into_iter().max().unwrap_or_default();
         if open.fault.subject.link.is_none() && observation.subject.link.is_some() {
             open.fault.subject.link = observation.subject.link;
             open.fault.subject.part = observation.subject.part;
-            self.by_key.remove(&open.key);
-            open.key = observation.key();
-            self.by_key.insert(open.key.clone(), id);
+            self.relist(id, key);
         }
-        Some(open.learn_of_itself(observation))
+        Some(self.kept.get_mut(&id)?.learn_of_itself(observation))
     }
 
     fn attach(&mut self, id: FaultId, observation: Observation) -> Option<Change> {
@@ -231,15 +280,12 @@ impl Faults {
         open.fault.related = open.fault.related.saturating_add(observation.count);
         let takes_over = belongs::takes_over(&open.fault, &observation);
         if takes_over {
-            if self.by_key.get(&open.key) == Some(&id) {
-                self.by_key.remove(&open.key);
-            }
             open.fault.kind = observation.kind;
             open.fault.code = observation.code;
             open.fault.reason.clone_from(&observation.judgement.reason);
-            open.key = observation.key();
-            self.by_key.insert(open.key.clone(), id);
+            self.relist(id, observation.key());
         }
+        let open = self.kept.get_mut(&id)?;
         if belongs::is_now_a_gpu(&open.fault, &observation) {
             let Judgement { verdict, action, reason, .. } = observation.judgement.clone();
             open.fault.subject.part = Part::Gpu;
@@ -252,7 +298,12 @@ impl Faults {
     }
 
     fn open(&mut self, key: Key, observation: Observation) -> Vec<Change> {
-        let dropped = if self.kept.len() >= self.limits.faults { self.drop_least() } else { None };
+        let alike = self.by_key.get(&key).filter(|alike| alike.len() >= MAX_ALIKE).cloned();
+        let dropped = match alike {
+            Some(alike) => self.drop_least_of(&alike),
+            None if self.kept.len() >= self.limits.faults => self.drop_least(),
+            None => None,
+        };
         let id = self.next;
         self.next = FaultId(id.0.saturating_add(1));
         let Observation { kind, code, node, subject, pid, process, task, job, judgement, seen, .. } = observation;
@@ -282,22 +333,30 @@ impl Faults {
             task,
             job,
         };
-        let address = observation.address;
-        self.by_key.insert(key.clone(), id);
-        self.kept.insert(id, Open { fault, key, last: Some(seen), counts, address });
+        let mut open =
+            Open { last: Some(seen), counts, address: observation.address, ..Open::new(fault, key.clone()) };
+        if observation.if_repeated.is_some() {
+            open.repeats.note(seen);
+        }
+        self.by_key.entry(key).or_default().push(id);
+        self.kept.insert(id, open);
         dropped.into_iter().chain([Change::Opened(id)]).collect()
     }
 
     /// Makes room: of what is cleared, then of what asks for least, the oldest goes.
     fn drop_least(&mut self) -> Option<Change> {
-        let weight = |open: &Open| {
-            (open.fault.state == FaultState::Active, open.fault.takes_out_of_use(), open.fault.action, open.fault.id)
-        };
-        let id = self.kept.values().min_by_key(|open| weight(open))?.fault.id;
+        let id = self.kept.values().min_by_key(|open| open.weight())?.fault.id;
+        self.drop(id)
+    }
+
+    fn drop_least_of(&mut self, ids: &[FaultId]) -> Option<Change> {
+        let id = ids.iter().filter_map(|id| self.kept.get(id)).min_by_key(|open| open.weight())?.fault.id;
+        self.drop(id)
+    }
+
+    fn drop(&mut self, id: FaultId) -> Option<Change> {
         let open = self.kept.remove(&id)?;
-        if self.by_key.get(&open.key) == Some(&id) {
-            self.by_key.remove(&open.key);
-        }
+        self.unlist(&open.key, id);
         Some(Change::Dropped(Box::new(open.fault)))
     }
 }

@@ -119,6 +119,7 @@ fn rate_limited(pci: Option<PciAddress>, at: SeenAt) -> Observation {
 
 fn of_other(event: Event, at: SeenAt) -> Option<Observation> {
     let judgement = verdict::other(&event)?;
+    let if_repeated = verdict::repeated(&event);
     let gpu = |pci| Subject { part: Part::Gpu, pci, ..Subject::default() };
     let node = |device| Subject { part: Part::Node, device, ..Subject::default() };
     let observation = match event {
@@ -161,7 +162,7 @@ fn of_other(event: Event, at: SeenAt) -> Option<Observation> {
         | Event::RateLimited { .. }
         | Event::Suppressed { .. } => return None,
     };
-    Some(observation)
+    Some(Observation { if_repeated, ..observation })
 }
 
 /// A GPU where the GPUs' driver speaks, else some device; [`super::Faults`] knows more addresses.

@@ -29,13 +29,14 @@ pub struct SeenAt {
 impl SeenAt {
     /// Whether `later` came within `window`, or, where no clock tells, within `lines`.
     pub fn is_shortly_before(&self, later: &Self, window: Duration, lines: u64) -> bool {
+        // Processors print out of order, so what is a little earlier is near too. Much earlier is another time.
         if let (Some(earlier), Some(later)) = (self.boot_us, later.boot_us) {
-            return u128::from(later.saturating_sub(earlier)) <= window.as_micros();
+            return u128::from(later.abs_diff(earlier)) <= window.as_micros();
         }
         if let (Some(earlier), Some(later)) = (self.time, later.time) {
-            return later.since(earlier) <= window;
+            return later.since(earlier).max(earlier.since(later)) <= window;
         }
-        later.order.saturating_sub(self.order) <= lines
+        later.order.abs_diff(self.order) <= lines
     }
 }
 
@@ -74,6 +75,8 @@ pub struct Observation {
     pub task: Option<TaskId>,
     pub job: Option<JobId>,
     pub judgement: Judgement,
+    /// Judged so once it has come back often enough; none for what does not grow worse by that.
+    pub if_repeated: Option<Judgement>,
     pub relation: Relation,
     pub seen: SeenAt,
     /// Word for word.
@@ -112,6 +115,7 @@ impl Observation {
             task: None,
             job: None,
             judgement,
+            if_repeated: None,
             relation: Relation::ByCode,
             seen,
             evidence: String::new(),

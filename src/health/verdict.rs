@@ -1,7 +1,7 @@
 //! Who is to blame, and what should be done: by the driver's own word first, by the table second.
 
 use super::kernel_log::{
-    AerSeverity, Event, Lockup, MachineCheckSeverity, NicTrouble, Sxid, SxidSeverity, Xid, XidDetail,
+    AerSeverity, DiskTrouble, Event, Lockup, MachineCheckSeverity, NicTrouble, Sxid, SxidSeverity, Xid, XidDetail,
 };
 use super::table::{Row, Rule, Table};
 use crate::domain::fault::{Action, Verdict};
@@ -147,11 +147,14 @@ pub fn other(event: &Event) -> Option<Judgement> {
         Event::AerUnrecovered { driver, .. } => return Some(aer(AerSeverity::NonFatal, Some(driver))),
         Event::Nic { trouble, .. } => match trouble {
             NicTrouble::Unplugged => (Link, Nothing, "A port has no cable or module."),
-            NicTrouble::Cable => (Link, Inspect, "A cable or module of a network adapter is bad or too hot."),
+            NicTrouble::Cable => (Link, Nothing, "A cable or module of a network adapter is bad."),
+            NicTrouble::Temperature => (Link, Nothing, "A cable or module of a network adapter is too hot."),
             NicTrouble::QueueTimeout => (Node, Nothing, "A queue of a network adapter hung and was restarted."),
-            NicTrouble::CommandTimeout => (Node, Inspect, "The firmware of a network adapter does not answer."),
+            NicTrouble::CommandTimeout => {
+                (Node, Nothing, "The firmware of a network adapter did not answer in time.")
+            }
             NicTrouble::Unhealthy => (Node, Inspect, "A network adapter says that it is not well."),
-            NicTrouble::Power => (Node, Inspect, "A network adapter gets too little power from its slot."),
+            NicTrouble::Power => (Node, Nothing, "A network adapter gets too little power from its slot."),
             NicTrouble::RegisterAccess => return None,
         },
         Event::MachineCheck { severity: MachineCheckSeverity::Corrected } => {
@@ -179,8 +182,11 @@ pub fn other(event: &Event) -> Option<Judgement> {
         Event::ReadOnly { .. } => (Node, Inspect, "A file system met an error and takes no more writes."),
         Event::Nvme { gone: true, .. } => (Node, Inspect, "An NVMe disk is gone or does not come back."),
         Event::Nvme { gone: false, .. } => (Node, Nothing, "An NVMe disk did not answer in time."),
-        Event::BlockIo { medium: true, .. } => (Node, Inspect, "A disk has lost data."),
-        Event::BlockIo { medium: false, .. } => (Node, Nothing, "A disk could not read or write."),
+        Event::BlockIo { trouble, .. } => match trouble {
+            DiskTrouble::Failed => (Node, Nothing, "A disk could not read or write."),
+            DiskTrouble::Medium => (Node, Nothing, "A disk has lost data."),
+            DiskTrouble::Gone => (Node, Inspect, "A disk takes no more reads and writes."),
+        },
         Event::Xid(_)
         | Event::Sxid(_)
         | Event::Identity { .. }
@@ -188,6 +194,25 @@ pub fn other(event: &Event) -> Option<Judgement> {
         | Event::Suppressed { .. } => return None,
     };
     Some(Judgement::new(verdict, action, reason))
+}
+
+/// How to judge what is only noted when it is seen once, if it keeps coming back; none for what stays a note.
+pub fn repeated(event: &Event) -> Option<Judgement> {
+    let (verdict, reason) = match event {
+        Event::Nic { trouble, .. } => match trouble {
+            NicTrouble::Cable => (Verdict::Link, "A cable or module of a network adapter is bad again and again."),
+            NicTrouble::Temperature => (Verdict::Link, "A cable or module of a network adapter stays too hot."),
+            NicTrouble::CommandTimeout => (Verdict::Node, "The firmware of a network adapter does not answer."),
+            NicTrouble::Power => (Verdict::Node, "A network adapter goes on to get too little power from its slot."),
+            NicTrouble::Unplugged | NicTrouble::QueueTimeout | NicTrouble::Unhealthy | NicTrouble::RegisterAccess => {
+                return None;
+            }
+        },
+        Event::Nvme { gone: false, .. } => (Verdict::Node, "An NVMe disk does not answer in time again and again."),
+        Event::BlockIo { trouble: DiskTrouble::Medium, .. } => (Verdict::Node, "A disk loses data again and again."),
+        _ => return None,
+    };
+    Some(Judgement::new(verdict, Action::Inspect, reason))
 }
 
 /// The `nvidia` driver has no handlers for bus errors: after a fatal one the GPU is lost until a reboot. What was

@@ -30,6 +30,8 @@ pub enum NodeState {
 }
 
 impl NodeState {
+    pub const ALL: [Self; 5] = [Self::Ready, Self::Cordoned, Self::Draining, Self::Drained, Self::Unreachable];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ready => "READY",

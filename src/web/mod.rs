@@ -1,10 +1,11 @@
-//! HTTP on the controller's port: other systems' protocols, each a thin layer over [`crate::api`].
+//! HTTP on the ports of controller and agent: other systems' protocols, each a thin layer over [`crate::api`].
 //!
 //! ```text
 //! socket -> rpc::door: not HTTP/2's preface -> rpc::http1: limits on headers, time, connections
 //!   -> Web::answer
 //!      1 origin    a page of another site, or of a name that is not this machine's, is refused (403)
-//!      2 pai::route  method and path to what is asked for; anything else is OpenPAI's 404
+//!      2 metrics   GET /metrics is for Prometheus, of a controller and of an agent, which has nothing else here
+//!        pai::route  method and path to what is asked for; anything else is OpenPAI's 404
 //!      3 content   for what takes a body: JSON only (415), at most a job file (413), within 15 s (408)
 //!      4 caller    who asks: rpc's rule, with the user that the path names as the claim
 //!      5 handler   asks the controller, and says its answer in OpenPAI's words
@@ -18,13 +19,14 @@
 mod body;
 mod content;
 mod held;
+mod metrics;
 mod origin;
 pub mod pai;
 mod target;
 
 pub use body::Body;
 
-use crate::api::{Caller, RecordsApi};
+use crate::api::{AgentApi, Caller, RecordsApi};
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use hyper::body::Bytes;
 use std::fmt::Display;
@@ -45,17 +47,33 @@ const SMALL_ANSWER: u64 = 64 * 1024;
 /// What answers HTTP. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Web {
-    api: Arc<dyn RecordsApi>,
+    of: Of,
     /// What this machine is called, beside its addresses and `localhost`.
     names: Arc<[String]>,
     /// Of requests that are being answered.
     places: Arc<Semaphore>,
 }
 
+/// Whose port it is.
+#[derive(Debug, Clone)]
+enum Of {
+    Controller(Arc<dyn RecordsApi>),
+    Agent(Arc<dyn AgentApi>),
+}
+
 impl Web {
     /// Requests over TCP are answered if their `Host` is an address, `localhost` or one of `names`.
     pub fn new(api: Arc<dyn RecordsApi>, names: Vec<String>) -> Self {
-        Self { api, names: names.into(), places: Arc::new(Semaphore::new(MAX_REQUESTS)) }
+        Self::of(Of::Controller(api), names)
+    }
+
+    /// The same of an agent, which answers what monitoring asks and nothing else.
+    pub fn of_agent(api: Arc<dyn AgentApi>, names: Vec<String>) -> Self {
+        Self::of(Of::Agent(api), names)
+    }
+
+    fn of(of: Of, names: Vec<String>) -> Self {
+        Self { of, names: names.into(), places: Arc::new(Semaphore::new(MAX_REQUESTS)) }
     }
 
     /// Answers one request of `caller`. Never fails: what is wrong is an answer too.
@@ -95,15 +113,22 @@ impl Web {
             Ok(target) => target,
             Err(segment) => return pai::reply::undecodable(&segment),
         };
-        let route = match pai::route(&head.method, &target) {
-            Some(route) => route,
-            None => return pai::reply::no_api(&target.as_sent),
+        if metrics::is_asked(&head.method, &target) {
+            let samples = match &self.of {
+                Of::Controller(api) => api.metrics().await,
+                Of::Agent(api) => api.metrics().await,
+            };
+            return metrics::answer(samples);
+        }
+        let (api, route) = match (&self.of, pai::route(&head.method, &target)) {
+            (Of::Controller(api), Some(route)) => (api.clone(), route),
+            _ => return pai::reply::no_api(&target.as_sent),
         };
         let content = if route.takes_content() { content::read(&head.headers, body).await } else { Ok(Bytes::new()) };
         match content {
             Ok(content) => {
                 let base = host.map_or_else(String::new, |host| format!("http://{host}"));
-                pai::Asked { api: self.api.clone(), caller, target, base, content }.answer(route).await
+                pai::Asked { api, caller, target, base, content }.answer(route).await
             }
             Err(refusal) => refusal,
         }

@@ -144,6 +144,11 @@ impl Actor {
         self.fault_book.known = version;
     }
 
+    /// Active and cleared ones.
+    pub(in crate::agent) fn known_faults(&self) -> impl Iterator<Item = &Fault> {
+        self.fault_book.faults.iter()
+    }
+
     /// Ids of the active faults of a device.
     pub(in crate::agent) fn faults_of(&self, gpu: &GpuUuid) -> Vec<u64> {
         let of = |fault: &&Fault| fault.state == FaultState::Active && fault.subject.gpu.as_ref() == Some(gpu);

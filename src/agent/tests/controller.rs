@@ -7,6 +7,7 @@ use crate::domain::command::{
     Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
 };
 use crate::domain::event::Event;
+use crate::domain::fault::Fault;
 use crate::domain::ids::{JournalId, NodeUid, TaskId, Term};
 use crate::domain::level::Level;
 use crate::domain::node::NodeChange;
@@ -29,6 +30,9 @@ pub struct Seen {
     pub level: Level,
     pub registrations: Vec<Registration>,
     pub heartbeats: usize,
+    pub heartbeat_ms: u32,
+    /// Of the last heartbeat that told any.
+    pub faults: Vec<Fault>,
     /// Of the last heartbeat.
     pub progress: Vec<(TaskId, String)>,
     /// Every report as it came: the sequences.
@@ -48,6 +52,8 @@ impl Default for Seen {
             level: Level::own(),
             registrations: Vec::new(),
             heartbeats: 0,
+            heartbeat_ms: 20,
+            faults: Vec::new(),
             progress: Vec::new(),
             reports: Vec::new(),
             statuses: BTreeMap::new(),
@@ -138,7 +144,7 @@ impl ControllerApi for Scripted {
                     Ok(Registered {
                         cluster_id: "c1".to_owned(),
                         term: seen.term,
-                        heartbeat_ms: 20,
+                        heartbeat_ms: seen.heartbeat_ms,
                         level: seen.level,
                     })
                 }
@@ -150,6 +156,9 @@ impl ControllerApi for Scripted {
         self.with(|seen| {
             seen.progress = heartbeat.progress;
             seen.heartbeats += 1;
+            if let Some(faults) = heartbeat.faults {
+                seen.faults = faults;
+            }
             Ok(HeartbeatReply {
                 term: seen.term,
                 register_again: seen.forgets,

@@ -2,10 +2,13 @@
 
 use super::controller::Scripted;
 use super::{Node, header, me, spec, task, tuning};
+use crate::agent::Tuning;
 use crate::api::AgentApi;
 use crate::domain::command::ErrorKind;
 use crate::domain::ids::Term;
 use crate::domain::task::TaskState;
+use crate::kernel_log::KernelLogOptions;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +30,26 @@ async fn heartbeats_tell_how_far_staging_is() {
     node.machine.unhang();
     asked.await.unwrap().unwrap();
     controller.until("nothing more to tell", |seen| seen.progress.is_empty()).await;
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_fault_waits_for_no_heartbeat() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("kmsg");
+    std::fs::write(&log, "").unwrap();
+    let controller = Arc::new(Scripted::default());
+    // The next one is an hour away.
+    controller.with(|seen| seen.heartbeat_ms = 3_600_000);
+    let cursor = folder.path().join("cursor");
+    let kernel_log = Some(KernelLogOptions::new(log.clone(), "boot".to_owned(), cursor));
+    let mut node = Node::with(Some(controller.clone()), Tuning { kernel_log, ..tuning() }).await;
+    controller.until("the first heartbeat", |seen| seen.heartbeats > 0).await;
+    for (sequence, code) in [(0, 13), (1, 31)] {
+        let line = format!("3,{sequence},1,-;NVRM: Xid (PCI:0000:9b:00): {code}, pid=7, name=python, x\n");
+        std::fs::OpenOptions::new().append(true).open(&log).unwrap().write_all(line.as_bytes()).unwrap();
+        controller.until("the fault", |seen| seen.faults.iter().any(|fault| fault.code == Some(code))).await;
+    }
     node.end().await;
 }
 

@@ -28,7 +28,7 @@ pub fn belongs(fault: &Fault, address: Option<u64>, later: &Observation) -> bool
         return false;
     }
     match later.relation {
-        Relation::CausedBy(cause) => is_xid(fault, cause) && on_one_gpu(fault, later),
+        Relation::CausedBy(cause) => is_xid(fault, cause) && on_one_gpu(fault, later) && in_one_slice(fault, later),
         Relation::FollowUp | Relation::FollowUpOrOwn => continues(fault, later),
         Relation::ByCode => match (later.kind, later.code) {
             (FaultKind::Xid, Some(code)) => follows(fault, address, code, later),
@@ -81,7 +81,7 @@ fn follows(fault: &Fault, address: Option<u64>, code: u32, later: &Observation) 
         _ if lost => true,
         RECOVERY_ACTION => waits(fault),
         _ if AFTERMATH.contains(&code) => !is_aftermath(fault) && in_one_slice(fault, later),
-        _ => !other_row && consequence(),
+        _ => !other_row && consequence() && in_one_slice(fault, later),
     }
 }
 
@@ -106,8 +106,7 @@ fn on_one_gpu(fault: &Fault, later: &Observation) -> bool {
 
 /// A program of one slice is not concerned by what another slice's did.
 fn in_one_slice(fault: &Fault, later: &Observation) -> bool {
-    match (fault.subject.gpu_instance, later.subject.gpu_instance) {
-        (Some(ours), Some(theirs)) => ours == theirs,
-        _ => true,
-    }
+    let alike = |ours: Option<u32>, theirs: Option<u32>| ours.zip(theirs).is_none_or(|(ours, theirs)| ours == theirs);
+    let (ours, theirs) = (&fault.subject, &later.subject);
+    alike(ours.gpu_instance, theirs.gpu_instance) && alike(ours.compute_instance, theirs.compute_instance)
 }

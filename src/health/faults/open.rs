@@ -1,6 +1,7 @@
 //! One fault while it is kept: what makes it the same, what it learns, how gravely it is judged.
 
-use crate::domain::fault::{Action, Fault, FaultKind, Subject, Verdict};
+use super::repeats::Repeats;
+use crate::domain::fault::{Action, Fault, FaultKind, FaultState, Subject, Verdict};
 use crate::domain::ids::NodeName;
 use crate::health::Change;
 use crate::health::observation::{Observation, SeenAt, Source};
@@ -20,6 +21,9 @@ pub struct Open {
     /// Counted by each source; they see the same things.
     pub counts: [u64; 3],
     pub address: Option<u64>,
+    pub repeats: Repeats,
+    /// Nothing of a later boot is counted with it or belongs to it.
+    pub is_of_earlier_boot: bool,
 }
 
 /// What makes two observations one fault.
@@ -33,6 +37,17 @@ pub struct Key {
 }
 
 impl Open {
+    pub fn new(fault: Fault, key: Key) -> Self {
+        let (counts, repeats) = ([0; 3], Repeats::default());
+        Self { fault, key, last: None, counts, address: None, repeats, is_of_earlier_boot: false }
+    }
+
+    /// The lightest goes first where there is no room.
+    pub fn weight(&self) -> impl Ord + use<> {
+        let fault = &self.fault;
+        (fault.state == FaultState::Active, fault.takes_out_of_use(), fault.action, fault.id)
+    }
+
     pub fn is_of_another_row(&self, observation: &Observation) -> bool {
         matches!((self.address, observation.address), (Some(ours), Some(theirs)) if ours != theirs)
     }
@@ -70,14 +85,19 @@ impl Open {
         if self.judge(observation.judgement) { Change::Raised(self.fault.id) } else { Change::Again(self.fault.id) }
     }
 
-    /// The graver judgement counts, and the driver's own word before any other. What a program did itself is not made the
-    /// GPU's doing by what belongs to it.
+    /// The graver judgement counts, and the driver's own word before any other; but who has to look because resets did not
+    /// help has to look, whatever the driver advises the next time. What a program did itself is not made the GPU's doing
+    /// by what belongs to it, and what nobody understands makes nothing graver.
     fn judge(&mut self, judgement: Judgement) -> bool {
         let fault = &mut self.fault;
-        let graver = judgement.action > fault.action && judgement.verdict != Verdict::Application;
+        let vague = judgement.verdict == Verdict::Unknown && fault.verdict != Verdict::Unknown;
+        let graver = judgement.action > fault.action && judgement.verdict != Verdict::Application && !vague;
         let driver = judgement.by_driver && judgement.action > Action::RestartApp;
-        let raised =
-            if driver { judgement.action != fault.action || !fault.by_driver } else { graver && !fault.by_driver };
+        let raised = match (fault.action, driver) {
+            (Action::Inspect, _) if fault.verdict != Verdict::Unknown => false,
+            (_, true) => judgement.action != fault.action || !fault.by_driver,
+            (_, false) => graver && (!fault.by_driver || judgement.action == Action::Inspect),
+        };
         if !raised {
             return false;
         }

@@ -337,6 +337,127 @@ fn no_more_faults_are_kept_than_allowed_and_the_grave_ones_stay() {
 }
 
 #[test]
+fn a_storm_that_never_names_the_same_one_twice_is_a_few_faults() {
+    let (mut log, mut opened, mut changed) = (Log::new(), 0, 0_u64);
+    let row = format!("{GPU}: 48, pid=1, name=a, DBE at physAddr 0x1 partition 1");
+    let exception = format!("{GPU}: 13, pid=1, name=a, Graphics Exception");
+    let samples: Vec<Observation> = [row, exception]
+        .iter()
+        .map(|line| {
+            let record = Record::from_line(line);
+            let seen = Parser::default().parse(&record).remove(0);
+            let Heard::Observation(seen) = heard(seen, &record, 0, Table::builtin(), &|_| None) else { panic!() };
+            *seen
+        })
+        .collect();
+    for number in 0..800_000_u32 {
+        let mut seen = samples[number as usize % 2].clone();
+        let index = number % 3;
+        seen.task = Some(TaskId { job: JobId(1), run: RunId(1), role: 0, index });
+        (seen.pid, seen.seen.order) = (Some(number), u64::from(number));
+        seen.address = seen.address.map(|_| u64::from(number));
+        changed += 1;
+        opened += log.faults.observe(seen).iter().filter(|change| matches!(change, Change::Opened(_))).count();
+    }
+    assert!(opened <= 2 * MAX_ALIKE + 3 && log.faults.kept.len() == opened, "{opened}");
+    assert_eq!(log.faults.iter().map(|fault| fault.count).sum::<u64>(), changed);
+    assert!(log.faults.iter().all(|fault| fault.evidence.len() <= EVIDENCE_LINES));
+}
+
+#[test]
+fn tasks_in_turn_on_one_gpu_are_each_told_of_the_last_ones_and_never_too_many() {
+    let mut faults = Faults::new(FaultId(1), Limits::default());
+    let mut crash = |index: u32| {
+        let judgement = Judgement::new(Verdict::Application, Action::RestartApp, "x");
+        let subject = Subject::gpu_at("0000:9b:00".parse().unwrap());
+        let task = Some(TaskId { job: JobId(u64::from(index)), run: RunId(1), role: 0, index });
+        let seen = SeenAt { order: u64::from(index), ..SeenAt::default() };
+        let crash = Observation::new(Source::KernelLog, FaultKind::Xid, subject, judgement, seen);
+        faults.observe(Observation { code: Some(13), task, ..crash });
+        let kept: Vec<_> = faults.iter().filter_map(|fault| fault.task).map(|task| task.index).collect();
+        (kept.len(), kept.last().copied())
+    };
+    for index in 0..1000 {
+        assert_eq!(crash(index), ((index as usize + 1).min(MAX_ALIKE), Some(index)));
+    }
+}
+
+#[test]
+fn what_is_borne_once_is_looked_at_when_it_comes_again_and_again() {
+    for text in [
+        "nvme nvme0: controller is down; will reset: CSTS=0xffffffff",
+        "nvme nvme0: I/O 161 QID 2 timeout, aborting",
+        "critical medium error, dev sda, sector 8",
+        "mlx5_core 0000:5c:00.0: mlx5_pcie_event:299:(pid 2): Detected insufficient power on the PCIe slot (27W).",
+        "mlx5_core 0000:5c:00.0: Port module event[error]: module 0, Cable error, High Temperature",
+        "mlx5_core 0000:03:00.0: wait_func:1195:(pid 7): ENABLE_HCA(0x104) timeout. Will cause a leak of a command resource",
+    ] {
+        let mut log = Log::new();
+        let taken = |log: &Log| log.faults.iter().filter(|fault| fault.takes_out_of_use()).count();
+        for seconds in [10, 11, 12, 100] {
+            log.line(&format!("[{seconds}.0] {text}"));
+            assert_eq!(taken(&log), 0, "{seconds}: {text}");
+        }
+        assert_eq!(log.line(&format!("[200.0] {text}")), [Change::Raised(FaultId(1))], "{text}");
+        let fault = log.faults.get(FaultId(1)).unwrap();
+        assert!(fault.takes_out_of_use() && fault.action == Action::Inspect && fault.count == 5, "{fault:?}");
+        // What comes rarely goes on being borne.
+        let mut log = Log::new();
+        (0..20).for_each(|hours| drop(log.line(&format!("[{}.0] {text}", hours * 2400))));
+        assert_eq!((taken(&log), log.faults.iter().count()), (0, 1), "{text}");
+    }
+    for dead in [
+        "nvme nvme0: Removing after probe failure status: -19",
+        "sd 2:0:0:0: [sda] rejecting I/O to offline device",
+        "mlx5_core 0000:5c:00.0: poll_health:745:(pid 0): Fatal error 1 detected",
+    ] {
+        assert!(of(&[dead]).faults.iter().all(Fault::takes_out_of_use), "{dead}");
+    }
+}
+
+#[test]
+fn advice_to_reset_once_more_calls_nobody_back_who_has_to_look() {
+    let mut log = of(&[&format!("{GPU}: 119, Timeout"), &format!("{GPU}: 154, changed from 0x0 (a) to 0x1 (b)")]);
+    assert_eq!(log.told(), [(Some(119), Verdict::Gpu, Action::ResetGpu, 1, 1)]);
+    // As the history of the GPU asks for it.
+    let first = log.faults.get(FaultId(1)).unwrap();
+    let inspect = Judgement::new(Verdict::Gpu, Action::Inspect, "It came back after 2 resets or reboots.");
+    let again = Observation::new(Source::KernelLog, first.kind, first.subject.clone(), inspect, SeenAt::default());
+    assert_eq!(log.faults.observe(Observation { code: Some(119), ..again }), [Change::Raised(FaultId(1))]);
+    for number in [1, 2, 4] {
+        log.line(&format!("{GPU}: 154, changed from 0x0 (a) to 0x{number} (b)"));
+        assert_eq!(log.faults.get(FaultId(1)).map(|fault| fault.action), Some(Action::Inspect));
+    }
+    // Nor does what nobody understands make a lost GPU another's business.
+    let log = of(&[&format!("{GPU}: 79, GPU has fallen off the bus."), &format!("{GPU}: 999, New")]);
+    assert_eq!(log.told(), [(Some(79), Verdict::Gpu, Action::Reboot, 1, 1)]);
+}
+
+#[test]
+fn what_follows_in_one_slice_follows_from_that_slice() {
+    let slice = |instance, rest: &str| format!("NVRM: Xid (PCI:0000:3b:00 GPU-I:0{instance}): {rest}");
+    let log = of(&[
+        &slice(1, "94, pid=9, name=a, Contained: SM. RST: No, D-RST: No"),
+        &slice(2, "63, pid=9, name=b, Row Remapper: New row marked"),
+        &slice(1, "63, pid=9, name=a, Row Remapper: New row marked"),
+        &slice(1, "31, pid=9, name=a, MMU Fault"),
+        &slice(2, "45, pid=9, name=b, Ch 1 caused by previous Xid 31"),
+    ]);
+    let told: Vec<_> = log.told().iter().map(|told| (told.0, told.3, told.4)).collect();
+    assert_eq!(told, [(Some(94), 1, 1), (Some(63), 1, 0), (Some(31), 1, 0), (Some(45), 1, 0)]);
+}
+
+#[test]
+fn what_others_have_named_moves_no_cursor() {
+    let log =
+        of(&["[1.0] NVRM: Xid (PCI:0000:52:00): 13, pid=7, name=a\u{1b}[2Jb\u{202e}, Graphics \u{9b}31m Exception"]);
+    let fault = log.faults.get(FaultId(1)).unwrap();
+    assert_eq!(fault.process.as_deref(), Some("a\\x1b[2Jb\\xe2\\x80\\xae"));
+    assert!(fault.evidence[0].ends_with("Graphics \\xc2\\x9b31m Exception"), "{fault:?}");
+    assert!(!serde_json::to_string(fault).unwrap().contains("u001b"));
+}
+
+#[test]
 fn identities_are_bounded() {
     let mut faults = Faults::new(FaultId(1), Limits::default());
     for domain in 0..10_000 {
@@ -357,7 +478,7 @@ proptest! {
         for (index, gpu) in order {
             log.line(&lines[index.index(lines.len())].replace(":00): ", &format!(":0{gpu}): ")));
             prop_assert!(log.faults.kept.len() <= 8);
-            for (key, id) in &log.faults.by_key {
+            for (key, id) in log.faults.by_key.iter().flat_map(|(key, ids)| ids.iter().map(move |id| (key, id))) {
                 let open = &log.faults.kept[id];
                 prop_assert_eq!(&open.key, key);
                 prop_assert!(open.fault.state == FaultState::Active && open.fault.evidence.len() <= EVIDENCE_LINES);

@@ -80,10 +80,9 @@ pub enum Event {
         device: String,
         gone: bool,
     },
-    /// `medium`: the disk says itself that the data are lost.
     BlockIo {
         device: String,
-        medium: bool,
+        trouble: DiskTrouble,
     },
 }
 
@@ -166,13 +165,25 @@ pub enum Lockup {
     Processor,
 }
 
+/// What became of a disk's reads and writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskTrouble {
+    Failed,
+    /// The disk says itself that these data are lost.
+    Medium,
+    /// It takes no more of them.
+    Gone,
+}
+
 /// What a network adapter's driver complains of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NicTrouble {
     /// A cable or module is not there: ordinary at ports that nobody uses.
     Unplugged,
-    /// A cable or module that is there is bad or too hot.
+    /// A cable or module that is there is bad.
     Cable,
+    /// A cable or module is too hot.
+    Temperature,
     /// A queue did not get on in time; it is restarted.
     QueueTimeout,
     /// The firmware did not answer a command.

@@ -21,12 +21,17 @@ pub(super) fn parse(text: &str) -> Option<Event> {
         .or_else(|| suppressed(text))
 }
 
-/// `mce: [Hardware Error]: CPU 15: Machine Check Exception: 5 Bank 6: bb80000000000e0b`
+/// `mce: [Hardware Error]: CPU 15: Machine Check Exception: 5 Bank 6: bb80000000000e0b`; with AMD's decoder
+/// `[Hardware Error]: CPU:2 (17:8:2) MC1_STATUS[Over|UC|MiscV|AddrV|-|TCC]: 0xdc2000000002010b`
 fn machine_check(text: &str) -> Option<Event> {
     let rest = text.strip_prefix("mce: ").unwrap_or(text).strip_prefix("[Hardware Error]: ")?;
-    let rest = after(rest.strip_prefix("CPU ").map(|_| rest)?, "Machine Check")?;
-    let status = after(rest, "Bank ").and_then(|bank| after(bank, ": ")).map(first)?;
-    let status = u64::from_str_radix(status, 16).ok()?;
+    let status = if rest.starts_with("CPU:") {
+        after(rest, "_STATUS[").and_then(|rest| after(rest, "]: 0x"))
+    } else {
+        let rest = after(rest.strip_prefix("CPU ").map(|_| rest)?, "Machine Check")?;
+        after(rest, "Bank ").and_then(|bank| after(bank, ": "))
+    };
+    let status = u64::from_str_radix(first(status?), 16).ok()?;
     let uncorrected = status & (UNCORRECTED | CONTEXT_CORRUPT) != 0;
     let severity = if uncorrected { MachineCheckSeverity::Uncorrected } else { MachineCheckSeverity::Corrected };
     Some(Event::MachineCheck { severity })

@@ -16,7 +16,7 @@ pub(super) fn parse(line: &str) -> Record<'_> {
     for _ in 0..MAX_PREFIXES {
         let start = rest.trim_start();
         let next = level(start, &mut record)
-            .or_else(|| decoded_level(start))
+            .or_else(|| decoded_level(start, &mut record))
             .or_else(|| bracket(start, &mut record))
             .or_else(|| time(start, &mut record))
             .or_else(|| machine(start, &mut record));
@@ -47,13 +47,27 @@ fn level<'a>(text: &'a str, record: &mut Record<'_>) -> Option<&'a str> {
 }
 
 /// `kern  :warn  : `, as `dmesg -x` writes it.
-fn decoded_level(text: &str) -> Option<&str> {
-    const FACILITIES: [&str; 4] = ["kern", "user", "daemon", "syslog"];
-    const LEVELS: [&str; 10] =
-        ["emerg", "alert", "crit", "err", "error", "warn", "warning", "notice", "info", "debug"];
+fn decoded_level<'a>(text: &'a str, record: &mut Record<'_>) -> Option<&'a str> {
+    const FACILITIES: [&str; 12] =
+        ["kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp"];
+    const LEVELS: [(&str, u8); 10] = [
+        ("emerg", 0),
+        ("alert", 1),
+        ("crit", 2),
+        ("err", 3),
+        ("error", 3),
+        ("warn", 4),
+        ("warning", 4),
+        ("notice", 5),
+        ("info", 6),
+        ("debug", 7),
+    ];
     let (facility, rest) = text.split_once(':')?;
     let (level, rest) = rest.split_once(':')?;
-    (FACILITIES.contains(&facility.trim_end()) && LEVELS.contains(&level.trim())).then_some(rest)
+    let facility = (0..).zip(FACILITIES).find(|(_, name)| *name == facility.trim_end()).map(|(number, _)| number)?;
+    let level = LEVELS.iter().find(|(name, _)| *name == level.trim()).map(|(_, level)| *level)?;
+    record.priority = Some(facility * 8 + level);
+    Some(rest)
 }
 
 /// `[  123.456789]`, `[Sun Feb 23 16:24:18 2025]`, `[T1234]`, `[    C1]`, `[...]`, with or without a colon behind it.
@@ -169,12 +183,16 @@ mod tests {
             ("[430954.509105] ", boot(430_954_509_105)),
             ("[    2.5] ", boot(2_500_000)),
             ("<6>[    2.962781] ", Record { priority: Some(6), ..boot(2_962_781) }),
-            ("kern  :warn  : [  12.000001] ", boot(12_000_001)),
+            ("kern  :warn  : [  12.000001] ", Record { priority: Some(4), ..boot(12_000_001) }),
+            ("user  :notice: [  12.000001] ", Record { priority: Some(13), ..boot(12_000_001) }),
             ("[   12.000001][  T123] ", boot(12_000_001)),
             ("[   12.000001][    C1] ", boot(12_000_001)),
             ("[Sun Feb 23 16:24:18 2025] ", wall("2025-02-23T16:24:18Z")),
             ("[Sun Dec  1 14:54:40 2024] ny2 kernel: ", Record { host: Some("ny2"), ..wall("2024-12-01T14:54:40Z") }),
-            ("kern  :warn  : 2025-01-21T04:41:44,283302+00:00 ", wall("2025-01-21T04:41:44.283302Z")),
+            (
+                "kern  :warn  : 2025-01-21T04:41:44,283302+00:00 ",
+                Record { priority: Some(4), ..wall("2025-01-21T04:41:44.283302Z") },
+            ),
             ("2025-01-21T05:41:44+0100 ny2 kernel: ", Record { host: Some("ny2"), ..wall("2025-01-21T04:41:44Z") }),
             ("2025-01-21T04:41:44.5-05:00 kernel: ", wall("2025-01-21T09:41:44.5Z")),
             (

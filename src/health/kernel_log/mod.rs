@@ -23,7 +23,9 @@ mod tests;
 mod words;
 mod xid;
 
-pub use events::{AerSeverity, Event, Lockup, MachineCheckSeverity, NicTrouble, Sxid, SxidSeverity, Xid, XidDetail};
+pub use events::{
+    AerSeverity, DiskTrouble, Event, Lockup, MachineCheckSeverity, NicTrouble, Sxid, SxidSeverity, Xid, XidDetail,
+};
 pub use record::Record;
 
 use crate::domain::pci::PciAddress;
@@ -55,6 +57,9 @@ pub struct Parser {
 impl Parser {
     pub fn parse(&mut self, record: &Record<'_>) -> Vec<Seen> {
         let mut seen = Vec::new();
+        if record.is_a_programs() && is_forwarded(&record.text) {
+            return seen;
+        }
         for line in believed(words::cut(&record.text, MAX_TEXT_BYTES)) {
             for message in messages(line) {
                 if seen.len() == MAX_EVENTS {
@@ -101,6 +106,16 @@ fn believed(text: &str) -> impl Iterator<Item = &str> {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
     let several = lines.peek().is_some_and(|first| first.starts_with("NVRM: "));
     lines.take(if several { usize::MAX } else { 1 }).filter(|line| !is_about_a_process(line))
+}
+
+/// Whether a program has passed on what any other may have said, as journald does: `NAME[PID]: ` with a name that anybody
+/// chose, of any length. No driver writes a number in brackets with a colon behind it.
+fn is_forwarded(text: &str) -> bool {
+    text.match_indices('[').any(|(at, _)| {
+        let rest = &text[at + 1..];
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        digits > 0 && rest[digits..].starts_with("]: ")
+    })
 }
 
 /// Whether it begins as `NAME[PID]: ` or `NAME[PID] `.

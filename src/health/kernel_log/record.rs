@@ -12,8 +12,9 @@ pub struct Record<'a> {
     /// Since the host was booted, in microseconds.
     pub boot_us: Option<u64>,
     pub time: Option<Timestamp>,
-    /// Facility times 8 plus level, as syslog counts. Facility 0 is the kernel itself; what root writes to `/dev/kmsg`
-    /// has another one, and is believed all the same: root needs no such way to lie.
+    /// Facility times 8 plus level, as syslog counts. Facility 0 is the kernel itself; the kernel gives everything that is
+    /// written to `/dev/kmsg` another one. What root writes there is believed all the same: root needs no such way to
+    /// lie, and detection is tried so. What others say and a logging service passes on is not.
     pub priority: Option<u8>,
     /// The machine, where a journal names it.
     pub host: Option<&'a str>,
@@ -32,6 +33,11 @@ impl<'a> Record<'a> {
             text: message(text),
             ..Self::default()
         }
+    }
+
+    /// It came through `/dev/kmsg`.
+    pub fn is_a_programs(&self) -> bool {
+        self.priority.is_some_and(|priority| priority >= 8)
     }
 
     /// A line of `/dev/kmsg`, `dmesg` (plain, `-T`, `-x`, with ISO times), a journal or a syslog file; a bare message too.

@@ -1,24 +1,25 @@
 //! Disks and file systems.
 
-use super::events::Event;
+use super::events::{DiskTrouble, Event};
 use super::words::{after, between, cut, first};
 
 /// A name of a device or file system.
 const MAX_NAME_BYTES: usize = 64;
 
 pub(super) fn parse(text: &str) -> Option<Event> {
-    nvme(text).or_else(|| block(text)).or_else(|| file_system(text))
+    nvme(text).or_else(|| block(text)).or_else(|| scsi(text)).or_else(|| file_system(text))
 }
 
 /// `nvme nvme0: I/O 161 QID 2 timeout, aborting`; `nvme nvme0: controller is down; will reset: CSTS=0x3 ...`.
 fn nvme(text: &str) -> Option<Event> {
     const TROUBLE: [(&str, bool); 8] = [
-        ("controller is down", true),
+        // Nearly always it comes back; if not, one of the other lines follows.
+        ("controller is down", false),
         ("Device not ready", true),
         ("Removing after probe failure", true),
         ("Disabling device after reset failure", true),
         ("reset controller", false),
-        ("disable controller", true),
+        ("disable controller", false),
         ("timeout, completion polled", false),
         (" timeout, aborting", false),
     ];
@@ -39,7 +40,16 @@ fn block(text: &str) -> Option<Event> {
             .any(|start| rest.starts_with(start));
     known.then_some(())?;
     let device = after(rest, "on device ").or_else(|| after(rest, "dev "))?;
-    Some(Event::BlockIo { device: name(first(device))?, medium })
+    let trouble = if medium { DiskTrouble::Medium } else { DiskTrouble::Failed };
+    Some(Event::BlockIo { device: name(first(device))?, trouble })
+}
+
+/// `sd 2:0:0:0: Device offlined - not ready after error recovery`; `sd 2:0:0:0: [sda] rejecting I/O to offline device`.
+fn scsi(text: &str) -> Option<Event> {
+    let (device, rest) = text.strip_prefix("sd ")?.split_once(": ")?;
+    let gone = rest.contains("Device offlined") || rest.contains("rejecting I/O to offline device");
+    (gone && device.len() <= MAX_NAME_BYTES && device.split(':').count() == 4).then_some(())?;
+    Some(Event::BlockIo { device: name(device)?, trouble: DiskTrouble::Gone })
 }
 
 /// `EXT4-fs (sda1): Remounting filesystem read-only`; `XFS (dm-0): Filesystem has been shut down due to log error`;

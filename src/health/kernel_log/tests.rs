@@ -221,6 +221,21 @@ fn names_that_somebody_chose_are_not_believed() {
 }
 
 #[test]
+fn what_a_logging_service_passes_on_is_not_believed_and_what_root_writes_is() {
+    let line = "NVRM: Xid (PCI:0000:9b:00): 79, GPU has fallen off the bus.";
+    let believed = |line: &str| events(line).len();
+    assert_eq!((believed(&format!("3,1,1,-;{line}")), believed(&format!("12,1,1,-;{line}"))), (1, 1));
+    for passed_on in [
+        format!("13,1,1,-;{line}[4711]: x"),
+        format!("<13>[ 1.5] {line}[4711]: x"),
+        format!("user  :notice: [ 1.5] {line}[4711]: x"),
+        format!("30,1,1,-;{line} x: [7]: y"),
+    ] {
+        assert_eq!(believed(&passed_on), 0, "{passed_on}");
+    }
+}
+
+#[test]
 fn switches_are_heard_and_their_follow_up_lines_known() {
     use SxidSeverity::{Fatal, FollowUp, NonFatal, Unsaid};
     for (rest, code, link, severity) in [
@@ -302,7 +317,37 @@ fn the_host_is_heard() {
             "mlx5_core 0000:d2:00.0: mlx5_cmd_out_err:838:(pid 123): ACCESS_REG(0x805) op_mod(0x0) failed",
             nic(NicTrouble::RegisterAccess),
         ),
+        (
+            "mlx5_core 0000:d2:00.0: wait_func:1195:(pid 7): ACCESS_REG(0x805) timeout. Will cause a leak of a command resource",
+            nic(NicTrouble::CommandTimeout),
+        ),
+        (
+            "mlx5_core 0000:d2:00.0: wait_func:1162:(pid 7): ACCESS_REG(0x805) canceled on out of queue timeout.",
+            nic(NicTrouble::CommandTimeout),
+        ),
+        ("mlx5_core 0000:d2:00.0: poll_health:745:(pid 0): Fatal error 1 detected", nic(NicTrouble::Unhealthy)),
+        ("mlx5_core 0000:d2:00.0: poll_health:745:(pid 0): Fatal error detected", nic(NicTrouble::Unhealthy)),
+        (
+            "mlx5_core 0000:d2:00.0: Port module event[error]: module 0, Cable error, High Temperature",
+            nic(NicTrouble::Temperature),
+        ),
         ("mlx5_core 0000:d2:00.0: Port module event: module 1, Cable unplugged", nic(NicTrouble::Unplugged)),
+        (
+            "[Hardware Error]: CPU:2 (17:8:2) MC1_STATUS[Over|UC|MiscV|AddrV|-|TCC|SyndV|-|-|-]: 0xfc2000000002010b",
+            Event::MachineCheck { severity: MachineCheckSeverity::Uncorrected },
+        ),
+        (
+            "mce: [Hardware Error]: CPU:15 (19:1:1) MC18_STATUS[-|CE|MiscV|AddrV|-|-|SyndV|CECC|-|-|-]: 0x9c2040000000011b",
+            Event::MachineCheck { severity: MachineCheckSeverity::Corrected },
+        ),
+        (
+            "sd 2:0:0:0: Device offlined - not ready after error recovery",
+            Event::BlockIo { device: "2:0:0:0".into(), trouble: DiskTrouble::Gone },
+        ),
+        (
+            "sd 2:0:0:0: [sda] rejecting I/O to offline device",
+            Event::BlockIo { device: "2:0:0:0".into(), trouble: DiskTrouble::Gone },
+        ),
         (
             "NETDEV WATCHDOG: eth0 (ixgbe): transmit queue 0 timed out",
             Event::Nic { device: None, port: Some("eth0".into()), trouble: NicTrouble::QueueTimeout },
@@ -347,20 +392,24 @@ fn the_host_is_heard() {
         ("nvme nvme0: I/O 25 QID 0 timeout, reset controller", Event::Nvme { device: "nvme0".into(), gone: false }),
         (
             "nvme nvme0: controller is down; will reset: CSTS=0xffffffff",
-            Event::Nvme { device: "nvme0".into(), gone: true },
+            Event::Nvme { device: "nvme0".into(), gone: false },
         ),
+        ("nvme nvme0: Disabling device after reset failure: -19", Event::Nvme { device: "nvme0".into(), gone: true }),
         (
             "Buffer I/O error on dev sda1, logical block 0, async page read",
-            Event::BlockIo { device: "sda1".into(), medium: false },
+            Event::BlockIo { device: "sda1".into(), trouble: DiskTrouble::Failed },
         ),
-        ("Buffer I/O error on device sdd1, logical block 0", Event::BlockIo { device: "sdd1".into(), medium: false }),
+        (
+            "Buffer I/O error on device sdd1, logical block 0",
+            Event::BlockIo { device: "sdd1".into(), trouble: DiskTrouble::Failed },
+        ),
         (
             "blk_update_request: critical medium error, dev sda, sector 8",
-            Event::BlockIo { device: "sda".into(), medium: true },
+            Event::BlockIo { device: "sda".into(), trouble: DiskTrouble::Medium },
         ),
         (
             "I/O error, dev nvme0n1, sector 8 op 0x0:(READ)",
-            Event::BlockIo { device: "nvme0n1".into(), medium: false },
+            Event::BlockIo { device: "nvme0n1".into(), trouble: DiskTrouble::Failed },
         ),
         ("net_ratelimit: 23807 callbacks suppressed", Event::Suppressed { count: Some(23807) }),
         ("printk: 12 messages suppressed.", Event::Suppressed { count: Some(12) }),
