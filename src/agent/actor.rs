@@ -152,6 +152,7 @@ impl Actor {
                 self.renew_leases(sent_boottime);
             }
             Inside::Kernel(batch) => self.kernel_said(*batch),
+            Inside::Observed(observed) => self.observed(*observed),
             Inside::Ended(event) => self.take_event(event.id, event.kind),
             Inside::Gpus(report) => self.gpu_report(*report),
             Inside::LeaseRenewed(id) => {

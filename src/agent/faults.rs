@@ -10,7 +10,7 @@ mod over;
 pub use kept::{FaultBook, Former, KeptFaults};
 
 use super::actor::Actor;
-use super::health::KernelBatch;
+use super::health::{KernelBatch, Observed};
 use super::journal;
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::fault::{Action, Fault, FaultId, FaultKind, FaultState};
@@ -18,7 +18,7 @@ use crate::domain::ids::GpuUuid;
 use crate::domain::lifecycle::TaskEvent;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::quantity::DEFAULT_GRACE_MS;
-use crate::health::{Change, Heard};
+use crate::health::{Change, Heard, Observation};
 use std::collections::{BTreeMap, BTreeSet};
 use tracing::{info, warn};
 
@@ -32,12 +32,7 @@ impl Actor {
                 continue;
             }
             match heard {
-                Heard::Observation(mut observation) => {
-                    observation.node = Some(self.facts.name.clone());
-                    self.attribute(&mut observation);
-                    let changes = self.fault_book.faults.observe(*observation);
-                    changed.extend(self.note_changes(changes));
-                }
+                Heard::Observation(observation) => changed.extend(self.count(*observation)),
                 Heard::Identity { pci, uuid } => self.fault_book.faults.identify(pci, uuid),
                 Heard::Suppressed { .. } | Heard::Nothing => {}
             }
@@ -47,6 +42,21 @@ impl Actor {
         self.fault_book.tell_if_saved();
         // Whoever reads has gone where nobody waits.
         let _ = reply.send(());
+    }
+
+    /// Counts what another source saw.
+    pub(super) fn observed(&mut self, observed: Observed) {
+        let Observed { observations, reply } = observed;
+        let changed = observations.into_iter().flat_map(|observation| self.count(observation)).collect();
+        self.act_on(&changed);
+        let _ = reply.send(());
+    }
+
+    fn count(&mut self, mut observation: Observation) -> BTreeSet<FaultId> {
+        observation.node = Some(self.facts.name.clone());
+        self.attribute(&mut observation);
+        let changes = self.fault_book.faults.observe(observation);
+        self.note_changes(changes)
     }
 
     /// An operator says that it is over.

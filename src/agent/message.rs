@@ -4,7 +4,7 @@
 
 use super::executor::Outcome;
 use super::gpus::GpuReport;
-use super::health::KernelBatch;
+use super::health::{KernelBatch, Observed};
 use super::watch::Watch;
 use crate::api::agent::NodeInfo;
 use crate::domain::command::{CommandHeader, Error, Heartbeat, Registered, Registration, SequencedStatus};
@@ -128,6 +128,8 @@ pub enum Inside {
     },
     /// A stretch of the kernel's log.
     Kernel(Box<KernelBatch>),
+    /// What other sources of faults have seen.
+    Observed(Box<Observed>),
     /// An end, after whatever may explain it had its time to be heard.
     Ended(Box<RuntimeEvent>),
     /// A round of questions about the GPUs.

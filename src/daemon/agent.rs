@@ -9,6 +9,7 @@ use crate::config::{AgentConfig, GpuChoice};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::gpu::occupancy::IgnoredProcesses;
 use crate::domain::ids::{NodeName, NodeUid};
+use crate::gpu::events::GpuEvents;
 use crate::gpu::labelled::Labelled;
 use crate::gpu::nvml::{NvmlGpus, NvmlOptions};
 use crate::gpu::{GpuSource, none::NoGpus, sim::SimGpus};
@@ -52,6 +53,7 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
     let (store, identity) = journal::open(config).await?;
     let ports = PortClaim::take(config.ports.as_ref().map(|ports| ports.0.clone()), &config.data_dir).await?;
     let (events, runtime_events) = mpsc::channel(RUNTIME_EVENTS);
+    let (gpus, gpu_events) = gpus(config, &identity.node_uid)?;
     let parts = AgentParts {
         name: NodeName(config.name.clone()),
         address: advertised(config, &addresses)?,
@@ -63,7 +65,8 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
         ports: (*ports.range().start(), *ports.range().end()),
         runtime: runtime::of(config, &identity.node_uid, open_files, events).await?,
         runtime_events,
-        gpus: gpus(config, &identity.node_uid)?,
+        gpus,
+        gpu_events,
         store,
         controller: controller(config)?,
         clock: Arc::new(SystemClock),
@@ -137,25 +140,29 @@ fn controller(config: &AgentConfig) -> Result<Option<Arc<dyn ControllerApi>>, Er
     Ok(Some(Arc::new(rpc::ControllerClient::new(&addresses)?)))
 }
 
-fn gpus(config: &AgentConfig, node_uid: &NodeUid) -> Result<Arc<dyn GpuSource>, Error> {
-    let source: Arc<dyn GpuSource> = match &config.gpus {
-        GpuChoice::None => Arc::new(NoGpus),
-        GpuChoice::Auto | GpuChoice::Nvml => Arc::new(nvml(config)?),
+/// The GPUs, and what they tell unasked.
+fn gpus(config: &AgentConfig, node_uid: &NodeUid) -> Result<(Arc<dyn GpuSource>, Option<GpuEvents>), Error> {
+    let (source, events): (Arc<dyn GpuSource>, _) = match &config.gpus {
+        GpuChoice::None => (Arc::new(NoGpus), None),
+        GpuChoice::Auto | GpuChoice::Nvml => {
+            let (gpus, events) = nvml(config)?;
+            (Arc::new(gpus), Some(events))
+        }
         GpuChoice::Sim { count, model } => {
             let spec = SimGpus::parse(&format!("{count}x{model}"))
                 .map_err(|error| Error::new(ErrorKind::Invalid, format!("gpus: {error}")))?;
-            Arc::new(SimGpus::new(spec, &node_uid.0))
+            (Arc::new(SimGpus::new(spec, &node_uid.0)), None)
         }
     };
-    Ok(Labelled::over(source, config.labels.get("gpu_type")))
+    Ok((Labelled::over(source, config.labels.get("gpu_type")), events))
 }
 
 /// The driver is not asked yet: whether there is one is found out, and said, again and again.
-fn nvml(config: &AgentConfig) -> Result<NvmlGpus, Error> {
+fn nvml(config: &AgentConfig) -> Result<(NvmlGpus, GpuEvents), Error> {
     // Not by its path: after an upgrade another version may lie there, which speaks otherwise, or none.
     let mut options = NvmlOptions::new("/proc/self/exe".into());
     options.insist = config.gpus == GpuChoice::Nvml;
     options.library = config.nvml_library.clone().or(options.library);
-    let gpus = NvmlGpus::new(options);
+    let gpus = NvmlGpus::with_events(options);
     gpus.map_err(|error| Error::internal(format!("starting the supervisor of the GPU worker: {error}")))
 }

@@ -142,6 +142,7 @@ fn parts(
         runtime,
         runtime_events,
         gpus: Arc::clone(gpus),
+        gpu_events: None,
         store: store.clone(),
         controller: controller.clone(),
         clock: clock.clone(),
