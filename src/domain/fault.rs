@@ -29,6 +29,7 @@ macro_rules! words {
         }
     };
 }
+pub(crate) use words;
 
 /// What sort of observation a fault is made of. Together with the code and the part it is the fault's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -5,7 +5,8 @@ pub mod labelled;
 pub mod none;
 pub mod nvml;
 pub mod sim;
-pub mod snapshot;
+
+pub use crate::domain::gpu::health as snapshot;
 
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{Gpu, GpuDriver, GpuSample, Topology};
