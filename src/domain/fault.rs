@@ -310,6 +310,12 @@ impl Fault {
     pub const fn takes_out_of_use(&self) -> bool {
         matches!(self.state, FaultState::Active) && takes_out_of_use(self.verdict, self.action)
     }
+
+    /// Its whole node is kept from new tasks: it is no single GPU's. Where some GPUs are missing the others are good.
+    pub fn withdraws_node(&self) -> bool {
+        let whole = matches!(self.verdict, Verdict::Node | Verdict::Fabric) || self.kind == FaultKind::Sxid;
+        self.takes_out_of_use() && whole && self.subject.gpu.is_none() && self.kind != FaultKind::GpuCount
+    }
 }
 
 #[cfg(test)]
@@ -376,6 +382,20 @@ mod tests {
         assert!(!taken(Verdict::Gpu, Action::RestartApp) && !taken(Verdict::Link, Action::None));
         assert!(!taken(Verdict::Application, Action::Inspect) && !taken(Verdict::Unknown, Action::Inspect));
         assert!(!Fault { state: FaultState::Cleared, ..fault() }.takes_out_of_use());
+    }
+
+    #[test]
+    fn what_is_no_single_gpus_withdraws_its_node() {
+        let of = |kind, verdict, gpu: Option<&str>| {
+            let subject = Subject { gpu: gpu.map(Into::into), ..fault().subject };
+            Fault { kind, verdict, subject, ..fault() }.withdraws_node()
+        };
+        assert!(of(FaultKind::MachineCheck, Verdict::Node, None) && of(FaultKind::Sxid, Verdict::Link, None));
+        assert!(of(FaultKind::Sxid, Verdict::Fabric, None) && !of(FaultKind::Fabric, Verdict::Fabric, Some("A")));
+        assert!(!of(FaultKind::Nic, Verdict::Link, None) && !of(FaultKind::Xid, Verdict::Gpu, None));
+        assert!(!of(FaultKind::GpuCount, Verdict::Node, None));
+        let observed = Fault { verdict: Verdict::Node, action: Action::None, ..fault() };
+        assert!(!observed.withdraws_node());
     }
 
     #[test]
