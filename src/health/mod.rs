@@ -24,6 +24,7 @@ mod heard;
 pub mod history;
 pub mod kernel_log;
 mod observation;
+pub mod resets;
 mod scan;
 pub mod table;
 pub mod verdict;
