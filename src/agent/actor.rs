@@ -153,6 +153,7 @@ impl Actor {
             }
             Inside::Kernel(batch) => self.kernel_said(*batch),
             Inside::Observed(observed) => self.observed(*observed),
+            Inside::LookedAt { reply } => drop(reply.send(self.looked_at())),
             Inside::Ended(event) => self.take_event(event.id, event.kind),
             Inside::Gpus(report) => self.gpu_report(*report),
             Inside::LeaseRenewed(id) => {

@@ -18,7 +18,7 @@ use crate::domain::ids::GpuUuid;
 use crate::domain::lifecycle::TaskEvent;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::quantity::DEFAULT_GRACE_MS;
-use crate::health::{Change, Heard, Observation};
+use crate::health::{Change, Clears, Heard, Observation};
 use std::collections::{BTreeMap, BTreeSet};
 use tracing::{info, warn};
 
@@ -46,8 +46,13 @@ impl Actor {
 
     /// Counts what another source saw.
     pub(super) fn observed(&mut self, observed: Observed) {
-        let Observed { observations, reply } = observed;
-        let changed = observations.into_iter().flat_map(|observation| self.count(observation)).collect();
+        let Observed { observations, looked, reply } = observed;
+        let mut changed: BTreeSet<FaultId> =
+            observations.into_iter().flat_map(|observation| self.count(observation)).collect();
+        if let Some(looked) = looked {
+            let over = self.looked(&looked);
+            changed.extend(self.note_changes(over));
+        }
         self.act_on(&changed);
         let _ = reply.send(());
     }
@@ -55,7 +60,17 @@ impl Actor {
     fn count(&mut self, mut observation: Observation) -> BTreeSet<FaultId> {
         observation.node = Some(self.facts.name.clone());
         self.attribute(&mut observation);
+        self.weigh(&mut observation);
+        let recovered = observation.clears == Clears::Recovered;
         let changes = self.fault_book.faults.observe(observation);
+        let now = self.clock.now();
+        for change in changes.iter().filter(|_| recovered) {
+            if let Change::Cleared(id) = change
+                && let Some(fault) = self.fault_book.faults.get(*id)
+            {
+                self.fault_book.past.recovered(fault, now);
+            }
+        }
         self.note_changes(changes)
     }
 

@@ -4,19 +4,24 @@
 //! ```text
 //!  /dev/kmsg ── kernel_log ──> KernelEar (parse, judge) ──batches──> actor (faults) ──> journal
 //!                   ^ done: counted and durable ────────────────────────────┘ ^
-//!  NVML ── gpu::events ──────> GpuEar (judge) ────────────batches─────────────┘
+//!  NVML ── gpu::events ──────> GpuEar (judge) ────────────batches─────────────┤
+//!  NVML, PCI, InfiniBand ────> Rounds (health::checks) ────rounds─────────────┘
 //! ```
 //!
 //! One batch of each at a time is with the actor: a storm of messages fills the kernel's ring and no queue of ours.
 
 mod gpu_ear;
+mod round;
 mod told;
 
 pub use gpu_ear::GpuEar;
+pub use round::{LookedAt, Looking, Rounds};
 
 use super::message::{Inside, Reply};
 use crate::domain::fault::{Action, FaultKind, Subject, Verdict};
+use crate::domain::gpu::health::DeviceHealth;
 use crate::domain::time::Timestamp;
+use crate::health::checks::CheckedPart;
 use crate::health::kernel_log::{Parser, Record as Message};
 use crate::health::table::Table;
 use crate::health::verdict::Judgement;
@@ -24,6 +29,7 @@ use crate::health::{Heard, Observation, SeenAt, Source, heard};
 use crate::kernel_log::{Entry, KernelLog, Record};
 use crate::telemetry::clock::Clock;
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -46,7 +52,18 @@ pub struct KernelBatch {
 #[derive(Debug)]
 pub struct Observed {
     pub observations: Vec<Observation>,
+    /// Of a whole round of looking.
+    pub looked: Option<Looked>,
     pub reply: Reply<()>,
+}
+
+/// What a round looked at beside what it found wrong.
+#[derive(Debug)]
+pub struct Looked {
+    /// Of which kind nothing is wrong with which part.
+    pub clean: BTreeSet<(FaultKind, CheckedPart)>,
+    /// What the devices said; empty where they were not asked.
+    pub gpus: Vec<DeviceHealth>,
 }
 
 /// Reads until `cancel`.

@@ -4,7 +4,7 @@
 
 use super::executor::Outcome;
 use super::gpus::GpuReport;
-use super::health::{KernelBatch, Observed};
+use super::health::{KernelBatch, LookedAt, Observed};
 use super::watch::Watch;
 use crate::api::agent::NodeInfo;
 use crate::domain::command::{CommandHeader, Error, Heartbeat, Registered, Registration, SequencedStatus};
@@ -130,6 +130,10 @@ pub enum Inside {
     Kernel(Box<KernelBatch>),
     /// What other sources of faults have seen.
     Observed(Box<Observed>),
+    /// For a round of looking at the hardware.
+    LookedAt {
+        reply: Reply<LookedAt>,
+    },
     /// An end, after whatever may explain it had its time to be heard.
     Ended(Box<RuntimeEvent>),
     /// A round of questions about the GPUs.

@@ -6,7 +6,7 @@ use super::commit::Writer;
 use super::executor::{Deadlines, Executor};
 use super::faults::FaultBook;
 use super::gpus::{Gate, GpuBook, Poller};
-use super::health::{GpuEar, KernelEar};
+use super::health::{GpuEar, KernelEar, Looking, Rounds};
 use super::message::ReportHint;
 use super::ports::Ports;
 use super::pressure::DiskMark;
@@ -98,6 +98,8 @@ pub struct Tuning {
     pub kernel_log: Option<KernelLogOptions>,
     /// What error codes mean.
     pub xid_table: Arc<Table>,
+    /// How the hardware is looked at.
+    pub looking: Looking,
 }
 
 impl Default for Tuning {
@@ -115,6 +117,7 @@ impl Default for Tuning {
             ignored_processes: IgnoredProcesses::default(),
             kernel_log: None,
             xid_table: Arc::new(Table::builtin().clone()),
+            looking: Looking::default(),
         }
     }
 }
@@ -273,8 +276,11 @@ pub async fn start(mut parts: AgentParts, cancel: CancellationToken) -> Result<(
     let actor = tracker.spawn(actor.run(inbox));
     let until = |task: &CancellationToken| task.clone().cancelled_owned();
     let period = parts.tuning.sample_period;
+    let (looking, clock) = (parts.tuning.looking, Arc::clone(&parts.clock));
+    let rounds = Rounds::new(Arc::clone(&parts.gpus), looking, clock, inside.clone());
     let poller = Poller { source: parts.gpus, period, now: poll_now, inside: inside.clone(), known };
     tracker.spawn(either(until(&cancel), poller.run()));
+    tracker.spawn(either(until(&cancel), rounds.run()));
     tracker.spawn(either(until(&cancel), adopt::list_everything(Arc::clone(&parts.runtime), inside.clone())));
     let read_again = adopt::read_again(Arc::clone(&parts.runtime), inside.clone(), unread.into_keys().collect());
     tracker.spawn(either(until(&cancel), read_again));

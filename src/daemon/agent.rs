@@ -3,7 +3,7 @@
 use super::notify::{ServiceManager, keep_informed};
 use super::{host, journal, make_state_dir, pulse, runtime};
 use crate::agent::pressure::DiskMark;
-use crate::agent::{self, AgentHandle, AgentParts, AgentRunning, PortClaim, Tuning};
+use crate::agent::{self, AgentHandle, AgentParts, AgentRunning, Looking, PortClaim, Tuning};
 use crate::api::ControllerApi;
 use crate::config::{AgentConfig, GpuChoice};
 use crate::domain::command::{Error, ErrorKind};
@@ -13,6 +13,7 @@ use crate::gpu::events::GpuEvents;
 use crate::gpu::labelled::Labelled;
 use crate::gpu::nvml::{NvmlGpus, NvmlOptions};
 use crate::gpu::{GpuSource, none::NoGpus, sim::SimGpus};
+use crate::health::table::Table;
 use crate::host::Boot;
 use crate::kernel_log::KernelLogOptions;
 use crate::rpc;
@@ -77,6 +78,13 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
                 .then(|| DiskMark::of(config.data_dir.clone(), config.disk_high_percent)),
             ignored_processes: IgnoredProcesses::new(config.ignore_processes.iter().cloned()),
             kernel_log: kernel_log(config)?,
+            xid_table: Arc::new(xid_table(config)?),
+            looking: Looking {
+                period: Duration::from_secs(u64::from(config.health_interval_s)),
+                modes: config.checks.clone(),
+                expected_gpus: config.expected_gpus,
+                root: config.host_root.clone(),
+            },
             ..Tuning::default()
         },
     };
@@ -121,6 +129,14 @@ fn kernel_log(config: &AgentConfig) -> Result<Option<KernelLogOptions>, Error> {
     let boot = Boot::read(Path::new("/")).map_err(|error| Error::internal(format!("which boot this is: {error}")))?;
     let cursor = config.data_dir.join("kernel_log.json");
     Ok(Some(KernelLogOptions::new(config.kernel_log.clone(), boot.boot_id, cursor)))
+}
+
+/// The built-in table with the site's own rows. A file that is wrong is an error: its author believes in it.
+fn xid_table(config: &AgentConfig) -> Result<Table, Error> {
+    let Some(path) = &config.xid_table else { return Ok(Table::builtin().clone()) };
+    let wrong = |why: String| Error::new(ErrorKind::Invalid, format!("xid_table {}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    Table::builtin().overridden(&text).map_err(|error| wrong(error.to_string()))
 }
 
 /// With port 0 the address is known only after binding.

@@ -47,6 +47,11 @@ pub trait GpuSource: std::fmt::Debug + Send + Sync + 'static {
         Ok(Vec::new())
     }
 
+    /// Whether devices say anything about their health, and show which of them are there.
+    fn tells_health(&self) -> bool {
+        false
+    }
+
     /// The driver as it was at the last question. Never waits.
     fn driver(&self) -> GpuDriver;
 }

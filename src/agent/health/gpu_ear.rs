@@ -48,7 +48,7 @@ impl GpuEar {
     /// `None`: the actor is gone.
     async fn tell(&self, observations: Vec<Observation>) -> Option<()> {
         let (reply, taken) = oneshot::channel();
-        let observed = Observed { observations, reply };
+        let observed = Observed { observations, looked: None, reply };
         self.inside.send(Inside::Observed(Box::new(observed))).await.ok()?;
         taken.await.ok()
     }

@@ -2,6 +2,7 @@
 
 mod controller;
 mod failing;
+mod faults;
 mod gpus;
 mod levels;
 mod life;
