@@ -19,6 +19,7 @@ mod etcd;
 mod exec;
 mod failover;
 mod faults;
+mod faults_nvml;
 mod faults_scan;
 mod harness;
 mod kernel_log;
@@ -26,6 +27,10 @@ mod kill;
 mod lifecycle;
 mod logs;
 mod main_job;
+// The mock of the driver's library; not all that it has is used here.
+#[allow(dead_code)]
+#[path = "../gpu/mock.rs"]
+mod mock;
 mod node_lost;
 mod nonsense;
 mod partition;
