@@ -61,6 +61,9 @@ impl Actor {
         observation.node = Some(self.facts.name.clone());
         self.attribute(&mut observation);
         self.weigh(&mut observation);
+        if let Some(gpu) = observation.subject.gpu.as_ref().filter(|_| observation.kind == FaultKind::GpuLost) {
+            self.fault_book.resets.lost(gpu, observation.seen.time);
+        }
         let recovered = observation.clears == Clears::Recovered;
         let changes = self.fault_book.faults.observe(observation);
         let now = self.clock.now();
@@ -141,9 +144,9 @@ impl Actor {
         changed.iter().for_each(|id| self.end_whom_it_hits(*id));
     }
 
-    /// Tasks that hold a GPU which is out of use end.
+    /// Tasks that hold a GPU which cannot be used any more end.
     fn end_whom_it_hits(&mut self, id: FaultId) {
-        let Some(fault) = self.fault_book.faults.get(id).filter(|fault| fault.takes_out_of_use()) else { return };
+        let Some(fault) = self.fault_book.faults.get(id).filter(|fault| fault.ends_tasks()) else { return };
         let Some(gpu) = fault.subject.gpu.clone() else { return };
         let (instance, at, reason) = (fault.subject.gpu_instance, fault.last_seen, sentence(fault));
         for task in self.holders(&gpu, instance, at) {

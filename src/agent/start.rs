@@ -98,8 +98,10 @@ pub struct Tuning {
     pub kernel_log: Option<KernelLogOptions>,
     /// What error codes mean.
     pub xid_table: Arc<Table>,
-    /// How the hardware is looked at.
-    pub looking: Looking,
+    /// How the hardware is looked at, where it is.
+    pub looking: Option<Looking>,
+    /// Of this boot, where the kernel's log does not say it; empty: not known.
+    pub boot_id: String,
 }
 
 impl Default for Tuning {
@@ -117,7 +119,8 @@ impl Default for Tuning {
             ignored_processes: IgnoredProcesses::default(),
             kernel_log: None,
             xid_table: Arc::new(Table::builtin().clone()),
-            looking: Looking::default(),
+            looking: None,
+            boot_id: String::new(),
         }
     }
 }
@@ -216,6 +219,7 @@ pub async fn start(mut parts: AgentParts, cancel: CancellationToken) -> Result<(
         cancel: cancel.clone(),
     };
     let (log, boot_id) = listen(parts.tuning.kernel_log.take());
+    let boot_id = if boot_id.is_empty() { parts.tuning.boot_id.clone() } else { boot_id };
     let kept = std::mem::take(&mut journal.faults);
     let listens = log.is_some() || parts.gpu_events.is_some();
     let fault_book = FaultBook::new(kept, boot_id, listens, &facts.identity.node_uid, parts.clock.now());
@@ -276,11 +280,15 @@ pub async fn start(mut parts: AgentParts, cancel: CancellationToken) -> Result<(
     let actor = tracker.spawn(actor.run(inbox));
     let until = |task: &CancellationToken| task.clone().cancelled_owned();
     let period = parts.tuning.sample_period;
-    let (looking, clock) = (parts.tuning.looking, Arc::clone(&parts.clock));
-    let rounds = Rounds::new(Arc::clone(&parts.gpus), looking, clock, inside.clone());
+    let rounds = parts
+        .tuning
+        .looking
+        .map(|looking| Rounds::new(Arc::clone(&parts.gpus), looking, Arc::clone(&parts.clock), inside.clone()));
     let poller = Poller { source: parts.gpus, period, now: poll_now, inside: inside.clone(), known };
     tracker.spawn(either(until(&cancel), poller.run()));
-    tracker.spawn(either(until(&cancel), rounds.run()));
+    if let Some(rounds) = rounds {
+        tracker.spawn(either(until(&cancel), rounds.run()));
+    }
     tracker.spawn(either(until(&cancel), adopt::list_everything(Arc::clone(&parts.runtime), inside.clone())));
     let read_again = adopt::read_again(Arc::clone(&parts.runtime), inside.clone(), unread.into_keys().collect());
     tracker.spawn(either(until(&cancel), read_again));

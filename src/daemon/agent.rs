@@ -79,12 +79,13 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
             ignored_processes: IgnoredProcesses::new(config.ignore_processes.iter().cloned()),
             kernel_log: kernel_log(config)?,
             xid_table: Arc::new(xid_table(config)?),
-            looking: Looking {
+            boot_id: Boot::read(Path::new("/")).map(|boot| boot.boot_id).unwrap_or_default(),
+            looking: Some(Looking {
                 period: Duration::from_secs(u64::from(config.health_interval_s)),
                 modes: config.checks.clone(),
                 expected_gpus: config.expected_gpus,
                 root: config.host_root.clone(),
-            },
+            }),
             ..Tuning::default()
         },
     };

@@ -311,6 +311,30 @@ impl Fault {
         matches!(self.state, FaultState::Active) && takes_out_of_use(self.verdict, self.action)
     }
 
+    /// What runs on its part cannot go on. Who has a part that is hot, slow, worn out or waits for a reset keeps it, and
+    /// what the driver recommends may be to let end what runs.
+    pub const fn ends_tasks(&self) -> bool {
+        let lasts = matches!(
+            self.kind,
+            FaultKind::RecoveryAction
+                | FaultKind::RowRemap
+                | FaultKind::RetiredPages
+                | FaultKind::SramEcc
+                | FaultKind::Thermal
+                | FaultKind::HwSlowdown
+                | FaultKind::PowerBrake
+                | FaultKind::Nvlink
+                | FaultKind::PcieLink
+                | FaultKind::PcieReplay
+                | FaultKind::Fabric
+                | FaultKind::MemoryHeld
+                | FaultKind::GpuCount
+                | FaultKind::GpuWorker
+                | FaultKind::Infiniband
+        );
+        self.takes_out_of_use() && !lasts
+    }
+
     /// Its whole node is kept from new tasks: it is no single GPU's. Where some GPUs are missing the others are good.
     pub fn withdraws_node(&self) -> bool {
         let whole = matches!(self.verdict, Verdict::Node | Verdict::Fabric) || self.kind == FaultKind::Sxid;
@@ -382,6 +406,14 @@ mod tests {
         assert!(!taken(Verdict::Gpu, Action::RestartApp) && !taken(Verdict::Link, Action::None));
         assert!(!taken(Verdict::Application, Action::Inspect) && !taken(Verdict::Unknown, Action::Inspect));
         assert!(!Fault { state: FaultState::Cleared, ..fault() }.takes_out_of_use());
+    }
+
+    #[test]
+    fn who_has_a_part_that_wears_out_keeps_it() {
+        let ends = |kind| Fault { kind, ..fault() }.ends_tasks();
+        assert!(ends(FaultKind::Xid) && ends(FaultKind::GpuLost) && ends(FaultKind::ResetRequired));
+        assert!(!ends(FaultKind::Thermal) && !ends(FaultKind::RowRemap) && !ends(FaultKind::RecoveryAction));
+        assert!(!Fault { action: Action::RestartApp, ..fault() }.ends_tasks());
     }
 
     #[test]

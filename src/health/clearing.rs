@@ -76,7 +76,9 @@ pub fn rule(kind: FaultKind, action: Action) -> Rule {
                 Rule { reboot: matches!(kind, FaultKind::Sxid | FaultKind::Aer), replaced: true, ..Rule::default() }
             }
         },
-        FaultKind::GpuLost => Rule { clean: Some(MINUTE), ..rebooted },
+        // Lost again and again it is to be inspected, and then its coming back says nothing.
+        FaultKind::GpuLost if action == Action::Inspect => Rule { replaced: true, ..Rule::default() },
+        FaultKind::GpuLost => Rule { clean: Some(MINUTE), ..reset },
         FaultKind::ResetRequired | FaultKind::RecoveryAction => Rule { clean: Some(Duration::ZERO), ..reset },
         FaultKind::RowRemap | FaultKind::RetiredPages | FaultKind::Ecc | FaultKind::SramEcc => match action {
             Action::None | Action::RestartApp => clean(10 * MINUTE),

@@ -26,7 +26,7 @@ const MOST: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Mark {
-    /// When it last answered.
+    /// When it last answered, or was last known to be lost.
     pub at: Option<Timestamp>,
     /// By name, of those that it has.
     counts: BTreeMap<String, u64>,
@@ -60,6 +60,12 @@ impl Resets {
         gpus.iter().filter_map(|device| self.look_at(device, now)).collect()
     }
 
+    /// Another source says that the GPU is lost.
+    pub fn lost(&mut self, gpu: &GpuUuid, at: Option<Timestamp>) {
+        let mark = self.mark(gpu);
+        (mark.lost, mark.at) = (true, mark.at.max(at));
+    }
+
     /// The marks of these GPUs alone, as they are kept over a restart.
     pub fn of<'a>(&self, gpus: impl IntoIterator<Item = &'a GpuUuid>) -> Self {
         let kept = gpus.into_iter().filter_map(|gpu| Some((gpu.clone(), self.marks.get(gpu)?.clone())));
@@ -78,7 +84,7 @@ impl Resets {
             Ok(snapshot) => snapshot,
             Err(failure) => {
                 if failure.why == NoAnswer::Lost {
-                    self.mark(&device.gpu).lost = true;
+                    self.lost(&device.gpu, Some(now));
                 }
                 return None;
             }
@@ -213,6 +219,16 @@ mod tests {
             found(&[replays(1), fails(NoAnswer::Lost), fails(NoAnswer::Lost), replays(1)]),
             [false, false, true]
         );
+    }
+
+    #[test]
+    fn a_gpu_that_anybody_called_lost_and_that_answers_was_brought_back() {
+        let mut resets = Resets::default();
+        resets.look(&[replays(1)], Timestamp(1));
+        resets.lost(&"A".into(), Some(Timestamp(5)));
+        let found = resets.look(&[replays(1)], Timestamp(6));
+        assert_eq!(found.iter().map(|reset| reset.after).collect::<Vec<_>>(), [Some(Timestamp(5))]);
+        assert_eq!(resets.look(&[replays(1)], Timestamp(7)), []);
     }
 
     #[test]

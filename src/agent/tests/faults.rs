@@ -136,7 +136,7 @@ impl Log {
 fn watching() -> Tuning {
     let root = "/nonexistent".into();
     let looking = Looking { period: Duration::from_millis(5), root, ..Looking::default() };
-    Tuning { sample_period: Duration::from_millis(5), looking, ..tuning() }
+    Tuning { sample_period: Duration::from_millis(5), looking: Some(looking), ..tuning() }
 }
 
 async fn gpu(node: &Node, gpu: &str) -> GpuView {
