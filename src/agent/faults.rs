@@ -189,7 +189,7 @@ fn sentence(fault: &Fault) -> String {
     let to_do = match fault.action {
         _ if fault.state == FaultState::Cleared => String::new(),
         Action::None | Action::RestartApp => String::new(),
-        Action::ResetGpu => format!(" Reset the GPU, then say 'wharf fault clear {id}'."),
+        Action::ResetGpu => format!(" Reset the GPU; where that is not seen, say 'wharf fault clear {id}'."),
         Action::Reboot => " Reboot the machine.".to_owned(),
         Action::Inspect => format!(" Have it inspected, then say 'wharf fault clear {id}'."),
     };

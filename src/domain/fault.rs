@@ -335,10 +335,16 @@ impl Fault {
         self.takes_out_of_use() && !lasts
     }
 
-    /// Its whole node is kept from new tasks: it is no single GPU's. Where some GPUs are missing the others are good.
+    /// Its whole node is kept from new tasks: it is no single GPU's. Where some GPUs are missing the others are good, and a
+    /// network that fails would take all nodes at once.
     pub fn withdraws_node(&self) -> bool {
-        let whole = matches!(self.verdict, Verdict::Node | Verdict::Fabric) || self.kind == FaultKind::Sxid;
-        self.takes_out_of_use() && whole && self.subject.gpu.is_none() && self.kind != FaultKind::GpuCount
+        let whole = match self.kind {
+            FaultKind::Sxid => true,
+            FaultKind::GpuCount => false,
+            FaultKind::Infiniband => self.verdict == Verdict::Node,
+            _ => matches!(self.verdict, Verdict::Node | Verdict::Fabric),
+        };
+        self.takes_out_of_use() && whole && self.subject.gpu.is_none()
     }
 }
 
@@ -426,6 +432,7 @@ mod tests {
         assert!(of(FaultKind::Sxid, Verdict::Fabric, None) && !of(FaultKind::Fabric, Verdict::Fabric, Some("A")));
         assert!(!of(FaultKind::Nic, Verdict::Link, None) && !of(FaultKind::Xid, Verdict::Gpu, None));
         assert!(!of(FaultKind::GpuCount, Verdict::Node, None));
+        assert!(of(FaultKind::Infiniband, Verdict::Node, None) && !of(FaultKind::Infiniband, Verdict::Fabric, None));
         let observed = Fault { verdict: Verdict::Node, action: Action::None, ..fault() };
         assert!(!observed.withdraws_node());
     }

@@ -42,6 +42,12 @@ fn kinds(cluster: &Cluster) -> Vec<(Value, String)> {
     faults.as_array().expect("a list").iter().map(kind).collect()
 }
 
+/// The first fault with this Xid.
+fn of_code(cluster: &Cluster, code: u32) -> Option<Value> {
+    let faults = cluster.json(&["faults"]);
+    faults.as_array()?.iter().find(|fault| fault["code"] == code).cloned()
+}
+
 #[test]
 fn an_xid_that_both_sources_tell_is_one_fault() {
     let (log, mut mock) = (KernelLog::new(), Mock::new("8xH100.json"));
@@ -51,22 +57,29 @@ fn an_xid_that_both_sources_tell_is_one_fault() {
     let before = cluster.wait_running(&hit);
     let lost = gpu_of(&cluster, &before);
     let index = lost["index"].as_u64().expect("it has one");
+    // What is told before somebody listens is no news: a program's own error first, until it is heard.
+    until("the GPU is listened to", || {
+        happen(&mut mock, &json!({"device": index, "type": 8, "data": 43}));
+        of_code(&cluster, 43)
+    });
     log.say(&[xid(&lost, 79, "pid=1234, name=python, GPU has fallen off the bus.")]);
     happen(&mut mock, &json!({"device": index, "type": 8, "data": 79}));
     let fault = until("both have told it", || {
-        let faults = cluster.json(&["faults"]);
-        let evidence = faults[0]["evidence"].to_string();
-        (evidence.contains("NVRM: Xid") && evidence.contains("NVML event")).then_some(faults)
+        let fault = of_code(&cluster, 79)?;
+        let evidence = fault["evidence"].to_string();
+        (evidence.contains("NVRM: Xid") && evidence.contains("NVML event")).then_some(fault)
     });
-    assert_eq!(fault.as_array().map(Vec::len), Some(1), "{fault}");
-    let fault = &fault[0];
-    assert_eq!((&fault["code"], &fault["count"], &fault["gpu"]), (&json!(79), &json!(1), &lost["uuid"]), "{fault}");
+    assert_eq!((&fault["count"], &fault["gpu"]), (&json!(1), &lost["uuid"]), "{fault}");
+    let faults = cluster.json(&["faults", "--all"]);
+    let same = faults.as_array().expect("a list").iter().filter(|fault| fault["code"] == 79).count();
+    assert_eq!(same, 1, "{faults}");
     assert_eq!((&fault["job"], &fault["pid"]), (&before["job_id"], &json!(1234)), "{fault}");
     let first = until("its run has ended", || {
         let shown = cluster.json(&["job", "show", &hit, "--run", "-1"]);
         (shown["tasks"][0]["exit"]["class"] == "hardware").then_some(shown)
     });
-    assert_eq!(first["tasks"][0]["exit"]["faults"], json!([fault["id"]]), "{first}");
+    let named = first["tasks"][0]["exit"]["faults"].as_array().cloned().unwrap_or_default();
+    assert!(named.contains(&fault["id"]), "{first}");
     assert_eq!(gpu(&cluster, &lost["uuid"])["state"], "FAULTY");
     cluster.touch("go-hit");
     assert_eq!(cluster.wait_end(&hit)["state"], "SUCCEEDED");
@@ -90,15 +103,17 @@ fn the_drivers_library_alone_suffices_and_a_reset_while_the_agent_is_away_is_see
         (&faults[0]["code"], &faults[0]["gpu"], &faults[0]["action"]),
         (&json!(119), uuid, &json!("reset_gpu"))
     );
-    let journal = cluster.path("a0").join("journal.db");
-    until("what a reset forgets is kept", || {
-        let bytes =
-            ["", "-wal"].map(|more| std::fs::read(format!("{}{more}", journal.display())).unwrap_or_default());
-        bytes.concat().windows(14).any(|part| part == b"meta/gpu_marks").then_some(())
-    });
     cluster.stop_agent(0);
     cluster.start_agent(0);
     cluster.wait_ready();
+    // What is kept by now is of after the last event.
+    mock.change(|state| state["devices"][2]["pcie"]["replays"] = json!(10));
+    let (journal, kept) = (cluster.path("a0").join("journal.db"), b"\"PCIe replays\":10");
+    until("what a reset forgets is kept", || {
+        let bytes =
+            ["", "-wal"].map(|more| std::fs::read(format!("{}{more}", journal.display())).unwrap_or_default());
+        bytes.concat().windows(kept.len()).any(|part| part == kept).then_some(())
+    });
     until_states(&cluster, "a restart resets nothing", faulty);
     cluster.stop_agent(0);
     mock.change(|state| state["devices"][2]["pcie"]["replays"] = json!(0));
@@ -134,10 +149,14 @@ fn what_devices_say_of_themselves_is_found_named_and_over_once_it_is_mended() {
     });
     // The board over its threshold is to be replaced: nothing else ends that but an operator.
     until_states(&cluster, "what is mended is used again", |index| if index == 5 { "FAULTY" } else { "FREE" });
-    let fault = cluster.json(&["faults"])[0]["id"].as_u64().expect("an integer").to_string();
     mock.change(|state| state["devices"][5]["sram_ecc"] = json!({"aggregate_parity": 9}));
-    cluster.cli(&["fault", "clear", &fault]).expect(0);
-    until_states(&cluster, "all are used again", |_| "FREE");
+    // A round that began before has it once more.
+    until("all are used again", || {
+        for fault in cluster.json(&["faults"]).as_array()? {
+            cluster.cli(&["fault", "clear", &fault["id"].to_string()]);
+        }
+        cluster.json(&["gpus"]).as_array()?.iter().all(|gpu| gpu["state"] == "FREE").then_some(())
+    });
 }
 
 #[test]

@@ -19,6 +19,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tracing::info;
 
+/// What was only reported and is not looked at any more is forgotten after it.
+const FORGOTTEN: Duration = Duration::from_secs(3600);
 /// Exceptions of programs.
 const EXCEPTIONS: [u32; 2] = [13, 31];
 
@@ -163,8 +165,12 @@ impl Actor {
             let listening = self.fault_book.listening_since?;
             Some(fault.last_seen.map_or(Duration::ZERO, |seen| now.since(seen.max(listening))))
         };
-        // What takes nothing out of use may also be forgotten.
-        if fault.takes_out_of_use() && has_check(fault.kind) { checked } else { checked.max(silent()) }
+        match (has_check(fault.kind), fault.takes_out_of_use()) {
+            (false, _) => silent(),
+            (true, true) => checked,
+            // What takes nothing out of use may also be forgotten.
+            (true, false) => checked.or_else(|| silent().filter(|silent| *silent >= FORGOTTEN)),
+        }
     }
 }
 

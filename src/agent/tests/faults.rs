@@ -11,6 +11,7 @@ use crate::domain::ids::GpuUuid;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::view::GpuView;
 use crate::gpu::{GpuError, GpuSource};
+use crate::health::checks::{Check, Mode, Modes};
 use crate::kernel_log::KernelLogOptions;
 use crate::telemetry::clock::Clock;
 use async_trait::async_trait;
@@ -183,6 +184,32 @@ async fn what_the_driver_asks_for_is_over_when_it_is_seen_to_be_and_not_before()
     gpus.recommends(RecoveryAction::None);
     gpus.with(|state| state.silent = false);
     until(&node, "GPU-0", GpuState::Free).await;
+    node.end().await;
+}
+
+#[tokio::test]
+async fn what_is_only_observed_goes_on_as_long_as_it_is_seen() {
+    let gpus = Sick::new();
+    let (check, mode) = (Check::RecoveryAction, Mode::Observe);
+    let mut tuning = watching();
+    tuning.looking = tuning.looking.map(|looking| Looking { modes: Modes::new([(check, mode)]), ..looking });
+    let mut node = Node::with_gpus(gpus.clone(), None, tuning).await;
+    gpus.recommends(RecoveryAction::ResetGpu);
+    let listed = async |count: usize| {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while gpu(&node, "GPU-0").await.faults.len() != count {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        waited.await.expect("it is listed, or no more");
+        gpu(&node, "GPU-0").await
+    };
+    let first = listed(1).await;
+    gpus.rounds().await;
+    let later = gpu(&node, "GPU-0").await;
+    assert_eq!((&later.faults, later.state), (&first.faults, GpuState::Free), "one fault, and nothing follows");
+    gpus.recommends(RecoveryAction::None);
+    listed(0).await;
     node.end().await;
 }
 
