@@ -94,7 +94,9 @@ pub fn rule(kind: FaultKind, action: Action) -> Rule {
         FaultKind::GpuCount | FaultKind::DriverMismatch | FaultKind::MemoryHeld | FaultKind::DeviceAccess => {
             Rule { reboot: true, ..clean(Duration::ZERO) }
         }
-        FaultKind::Infiniband | FaultKind::KernelLogGap => clean(10 * MINUTE),
+        // A port is known to have been active since the boot alone: after it nobody would call it clean.
+        FaultKind::Infiniband => Rule { reboot: true, ..clean(10 * MINUTE) },
+        FaultKind::KernelLogGap => clean(10 * MINUTE),
         FaultKind::OomKill | FaultKind::HungTask | FaultKind::Nic => Rule { reboot: true, ..clean(HOUR) },
         FaultKind::MachineCheck | FaultKind::Edac | FaultKind::BlockIo | FaultKind::Nvme | FaultKind::ReadOnly => {
             match action {

@@ -10,21 +10,46 @@
 //! is neither. Numbers that only grow are compared with those of earlier rounds; one that went back was reset, and is
 //! compared from there on. So the first round after a start finds states, and no growth.
 
+mod answers;
 mod driver;
+mod ecc;
+mod fabric;
+mod gpu;
+mod gpu_count;
+mod growth;
+mod infiniband;
+mod memory_cells;
+mod memory_held;
 mod modes;
+mod nvlink;
+mod pcie;
+mod recovery;
 mod round;
+mod slowdown;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use modes::{Check, Mode, Modes};
 
 use super::{Observation, SeenAt};
+
 use crate::domain::fault::{FaultKind, Part, Subject};
 use crate::domain::gpu::health::DeviceHealth;
 use crate::domain::gpu::{Gpu, GpuDriver};
 use crate::domain::host::{InfinibandDevice, PciFunction};
 use crate::domain::ids::GpuUuid;
 use crate::domain::pci::PciAddress;
+use driver::Driver;
+use gpu::{GpuMemory, Place};
+use gpu_count::GpuCount;
+use infiniband::Infiniband;
 use round::Round;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// GPUs of one node that are looked at.
+const MOST_GPUS: usize = 256;
 
 /// What one round of looking saw. None: it could not be looked at, which is neither good nor bad.
 #[derive(Debug, Clone, Copy)]
@@ -98,17 +123,31 @@ impl CheckedPart {
 #[derive(Debug, Default)]
 pub struct Checks {
     modes: Modes,
+    driver: Driver,
+    gpus: BTreeMap<GpuUuid, GpuMemory>,
+    count: GpuCount,
+    infiniband: Infiniband,
 }
 
 impl Checks {
     pub fn new(modes: Modes) -> Self {
-        Self { modes }
+        Self { modes, ..Self::default() }
     }
 
     /// Judges what one round saw. Rounds come in the order of their time.
     pub fn look(&mut self, look: &Look<'_>) -> Found {
         let mut round = Round::new(&self.modes, look.seen);
-        driver::look(look, &mut round);
+        self.driver.look(look, &mut round);
+        self.count.look(look, &mut round);
+        let devices = look.gpus.unwrap_or_default().iter().take(MOST_GPUS);
+        let known = look.known.iter().take(MOST_GPUS).map(|gpu| &gpu.uuid);
+        let there: BTreeSet<&GpuUuid> = known.chain(devices.clone().map(|device| &device.gpu)).collect();
+        self.gpus.retain(|gpu, _| there.contains(gpu));
+        for device in devices {
+            let place = Place::of(device, look);
+            self.gpus.entry(device.gpu.clone()).or_default().look(device, &place, &mut round);
+        }
+        self.infiniband.look(look, &mut round);
         round.end()
     }
 }

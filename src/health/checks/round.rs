@@ -2,7 +2,7 @@
 
 use super::modes::{Check, Mode, Modes};
 use super::{CheckedPart, Found};
-use crate::domain::fault::{Action, FaultKind, Subject};
+use crate::domain::fault::{Action, FaultKind, Subject, Verdict};
 use crate::health::verdict::Judgement;
 use crate::health::{Clears, Observation, Relation, SeenAt};
 use std::collections::BTreeSet;
@@ -47,6 +47,11 @@ impl<'a> Round<'a> {
         Self { modes, seen, observations: Vec::new(), in_order, doubtful }
     }
 
+    /// When it is.
+    pub const fn seen(&self) -> SeenAt {
+        self.seen
+    }
+
     /// Takes what `check` says of `subject`.
     pub fn file(&mut self, check: Check, subject: &Subject, finding: Finding) {
         let mode = self.modes.of(check);
@@ -73,7 +78,7 @@ impl<'a> Round<'a> {
         if self.modes.of(check) != Mode::Enforce {
             return;
         }
-        let judgement = Judgement::new(crate::domain::fault::Verdict::Gpu, Action::None, "The GPU has recovered.");
+        let judgement = Judgement::new(Verdict::Gpu, Action::None, "The GPU has recovered.");
         let found = Observation::new(check.source(), check.kind(), subject.clone(), judgement, self.seen);
         let (relation, clears, evidence) = (Relation::FollowUp, Clears::Recovered, evidence.to_owned());
         self.observations.push(Observation { relation, clears, evidence, ..found });
