@@ -21,7 +21,7 @@ use super::message::{Inside, Reply};
 use crate::domain::fault::{Action, FaultKind, Subject, Verdict};
 use crate::domain::gpu::health::DeviceHealth;
 use crate::domain::time::Timestamp;
-use crate::health::checks::CheckedPart;
+use crate::health::checks::Found;
 use crate::health::kernel_log::{Parser, Record as Message};
 use crate::health::table::Table;
 use crate::health::verdict::Judgement;
@@ -29,7 +29,6 @@ use crate::health::{Heard, Observation, SeenAt, Source, heard};
 use crate::kernel_log::{Entry, KernelLog, Record};
 use crate::telemetry::clock::Clock;
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -60,8 +59,8 @@ pub struct Observed {
 /// What a round looked at beside what it found wrong.
 #[derive(Debug)]
 pub struct Looked {
-    /// Of which kind nothing is wrong with which part.
-    pub clean: BTreeSet<(FaultKind, CheckedPart)>,
+    /// What was found in order; what was not is among the observations.
+    pub found: Found,
     /// What the devices said; empty where they were not asked.
     pub gpus: Vec<DeviceHealth>,
 }

@@ -218,3 +218,26 @@ fn a_table_that_is_wrong_keeps_the_agent_from_starting_and_a_right_one_counts() 
         assert!(said.contains(part), "no {part} in {said}");
     }
 }
+
+#[test]
+fn a_port_that_goes_down_is_named_and_takes_no_gpu_out_of_use() {
+    let mut mock = Mock::new("8xH100.json");
+    let put = |mock: &Mock, file: &str, text: &str| {
+        mock.put(&format!("sys/class/infiniband/mlx5_0/ports/1/{file}"), &format!("{text}\n"));
+    };
+    for (file, text) in [("state", "4: ACTIVE"), ("phys_state", "5: LinkUp"), ("link_layer", "InfiniBand")] {
+        put(&mock, file, text);
+    }
+    mock.change(|state| state["devices"][0]["remapped_rows"] = json!({"pending": true}));
+    let cluster = Cluster::with(vec![node(&mock, "[checks]\nrow_remap = 'observe'\n")], "");
+    until("a round has seen everything", || (!kinds(&cluster).is_empty()).then_some(()));
+    put(&mock, "state", "1: DOWN");
+    put(&mock, "phys_state", "2: Polling");
+    let fault = until("the port is missed", || {
+        let faults = cluster.json(&["faults"]);
+        faults.as_array()?.iter().find(|fault| fault["kind"] == "infiniband").cloned()
+    });
+    assert_eq!((&fault["device"], &fault["verdict"]), (&json!("mlx5_0:1"), &json!("link")), "{fault}");
+    until_states(&cluster, "all are free", |_| "FREE");
+    assert_eq!(cluster.json(&["nodes"])[0]["state"], "READY");
+}

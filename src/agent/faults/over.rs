@@ -10,12 +10,11 @@ use super::super::journal;
 use crate::domain::fault::{Action, Fault, FaultId, FaultKind, FaultState, Part};
 use crate::domain::ids::GpuUuid;
 use crate::domain::time::Timestamp;
-use crate::health::checks::{Check, CheckedPart};
+use crate::health::checks::{Check, Found};
 use crate::health::clearing::{Ended, Since, ended};
 use crate::health::history::escalated;
 use crate::health::resets::Reset;
 use crate::health::{Change, Observation, verdict};
-use std::collections::BTreeSet;
 use std::time::Duration;
 use tracing::info;
 
@@ -55,7 +54,7 @@ impl Actor {
 
     /// Takes over what a round has found in order.
     pub(super) fn looked(&mut self, looked: &Looked) -> Vec<Change> {
-        self.note_clean(&looked.clean);
+        self.note_clean(&looked.found);
         let resets = self.fault_book.resets.look(&looked.gpus, self.clock.now());
         for Reset { gpu, evidence, .. } in &resets {
             info!(node = %self.facts.name, %gpu, evidence, "a GPU was reset, or its driver loaded anew");
@@ -125,9 +124,8 @@ impl Actor {
         Some(format!("{} {}", spec.user, spec.job_name))
     }
 
-    fn note_clean(&mut self, clean: &BTreeSet<(FaultKind, CheckedPart)>) {
+    fn note_clean(&mut self, found: &Found) {
         let now = self.clock.boottime();
-        let found = crate::health::checks::Found { observations: Vec::new(), clean: clean.clone() };
         let mut still = std::mem::take(&mut self.fault_book.clean);
         for fault in self.fault_book.faults.iter().filter(|fault| fault.state == FaultState::Active) {
             if found.is_clean(fault.kind, &fault.subject) {

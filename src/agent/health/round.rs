@@ -100,7 +100,7 @@ impl Rounds {
         );
         let (gpus, pci) = (self.heard("the GPUs", gpus), self.heard("the PCI bus", pci));
         let infiniband = self.heard("InfiniBand", infiniband);
-        let found = self.checks.look(&Look {
+        let mut found = self.checks.look(&Look {
             seen,
             gpus: gpus.as_deref(),
             driver: &self.source.driver(),
@@ -111,8 +111,8 @@ impl Rounds {
             pci: pci.as_deref(),
             infiniband: infiniband.as_deref(),
         });
-        let looked = Looked { clean: found.clean, gpus: gpus.unwrap_or_default() };
-        let observations = found.observations;
+        let observations = std::mem::take(&mut found.observations);
+        let looked = Looked { found, gpus: gpus.unwrap_or_default() };
         self.ask(|reply| Inside::Observed(Box::new(Observed { observations, looked: Some(looked), reply }))).await
     }
 
