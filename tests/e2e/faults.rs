@@ -232,10 +232,12 @@ fn a_chip_is_suspected_when_three_programs_meet_exceptions_at_one_place() {
             until("the chip is suspected", || (gpu(&cluster, &used["uuid"])["state"] == "FAULTY").then_some(()));
             let why = gpu(&cluster, &used["uuid"])["reason"].clone();
             assert!(why.as_str().unwrap_or_default().contains("GPC 3, TPC 2"), "{why}");
-            let faults = cluster.json(&["faults"]);
-            let fault = faults.as_array().expect("a list").iter().find(|fault| fault["verdict"] == "gpu").cloned();
+            let fault = until("the fault is told", || {
+                let faults = cluster.json(&["faults"]);
+                faults.as_array()?.iter().find(|fault| fault["verdict"] == "gpu").cloned()
+            });
             cluster.cli(&["stop", "--grace", "0", &id]).expect(0);
-            let id = fault.expect("it is the GPU's")["id"].as_u64().expect("an integer").to_string();
+            let id = fault["id"].as_u64().expect("an integer").to_string();
             cluster.cli(&["fault", "clear", &id]).expect(0);
             until("the GPU can be used again", || (gpu(&cluster, &used["uuid"])["state"] == "FREE").then_some(()));
         } else {
