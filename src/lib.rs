@@ -30,7 +30,7 @@
 //! | [`runtime`] | the trait that runs tasks: [`runtime::docker`], [`runtime::process`]; what follows any shim is shared |
 //! | [`shim`] | the static program under every command, and its protocol |
 //! | [`logs`] | reads what shims write: records, segments, cursors, following |
-//! | [`gpu`] | the trait that knows GPUs; [`gpu::nvml`] asks the driver in a worker process, [`gpu::sim`]; what GPUs tell unasked ([`gpu::events`]) and of their health ([`gpu::snapshot`]) |
+//! | [`gpu`] | the trait that knows GPUs; [`gpu::nvml`] asks the driver in a worker process, [`gpu::sim`]; what GPUs tell unasked ([`gpu::events`]) and of their health ([`domain::gpu::health`]) |
 //! | [`kernel_log`] | `/dev/kmsg` as a stream: records in order, exact gaps, a cursor that survives restarts |
 //! | [`host`] | what the kernel shows beside GPUs: NVIDIA's PCI functions, InfiniBand ports, the boot |
 //! | [`store`] | the trait that keeps state; [`store::sqlite`], [`store::etcd`]; the history of events |

@@ -155,6 +155,8 @@ impl Actor {
                 self.renew_leases(sent_boottime);
             }
             Inside::Kernel(batch) => self.kernel_said(*batch),
+            Inside::Observed(observed) => self.observed(*observed),
+            Inside::LookedAt { reply } => drop(reply.send(self.looked_at())),
             Inside::Ended(event) => self.take_event(event.id, event.kind),
             Inside::Gpus(report) => self.gpu_report(*report),
             Inside::LeaseRenewed(id) => {

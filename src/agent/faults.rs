@@ -10,7 +10,7 @@ mod over;
 pub use kept::{FaultBook, Former, KeptFaults};
 
 use super::actor::Actor;
-use super::health::KernelBatch;
+use super::health::{KernelBatch, Observed};
 use super::journal;
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::fault::{Action, Fault, FaultId, FaultKind, FaultState};
@@ -18,7 +18,7 @@ use crate::domain::ids::GpuUuid;
 use crate::domain::lifecycle::TaskEvent;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::quantity::DEFAULT_GRACE_MS;
-use crate::health::{Change, Heard};
+use crate::health::{Change, Clears, Heard, Observation};
 use std::collections::{BTreeMap, BTreeSet};
 use tracing::{info, warn};
 
@@ -34,12 +34,7 @@ impl Actor {
                 continue;
             }
             match heard {
-                Heard::Observation(mut observation) => {
-                    observation.node = Some(self.facts.name.clone());
-                    self.attribute(&mut observation);
-                    let changes = self.fault_book.faults.observe(*observation);
-                    changed.extend(self.note_changes(changes));
-                }
+                Heard::Observation(observation) => changed.extend(self.count(*observation)),
                 Heard::Identity { pci, uuid } => self.fault_book.faults.identify(pci, uuid),
                 Heard::Suppressed { .. } | Heard::Nothing => {}
             }
@@ -49,6 +44,39 @@ impl Actor {
         self.fault_book.tell_if_saved();
         // Whoever reads has gone where nobody waits.
         let _ = reply.send(());
+    }
+
+    /// Counts what another source saw.
+    pub(super) fn observed(&mut self, observed: Observed) {
+        let Observed { observations, looked, reply } = observed;
+        let mut changed: BTreeSet<FaultId> =
+            observations.into_iter().flat_map(|observation| self.count(observation)).collect();
+        if let Some(looked) = looked {
+            let over = self.looked(&looked);
+            changed.extend(self.note_changes(over));
+        }
+        self.act_on(&changed);
+        let _ = reply.send(());
+    }
+
+    fn count(&mut self, mut observation: Observation) -> BTreeSet<FaultId> {
+        observation.node = Some(self.facts.name.clone());
+        self.attribute(&mut observation);
+        self.weigh(&mut observation);
+        if let Some(gpu) = observation.subject.gpu.as_ref().filter(|_| observation.kind == FaultKind::GpuLost) {
+            self.fault_book.resets.lost(gpu, observation.seen.time);
+        }
+        let recovered = observation.clears == Clears::Recovered;
+        let changes = self.fault_book.faults.observe(observation);
+        let now = self.clock.now();
+        for change in changes.iter().filter(|_| recovered) {
+            if let Change::Cleared(id) = change
+                && let Some(fault) = self.fault_book.faults.get(*id)
+            {
+                self.fault_book.past.recovered(fault, now);
+            }
+        }
+        self.note_changes(changes)
     }
 
     /// An operator says that it is over.
@@ -119,9 +147,9 @@ impl Actor {
         changed.iter().for_each(|id| self.end_whom_it_hits(*id));
     }
 
-    /// Tasks that hold a GPU which is out of use end.
+    /// Tasks that hold a GPU which cannot be used any more end.
     fn end_whom_it_hits(&mut self, id: FaultId) {
-        let Some(fault) = self.fault_book.faults.get(id).filter(|fault| fault.takes_out_of_use()) else { return };
+        let Some(fault) = self.fault_book.faults.get(id).filter(|fault| fault.ends_tasks()) else { return };
         let Some(gpu) = fault.subject.gpu.clone() else { return };
         let (instance, at, reason) = (fault.subject.gpu_instance, fault.last_seen, sentence(fault));
         for task in self.holders(&gpu, instance, at) {
@@ -164,7 +192,7 @@ fn sentence(fault: &Fault) -> String {
     let to_do = match fault.action {
         _ if fault.state == FaultState::Cleared => String::new(),
         Action::None | Action::RestartApp => String::new(),
-        Action::ResetGpu => format!(" Reset the GPU, then say 'wharf fault clear {id}'."),
+        Action::ResetGpu => format!(" Reset the GPU; where that is not seen, say 'wharf fault clear {id}'."),
         Action::Reboot => " Reboot the machine.".to_owned(),
         Action::Inspect => format!(" Have it inspected, then say 'wharf fault clear {id}'."),
     };

@@ -8,6 +8,7 @@ mod poll;
 mod remembered;
 
 pub use gate::{Gate, Promised};
+pub(super) use poll::bounded;
 pub use poll::{Answers, GpuReport, Poller, devices};
 pub use remembered::Remembered;
 

@@ -1,15 +1,27 @@
-//! Follows the kernel's log: understands and judges what it says, and tells the actor, which alone knows who had what.
+//! What tells of hardware faults: each source is a task of its own that judges what it sees and tells the actor, which
+//! alone knows who had what. Any of them can fail without the others.
 //!
 //! ```text
 //!  /dev/kmsg ── kernel_log ──> KernelEar (parse, judge) ──batches──> actor (faults) ──> journal
-//!                   ^ done: counted and durable ────────────────────────────┘
+//!                   ^ done: counted and durable ────────────────────────────┘ ^
+//!  NVML ── gpu::events ──────> GpuEar (judge) ────────────batches─────────────┤
+//!  NVML, PCI, InfiniBand ────> Rounds (health::checks) ────rounds─────────────┘
 //! ```
 //!
-//! One batch at a time is with the actor: a storm of messages fills the kernel's ring and no queue of ours.
+//! One batch of each at a time is with the actor: a storm of messages fills the kernel's ring and no queue of ours.
+
+mod gpu_ear;
+mod round;
+mod told;
+
+pub use gpu_ear::GpuEar;
+pub use round::{LookedAt, Looking, Rounds};
 
 use super::message::{Inside, Reply};
 use crate::domain::fault::{Action, FaultKind, Subject, Verdict};
+use crate::domain::gpu::health::DeviceHealth;
 use crate::domain::time::Timestamp;
+use crate::health::checks::Found;
 use crate::health::kernel_log::{Parser, Record as Message};
 use crate::health::table::Table;
 use crate::health::verdict::Judgement;
@@ -38,10 +50,29 @@ pub struct KernelBatch {
     pub reply: Reply<()>,
 }
 
+/// What others than the kernel's log have seen.
+#[derive(Debug)]
+pub struct Observed {
+    pub observations: Vec<Observation>,
+    /// Of a whole round of looking.
+    pub looked: Option<Looked>,
+    pub reply: Reply<()>,
+}
+
+/// What a round looked at beside what it found wrong.
+#[derive(Debug)]
+pub struct Looked {
+    /// What was found in order; what was not is among the observations.
+    pub found: Found,
+    /// What the devices said; empty where they were not asked.
+    pub gpus: Vec<DeviceHealth>,
+}
+
 /// Reads until `cancel`.
 #[derive(Debug)]
 pub struct KernelEar {
     pub log: KernelLog,
+    pub table: Arc<Table>,
     pub clock: Arc<dyn Clock>,
     pub inside: mpsc::Sender<Inside>,
     /// Records before this one are counted, and that is durable.
@@ -116,7 +147,7 @@ impl KernelEar {
         };
         // What the driver recommends is not asked here: it may hang, and its own line of that (154) follows.
         let seen = parser.parse(&message).into_iter();
-        seen.map(|seen| heard(seen, &message, record.sequence, Table::builtin(), &|_| None)).collect()
+        seen.map(|seen| heard(seen, &message, record.sequence, &self.table, &|_| None)).collect()
     }
 
     /// The kernel's ring does not begin at the boot for ever: what was overwritten before anybody read is no loss of ours.

@@ -8,7 +8,8 @@
 //! | `meta/acknowledged` | the controller has every status up to this sequence |
 //! | `meta/sequence` | sequences up to here may have been given out; see `commit` |
 //! | `meta/gpus` | the devices of the node and since when they are absent; see `gpus/remembered` |
-//! | `meta/faults` | how far the kernel's log is counted in the faults; see `faults/kept` |
+//! | `meta/faults` | how far the kernel's log is counted in the faults, and how faults ended; see `faults/kept` |
+//! | `meta/gpu_marks` | what GPUs that wait for a reset will have forgotten after it; see `health::resets` |
 //! | `fault/ID` | a fault of this node |
 //! | `task/ID` | the record with the sequence of its newest status |
 //! | `damaged/task/ID` | one that made no sense and was set aside |
@@ -39,6 +40,7 @@ pub const ACKNOWLEDGED: &str = "meta/acknowledged";
 pub const SEQUENCE: &str = "meta/sequence";
 pub const GPUS: &str = "meta/gpus";
 pub const FAULTS: &str = "meta/faults";
+pub const RESETS: &str = "meta/gpu_marks";
 const FAULT_PREFIX: &str = "fault/";
 pub const TASK_PREFIX: &str = "task/";
 const DAMAGED_PREFIX: &str = "damaged/";
@@ -186,6 +188,12 @@ async fn load_faults(store: &Arc<dyn Store>) -> Result<KeptFaults, Error> {
     if let Some(text) = get_text(store, FAULTS).await? {
         kept.header = serde_json::from_str(&text).unwrap_or_else(|error| {
             warn!(key = FAULTS, %error, "how far the kernel's log is counted cannot be read; it is counted from its start");
+            Default::default()
+        });
+    }
+    if let Some(text) = get_text(store, RESETS).await? {
+        kept.resets = serde_json::from_str(&text).unwrap_or_else(|error| {
+            warn!(key = RESETS, %error, "what GPUs remembered cannot be read; a reset until now is not seen");
             Default::default()
         });
     }

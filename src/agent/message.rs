@@ -4,7 +4,7 @@
 
 use super::executor::Outcome;
 use super::gpus::GpuReport;
-use super::health::KernelBatch;
+use super::health::{KernelBatch, LookedAt, Observed};
 use super::watch::Watch;
 use crate::api::agent::NodeInfo;
 use crate::domain::command::{CommandHeader, Error, Heartbeat, Registered, Registration, SequencedStatus};
@@ -132,6 +132,12 @@ pub enum Inside {
     },
     /// A stretch of the kernel's log.
     Kernel(Box<KernelBatch>),
+    /// What other sources of faults have seen.
+    Observed(Box<Observed>),
+    /// For a round of looking at the hardware.
+    LookedAt {
+        reply: Reply<LookedAt>,
+    },
     /// An end, after whatever may explain it had its time to be heard.
     Ended(Box<RuntimeEvent>),
     /// A round of questions about the GPUs.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  AgentHandle ──requests──> actor (domain::lifecycle, ledger) ──transactions──> journal
-//!  health ──kernel's words──────^   │ durable: effects                              │
+//!  health ──what sources saw────^   │ durable: effects                              │
 //!   runtime events ────────────┤   └──> executor ──calls──> runtime                │
 //!   results, commits, samples ─┴───────────┴──────────────────────────────────────-┘
 //!  reporter <── durable statuses ── actor          reporter ──> controller
@@ -44,6 +44,7 @@ mod watch;
 
 pub use api::AgentHandle;
 pub use executor::Deadlines;
+pub use health::Looking;
 pub use journal::{Identity, check as check_journal, load_identity};
 pub use port_claim::PortClaim;
 pub use ports::Ports;

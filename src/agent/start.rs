@@ -6,7 +6,7 @@ use super::commit::Writer;
 use super::executor::{Deadlines, Executor};
 use super::faults::FaultBook;
 use super::gpus::{Gate, GpuBook, Poller};
-use super::health::KernelEar;
+use super::health::{GpuEar, KernelEar, Looking, Rounds};
 use super::message::ReportHint;
 use super::metrics::Tally;
 use super::ports::Ports;
@@ -23,6 +23,8 @@ use crate::domain::ids::{JournalId, NodeName};
 use crate::domain::ssh::SEED_FEATURE;
 use crate::domain::task::Inventory;
 use crate::gpu::GpuSource;
+use crate::gpu::events::GpuEvents;
+use crate::health::table::Table;
 use crate::kernel_log::{KernelLog, KernelLogOptions};
 use crate::runtime::{Records, Runtime, RuntimeEvent};
 use crate::store::Store;
@@ -64,6 +66,8 @@ pub struct AgentParts {
     pub runtime: Arc<dyn Runtime>,
     pub runtime_events: mpsc::Receiver<RuntimeEvent>,
     pub gpus: Arc<dyn GpuSource>,
+    /// What they tell unasked, where they do.
+    pub gpu_events: Option<GpuEvents>,
     pub store: Arc<dyn Store>,
     /// `None`: a node on its own.
     pub controller: Option<Arc<dyn ControllerApi>>,
@@ -93,6 +97,12 @@ pub struct Tuning {
     pub ignored_processes: IgnoredProcesses,
     /// The kernel's log, where it is to be heard.
     pub kernel_log: Option<KernelLogOptions>,
+    /// What error codes mean.
+    pub xid_table: Arc<Table>,
+    /// How the hardware is looked at, where it is.
+    pub looking: Option<Looking>,
+    /// Of this boot, where the kernel's log does not say it; empty: not known.
+    pub boot_id: String,
 }
 
 impl Default for Tuning {
@@ -109,6 +119,9 @@ impl Default for Tuning {
             ports: Ports::default(),
             ignored_processes: IgnoredProcesses::default(),
             kernel_log: None,
+            xid_table: Arc::new(Table::builtin().clone()),
+            looking: None,
+            boot_id: String::new(),
         }
     }
 }
@@ -207,8 +220,10 @@ pub async fn start(mut parts: AgentParts, cancel: CancellationToken) -> Result<(
         cancel: cancel.clone(),
     };
     let (log, boot_id) = listen(parts.tuning.kernel_log.take());
+    let boot_id = if boot_id.is_empty() { parts.tuning.boot_id.clone() } else { boot_id };
     let kept = std::mem::take(&mut journal.faults);
-    let fault_book = FaultBook::new(kept, boot_id, log.is_some(), &facts.identity.node_uid, parts.clock.now());
+    let listens = log.is_some() || parts.gpu_events.is_some();
+    let fault_book = FaultBook::new(kept, boot_id, listens, &facts.identity.node_uid, parts.clock.now());
     let counted = fault_book.done();
     let newest = journal.tasks.iter().map(|(_, task)| task.sequence).max().unwrap_or(0).max(journal.acknowledged);
     let mut actor = Actor {
@@ -267,14 +282,26 @@ pub async fn start(mut parts: AgentParts, cancel: CancellationToken) -> Result<(
     let actor = tracker.spawn(actor.run(inbox));
     let until = |task: &CancellationToken| task.clone().cancelled_owned();
     let period = parts.tuning.sample_period;
+    let rounds = parts
+        .tuning
+        .looking
+        .map(|looking| Rounds::new(Arc::clone(&parts.gpus), looking, Arc::clone(&parts.clock), inside.clone()));
     let poller = Poller { source: parts.gpus, period, now: poll_now, inside: inside.clone(), known };
     tracker.spawn(either(until(&cancel), poller.run()));
+    if let Some(rounds) = rounds {
+        tracker.spawn(either(until(&cancel), rounds.run()));
+    }
     tracker.spawn(either(until(&cancel), adopt::list_everything(Arc::clone(&parts.runtime), inside.clone())));
     let read_again = adopt::read_again(Arc::clone(&parts.runtime), inside.clone(), unread.into_keys().collect());
     tracker.spawn(either(until(&cancel), read_again));
+    let table = &parts.tuning.xid_table;
     if let Some(log) = log {
         let (clock, inside, cancel) = (Arc::clone(&parts.clock), inside.clone(), cancel.clone());
-        tracker.spawn(KernelEar { log, clock, inside, done: counted, cancel }.run());
+        tracker.spawn(KernelEar { log, table: Arc::clone(table), clock, inside, done: counted, cancel }.run());
+    }
+    if let Some(events) = parts.gpu_events {
+        let (table, clock) = (Arc::clone(table), Arc::clone(&parts.clock));
+        tracker.spawn(either(until(&cancel), GpuEar { events, table, clock, inside: inside.clone() }.run()));
     }
     if let Some(controller) = parts.controller {
         let node = parts.name.to_string();

@@ -6,6 +6,7 @@ use super::source::Settings;
 use super::{Checks, one_or_many};
 use crate::domain::command::Violation;
 use crate::domain::gpu::occupancy::IGNORED_BY_DEFAULT;
+use crate::health::checks::Modes;
 use crate::runtime::docker::injection::GpuInjection;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -64,6 +65,18 @@ pub struct AgentConfig {
     pub ignore_processes: Vec<String>,
     /// The kernel's log, where hardware faults are told, or a file in its form; empty: it is not heard.
     pub kernel_log: PathBuf,
+    /// How often the GPUs' health, the PCI bus and InfiniBand are looked at, in seconds.
+    pub health_interval_s: u32,
+    /// How far each check of the hardware may go: `off`, `observe` or `enforce`.
+    pub checks: Modes,
+    /// Rows that go before the built-in table of Xids and SXids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xid_table: Option<PathBuf>,
+    /// How many GPUs the machine has, so that missing ones are missed; default: those that were seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_gpus: Option<u32>,
+    /// Where the host's `/sys` is looked at.
+    pub host_root: PathBuf,
     /// For tasks; below the kernel's ephemeral range. Default: a slice of 15000-29999 that no other agent of this
     /// machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,6 +126,11 @@ impl Default for AgentConfig {
             nvml_library: None,
             ignore_processes: IGNORED_BY_DEFAULT.map(str::to_owned).into(),
             kernel_log: PathBuf::from("/dev/kmsg"),
+            health_interval_s: 15,
+            checks: Modes::default(),
+            xid_table: None,
+            expected_gpus: None,
+            host_root: PathBuf::from("/"),
             ports: None,
             labels: BTreeMap::new(),
             run_as: None,
@@ -184,6 +202,19 @@ impl AgentConfig {
         }
     }
 
+    fn check_health(&self, checks: &mut Checks) {
+        let (seconds, allowed) = (self.health_interval_s, "1 to 3600");
+        checks.expect((1..=3600).contains(&seconds), "health_interval_s", "is out of range", seconds, allowed);
+        let paths = [("xid_table", self.xid_table.as_ref()), ("host_root", Some(&self.host_root))];
+        for (field, path) in paths.into_iter().filter_map(|(field, path)| Some((field, path?))) {
+            checks.expect(path.is_absolute(), field, "is not absolute", path.display(), "an absolute path");
+        }
+        if let Some(gpus) = self.expected_gpus {
+            let allowed = "1 to 1024, or no such key";
+            checks.expect((1..=1024).contains(&gpus), "expected_gpus", "is out of range", gpus, allowed);
+        }
+    }
+
     fn check_jobs(&self, checks: &mut Checks) {
         for dir in &self.job_dirs {
             let plain = !dir.components().any(|part| part == Component::ParentDir);
@@ -234,6 +265,11 @@ impl Settings for AgentConfig {
         "nvml_library",
         "ignore_processes",
         "kernel_log",
+        "health_interval_s",
+        "checks",
+        "xid_table",
+        "expected_gpus",
+        "host_root",
         "ports",
         "labels",
         "run_as",
@@ -276,6 +312,7 @@ impl Settings for AgentConfig {
         let (log, allowed) = (&self.kernel_log, "an absolute path, or nothing for none");
         let right = log.as_os_str().is_empty() || log.is_absolute();
         checks.expect(right, "kernel_log", "is not absolute", log.display(), allowed);
+        self.check_health(&mut checks);
         let right = self.run_as.as_ref().is_none_or(|user| !user.is_empty());
         checks.expect(right, "run_as", "is empty", "", "submitter, a user name, or no such key");
         // The kernel's own limit on pids.
@@ -388,5 +425,11 @@ mod tests {
         assert_eq!(fields("kernel_log = 'kmsg'"), ["kernel_log"]);
         assert_eq!(fields("kernel_log = 7"), ["kernel_log"]);
         parse::<AgentConfig>("a.toml", "kernel_log = ''").unwrap();
+        assert_eq!(fields("health_interval_s = 0\nexpected_gpus = 0"), ["health_interval_s", "expected_gpus"]);
+        assert_eq!(fields("xid_table = 'x'\nhost_root = ''"), ["xid_table", "host_root"]);
+        let error = parse::<AgentConfig>("a.toml", "\n[checks]\npcie_replay = 'maybe'").unwrap_err().to_string();
+        assert!(error.contains("a.toml:3") && error.contains("maybe") && error.contains("enforce"), "{error}");
+        let error = parse::<AgentConfig>("a.toml", "[checks]\npcie_replays = 'off'").unwrap_err().to_string();
+        assert!(error.contains("pcie_replays") && error.contains("`pcie_replay`"), "{error}");
     }
 }

@@ -17,7 +17,7 @@ use super::apply::{Context, change_run, release};
 use super::holdings::{self, Holdings};
 use super::schedule;
 use super::state::{Node, State};
-use super::{nodes, views};
+use super::{faults, nodes, views};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::ids::{NodeName, RunId, TaskId};
 use crate::domain::node::{MAX_REASON_BYTES, NodeChange, Standing, Wish};
@@ -28,9 +28,15 @@ use crate::domain::view::NodeView;
 use crate::scheduler::NodeState;
 use std::collections::BTreeSet;
 
-/// As `wharf nodes` shows it, and as the scheduler takes it.
+/// As `wharf nodes` shows it, and as the scheduler takes it. A fault of the machine closes an open node as an operator would.
 pub(super) fn state_of(node: &Node) -> NodeState {
-    if node.answers() { standing_of(&node.standing) } else { NodeState::Unreachable }
+    if !node.answers() {
+        return NodeState::Unreachable;
+    }
+    match standing_of(&node.standing) {
+        NodeState::Ready if faults::withdraws(node).is_some() => NodeState::Cordoned,
+        standing => standing,
+    }
 }
 
 /// The state of a node whose agent is heard.

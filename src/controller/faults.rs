@@ -3,7 +3,8 @@
 //! says which were told.
 
 use super::core::{Controller, read};
-use super::state::State;
+use super::schedule;
+use super::state::{Node, State};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::fault::{Action, Fault, FaultId, FaultState, Verdict};
 use crate::domain::ids::NodeName;
@@ -29,7 +30,11 @@ pub(super) fn told(state: &mut State, name: &NodeName, mut told: Vec<Fault>, ver
     told.iter_mut().for_each(|fault| fault.node = Some(name.clone()));
     let Some(node) = state.nodes.get_mut(name) else { return };
     node.faults_version = version;
+    let was_withdrawn = withdraws(node).is_some();
     let before = std::mem::replace(&mut node.faults, told.clone());
+    if withdraws(node).is_some() != was_withdrawn {
+        schedule::nodes_changed(state);
+    }
     if before.iter().map(shape).ne(told.iter().map(shape)) {
         state.dirty.faults.insert(name.clone());
     }
@@ -46,13 +51,22 @@ pub(super) fn told(state: &mut State, name: &NodeName, mut told: Vec<Fault>, ver
 }
 
 fn note(state: &mut State, now: Timestamp, kind: &str, fault: &Fault) {
+    state.note(now, kind, fault.job, fault.task, fault.node.as_ref(), sentence(fault));
+}
+
+/// The fault that keeps new tasks from the whole node; those that run there go on.
+pub(super) fn withdraws(node: &Node) -> Option<&Fault> {
+    node.faults.iter().find(|fault| fault.withdraws_node())
+}
+
+/// Which it is and what it means, for a person.
+pub(super) fn sentence(fault: &Fault) -> String {
     let what = match fault.code {
         Some(code) => format!("{} {code}", fault.kind),
         None => fault.kind.to_string(),
     };
     let place = fault.subject.pci.map_or_else(String::new, |pci| format!(" at {pci}"));
-    let message = format!("fault {}, {what}{place}: {}", fault.id, fault.reason);
-    state.note(now, kind, fault.job, fault.task, fault.node.as_ref(), message);
+    format!("fault {}, {what}{place}: {}", fault.id, fault.reason)
 }
 
 /// Ids of the active faults of a device.
@@ -77,7 +91,7 @@ pub(super) async fn clear(
 ) -> Result<Fault, Error> {
     let address = {
         let state = read(&controller.shared);
-        let knows = |(name, known): &(&NodeName, &super::state::Node)| {
+        let knows = |(name, known): &(&NodeName, &Node)| {
             node.is_none_or(|node| node == *name) && known.faults.iter().any(|fault| fault.id == id)
         };
         let having: Vec<_> = state.nodes.iter().filter(knows).collect();

@@ -3,15 +3,17 @@
 use super::notify::{ServiceManager, keep_informed};
 use super::{host, journal, make_state_dir, pulse, runtime};
 use crate::agent::pressure::DiskMark;
-use crate::agent::{self, AgentHandle, AgentParts, AgentRunning, PortClaim, Tuning};
+use crate::agent::{self, AgentHandle, AgentParts, AgentRunning, Looking, PortClaim, Tuning};
 use crate::api::ControllerApi;
 use crate::config::{AgentConfig, GpuChoice};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::gpu::occupancy::IgnoredProcesses;
 use crate::domain::ids::{NodeName, NodeUid};
+use crate::gpu::events::GpuEvents;
 use crate::gpu::labelled::Labelled;
 use crate::gpu::nvml::{NvmlGpus, NvmlOptions};
 use crate::gpu::{GpuSource, none::NoGpus, sim::SimGpus};
+use crate::health::table::Table;
 use crate::host::Boot;
 use crate::kernel_log::KernelLogOptions;
 use crate::rpc;
@@ -53,6 +55,7 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
     let (store, identity) = journal::open(config).await?;
     let ports = PortClaim::take(config.ports.as_ref().map(|ports| ports.0.clone()), &config.data_dir).await?;
     let (events, runtime_events) = mpsc::channel(RUNTIME_EVENTS);
+    let (gpus, gpu_events) = gpus(config, &identity.node_uid)?;
     let parts = AgentParts {
         name: NodeName(config.name.clone()),
         address: advertised(config, &addresses)?,
@@ -64,7 +67,8 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
         ports: (*ports.range().start(), *ports.range().end()),
         runtime: runtime::of(config, &identity.node_uid, open_files, events).await?,
         runtime_events,
-        gpus: gpus(config, &identity.node_uid)?,
+        gpus,
+        gpu_events,
         store,
         controller: controller(config)?,
         clock: Arc::new(SystemClock),
@@ -75,6 +79,14 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
                 .then(|| DiskMark::of(config.data_dir.clone(), config.disk_high_percent)),
             ignored_processes: IgnoredProcesses::new(config.ignore_processes.iter().cloned()),
             kernel_log: kernel_log(config)?,
+            xid_table: Arc::new(xid_table(config)?),
+            boot_id: Boot::read(Path::new("/")).map(|boot| boot.boot_id).unwrap_or_default(),
+            looking: Some(Looking {
+                period: Duration::from_secs(u64::from(config.health_interval_s)),
+                modes: config.checks.clone(),
+                expected_gpus: config.expected_gpus,
+                root: config.host_root.clone(),
+            }),
             ..Tuning::default()
         },
     };
@@ -122,6 +134,14 @@ fn kernel_log(config: &AgentConfig) -> Result<Option<KernelLogOptions>, Error> {
     Ok(Some(KernelLogOptions::new(config.kernel_log.clone(), boot.boot_id, cursor)))
 }
 
+/// The built-in table with the site's own rows. A file that is wrong is an error: its author believes in it.
+fn xid_table(config: &AgentConfig) -> Result<Table, Error> {
+    let Some(path) = &config.xid_table else { return Ok(Table::builtin().clone()) };
+    let wrong = |why: String| Error::new(ErrorKind::Invalid, format!("xid_table {}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    Table::builtin().overridden(&text).map_err(|error| wrong(error.to_string()))
+}
+
 /// With port 0 the address is known only after binding.
 fn advertised(config: &AgentConfig, bound: &[String]) -> Result<String, Error> {
     match (&config.advertise_address, bound.first()) {
@@ -139,25 +159,29 @@ fn controller(config: &AgentConfig) -> Result<Option<Arc<dyn ControllerApi>>, Er
     Ok(Some(Arc::new(rpc::ControllerClient::new(&addresses)?)))
 }
 
-fn gpus(config: &AgentConfig, node_uid: &NodeUid) -> Result<Arc<dyn GpuSource>, Error> {
-    let source: Arc<dyn GpuSource> = match &config.gpus {
-        GpuChoice::None => Arc::new(NoGpus),
-        GpuChoice::Auto | GpuChoice::Nvml => Arc::new(nvml(config)?),
+/// The GPUs, and what they tell unasked.
+fn gpus(config: &AgentConfig, node_uid: &NodeUid) -> Result<(Arc<dyn GpuSource>, Option<GpuEvents>), Error> {
+    let (source, events): (Arc<dyn GpuSource>, _) = match &config.gpus {
+        GpuChoice::None => (Arc::new(NoGpus), None),
+        GpuChoice::Auto | GpuChoice::Nvml => {
+            let (gpus, events) = nvml(config)?;
+            (Arc::new(gpus), Some(events))
+        }
         GpuChoice::Sim { count, model } => {
             let spec = SimGpus::parse(&format!("{count}x{model}"))
                 .map_err(|error| Error::new(ErrorKind::Invalid, format!("gpus: {error}")))?;
-            Arc::new(SimGpus::new(spec, &node_uid.0))
+            (Arc::new(SimGpus::new(spec, &node_uid.0)), None)
         }
     };
-    Ok(Labelled::over(source, config.labels.get("gpu_type")))
+    Ok((Labelled::over(source, config.labels.get("gpu_type")), events))
 }
 
 /// The driver is not asked yet: whether there is one is found out, and said, again and again.
-fn nvml(config: &AgentConfig) -> Result<NvmlGpus, Error> {
+fn nvml(config: &AgentConfig) -> Result<(NvmlGpus, GpuEvents), Error> {
     // Not by its path: after an upgrade another version may lie there, which speaks otherwise, or none.
     let mut options = NvmlOptions::new("/proc/self/exe".into());
     options.insist = config.gpus == GpuChoice::Nvml;
     options.library = config.nvml_library.clone().or(options.library);
-    let gpus = NvmlGpus::new(options);
+    let gpus = NvmlGpus::with_events(options);
     gpus.map_err(|error| Error::internal(format!("starting the supervisor of the GPU worker: {error}")))
 }

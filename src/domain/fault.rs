@@ -29,6 +29,7 @@ macro_rules! words {
         }
     };
 }
+pub(crate) use words;
 
 /// What sort of observation a fault is made of. Together with the code and the part it is the fault's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -309,6 +310,42 @@ impl Fault {
     pub const fn takes_out_of_use(&self) -> bool {
         matches!(self.state, FaultState::Active) && takes_out_of_use(self.verdict, self.action)
     }
+
+    /// What runs on its part cannot go on. Who has a part that is hot, slow, worn out or waits for a reset keeps it, and
+    /// what the driver recommends may be to let end what runs.
+    pub const fn ends_tasks(&self) -> bool {
+        let lasts = matches!(
+            self.kind,
+            FaultKind::RecoveryAction
+                | FaultKind::RowRemap
+                | FaultKind::RetiredPages
+                | FaultKind::SramEcc
+                | FaultKind::Thermal
+                | FaultKind::HwSlowdown
+                | FaultKind::PowerBrake
+                | FaultKind::Nvlink
+                | FaultKind::PcieLink
+                | FaultKind::PcieReplay
+                | FaultKind::Fabric
+                | FaultKind::MemoryHeld
+                | FaultKind::GpuCount
+                | FaultKind::GpuWorker
+                | FaultKind::Infiniband
+        );
+        self.takes_out_of_use() && !lasts
+    }
+
+    /// Its whole node is kept from new tasks: it is no single GPU's. Where some GPUs are missing the others are good, and a
+    /// network that fails would take all nodes at once.
+    pub fn withdraws_node(&self) -> bool {
+        let whole = match self.kind {
+            FaultKind::Sxid => true,
+            FaultKind::GpuCount => false,
+            FaultKind::Infiniband => self.verdict == Verdict::Node,
+            _ => matches!(self.verdict, Verdict::Node | Verdict::Fabric),
+        };
+        self.takes_out_of_use() && whole && self.subject.gpu.is_none()
+    }
 }
 
 #[cfg(test)]
@@ -375,6 +412,29 @@ mod tests {
         assert!(!taken(Verdict::Gpu, Action::RestartApp) && !taken(Verdict::Link, Action::None));
         assert!(!taken(Verdict::Application, Action::Inspect) && !taken(Verdict::Unknown, Action::Inspect));
         assert!(!Fault { state: FaultState::Cleared, ..fault() }.takes_out_of_use());
+    }
+
+    #[test]
+    fn who_has_a_part_that_wears_out_keeps_it() {
+        let ends = |kind| Fault { kind, ..fault() }.ends_tasks();
+        assert!(ends(FaultKind::Xid) && ends(FaultKind::GpuLost) && ends(FaultKind::ResetRequired));
+        assert!(!ends(FaultKind::Thermal) && !ends(FaultKind::RowRemap) && !ends(FaultKind::RecoveryAction));
+        assert!(!Fault { action: Action::RestartApp, ..fault() }.ends_tasks());
+    }
+
+    #[test]
+    fn what_is_no_single_gpus_withdraws_its_node() {
+        let of = |kind, verdict, gpu: Option<&str>| {
+            let subject = Subject { gpu: gpu.map(Into::into), ..fault().subject };
+            Fault { kind, verdict, subject, ..fault() }.withdraws_node()
+        };
+        assert!(of(FaultKind::MachineCheck, Verdict::Node, None) && of(FaultKind::Sxid, Verdict::Link, None));
+        assert!(of(FaultKind::Sxid, Verdict::Fabric, None) && !of(FaultKind::Fabric, Verdict::Fabric, Some("A")));
+        assert!(!of(FaultKind::Nic, Verdict::Link, None) && !of(FaultKind::Xid, Verdict::Gpu, None));
+        assert!(!of(FaultKind::GpuCount, Verdict::Node, None));
+        assert!(of(FaultKind::Infiniband, Verdict::Node, None) && !of(FaultKind::Infiniband, Verdict::Fabric, None));
+        let observed = Fault { verdict: Verdict::Node, action: Action::None, ..fault() };
+        assert!(!observed.withdraws_node());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! GPUs: what they are, what they do, how they are connected, and what stands against using one.
 
 pub mod condition;
+pub mod health;
 pub mod occupancy;
 
 use super::ids::GpuUuid;

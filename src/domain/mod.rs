@@ -9,6 +9,7 @@ pub mod event;
 pub mod exit;
 pub mod fault;
 pub mod gpu;
+pub mod host;
 pub mod ids;
 pub mod job;
 pub mod level;

@@ -22,6 +22,11 @@ impl GpuEvents {
     pub async fn next(&mut self) -> Option<GpuEvent> {
         self.told.recv().await
     }
+
+    /// One that is there already; never waits.
+    pub fn ready(&mut self) -> Option<GpuEvent> {
+        self.told.try_recv().ok()
+    }
 }
 
 /// One thing that was told.

@@ -58,6 +58,10 @@ impl GpuSource for Labelled {
         self.inner.health().await
     }
 
+    fn tells_health(&self) -> bool {
+        self.inner.tells_health()
+    }
+
     fn driver(&self) -> GpuDriver {
         self.inner.driver()
     }

@@ -5,7 +5,8 @@ pub mod labelled;
 pub mod none;
 pub mod nvml;
 pub mod sim;
-pub mod snapshot;
+
+pub use crate::domain::gpu::health as snapshot;
 
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{Gpu, GpuDriver, GpuSample, Topology};
@@ -44,6 +45,11 @@ pub trait GpuSource: std::fmt::Debug + Send + Sync + 'static {
     /// 15 s. Empty where devices say nothing about it.
     async fn health(&self) -> Result<Vec<DeviceHealth>, GpuError> {
         Ok(Vec::new())
+    }
+
+    /// Whether devices say anything about their health, and show which of them are there.
+    fn tells_health(&self) -> bool {
+        false
     }
 
     /// The driver as it was at the last question. Never waits.

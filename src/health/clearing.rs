@@ -3,7 +3,7 @@
 //!
 //! Two more ends need no rule: a later Xid that cancels an earlier one (`cancels` in `xid.toml`), and an operator's word.
 
-use crate::domain::fault::{Action, Fault, FaultKind};
+use crate::domain::fault::{Action, Fault, FaultKind, takes_out_of_use};
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -32,8 +32,9 @@ pub struct Since {
     pub reset: bool,
     pub rebooted: bool,
     pub replaced: bool,
-    /// How long it has not been seen while its source was listening and its check, where it has one, was clean.
-    pub clean: Duration,
+    /// How long it has not been seen while its source was listening and its check, where it has one, was clean; none while
+    /// nobody can say that it is.
+    pub clean: Option<Duration>,
     /// How often the same fault ended by being clean within the last day, and came back.
     pub flaps: u32,
 }
@@ -51,7 +52,7 @@ impl Ended {
     /// For a person.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Reset => "the GPU was reset",
+            Self::Reset => "the GPU was reset, or its driver loaded anew",
             Self::Rebooted => "the machine was rebooted",
             Self::Replaced => "another GPU is in its place",
             Self::Clean => "it was not seen again for long enough",
@@ -70,9 +71,14 @@ pub fn rule(kind: FaultKind, action: Action) -> Rule {
             Action::None | Action::RestartApp => clean(10 * MINUTE),
             Action::ResetGpu => reset,
             Action::Reboot => rebooted,
-            Action::Inspect => Rule { replaced: true, ..Rule::default() },
+            // Not of a GPU: nothing can be seen to be replaced.
+            Action::Inspect => {
+                Rule { reboot: matches!(kind, FaultKind::Sxid | FaultKind::Aer), replaced: true, ..Rule::default() }
+            }
         },
-        FaultKind::GpuLost => Rule { clean: Some(MINUTE), ..rebooted },
+        // Lost again and again it is to be inspected, and then its coming back says nothing.
+        FaultKind::GpuLost if action == Action::Inspect => Rule { replaced: true, ..Rule::default() },
+        FaultKind::GpuLost => Rule { clean: Some(MINUTE), ..reset },
         FaultKind::ResetRequired | FaultKind::RecoveryAction => Rule { clean: Some(Duration::ZERO), ..reset },
         FaultKind::RowRemap | FaultKind::RetiredPages | FaultKind::Ecc | FaultKind::SramEcc => match action {
             Action::None | Action::RestartApp => clean(10 * MINUTE),
@@ -88,7 +94,9 @@ pub fn rule(kind: FaultKind, action: Action) -> Rule {
         FaultKind::GpuCount | FaultKind::DriverMismatch | FaultKind::MemoryHeld | FaultKind::DeviceAccess => {
             Rule { reboot: true, ..clean(Duration::ZERO) }
         }
-        FaultKind::Infiniband | FaultKind::KernelLogGap => clean(10 * MINUTE),
+        // A port is known to have been active since the boot alone: after it nobody would call it clean.
+        FaultKind::Infiniband => Rule { reboot: true, ..clean(10 * MINUTE) },
+        FaultKind::KernelLogGap => clean(10 * MINUTE),
         FaultKind::OomKill | FaultKind::HungTask | FaultKind::Nic => Rule { reboot: true, ..clean(HOUR) },
         FaultKind::MachineCheck | FaultKind::Edac | FaultKind::BlockIo | FaultKind::Nvme | FaultKind::ReadOnly => {
             match action {
@@ -99,10 +107,14 @@ pub fn rule(kind: FaultKind, action: Action) -> Rule {
     }
 }
 
-/// Whether the fault is over, and why.
+/// Whether the fault is over, and why. What takes nothing out of use is over after an hour at the latest.
 pub fn ended(fault: &Fault, since: &Since) -> Option<Ended> {
-    let rule = rule(fault.kind, fault.action);
-    let clean = rule.clean.is_some_and(|time| since.clean >= damped(time, since.flaps));
+    let mut rule = rule(fault.kind, fault.action);
+    if !takes_out_of_use(fault.verdict, fault.action) {
+        rule = Rule { reboot: true, clean: rule.clean.or(Some(HOUR)), ..rule };
+    }
+    let long_enough = |time: Duration| since.clean.is_some_and(|clean| clean >= damped(time, since.flaps));
+    let clean = rule.clean.is_some_and(long_enough);
     match () {
         () if rule.replaced && since.replaced => Some(Ended::Replaced),
         () if rule.reboot && since.rebooted => Some(Ended::Rebooted),
@@ -154,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_ends_it_and_waiting_does_not() {
-        let day = Since { clean: 24 * HOUR, ..Since::default() };
+        let day = Since { clean: Some(24 * HOUR), ..Since::default() };
         let (reset, rebooted) =
             (Since { reset: true, ..Since::default() }, Since { rebooted: true, ..Since::default() });
         let replaced = Since { replaced: true, ..Since::default() };
@@ -165,6 +177,19 @@ mod tests {
         assert_eq!((xid(Action::Reboot, &reset), xid(Action::Reboot, &rebooted)), (None, Some(Ended::Rebooted)));
         assert_eq!((xid(Action::Inspect, &rebooted), xid(Action::Inspect, &replaced)), (None, Some(Ended::Replaced)));
         assert_eq!(xid(Action::RestartApp, &day), Some(Ended::Clean));
+        let state = fault(FaultKind::ResetRequired, Action::ResetGpu);
+        let looked = Since { clean: Some(Duration::ZERO), ..Since::default() };
+        assert_eq!((ended(&state, &Since::default()), ended(&state, &looked)), (None, Some(Ended::Clean)));
+    }
+
+    #[test]
+    fn what_nobody_understands_is_over_after_an_hour() {
+        let unknown = Fault { verdict: Verdict::Unknown, ..fault(FaultKind::Xid, Action::Inspect) };
+        let clean = |time| ended(&unknown, &Since { clean: Some(time), ..Since::default() });
+        assert_eq!((clean(59 * MINUTE), clean(HOUR)), (None, Some(Ended::Clean)));
+        let rebooted = Since { rebooted: true, ..Since::default() };
+        assert_eq!(ended(&unknown, &rebooted), Some(Ended::Rebooted));
+        assert_eq!(ended(&fault(FaultKind::Aer, Action::Inspect), &rebooted), Some(Ended::Rebooted));
     }
 
     #[test]
@@ -184,7 +209,10 @@ mod tests {
     #[test]
     fn what_comes_and_goes_has_to_stay_away_longer() {
         let after = |clean, flaps| {
-            ended(&fault(FaultKind::Thermal, Action::Inspect), &Since { clean, flaps, ..Since::default() })
+            ended(
+                &fault(FaultKind::Thermal, Action::Inspect),
+                &Since { clean: Some(clean), flaps, ..Since::default() },
+            )
         };
         assert_eq!((after(10 * MINUTE, 0), after(9 * MINUTE, 0)), (Some(Ended::Clean), None));
         assert_eq!((after(20 * MINUTE, 1), after(19 * MINUTE, 1)), (Some(Ended::Clean), None));

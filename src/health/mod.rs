@@ -14,14 +14,17 @@
 //!
 //! Whoever follows a node's log makes a [`kernel_log::Record`] of each message, gives it to one [`kernel_log::Parser`],
 //! and each thing seen to [`heard()`]; adds to the observation what it alone knows (the node, the task that had the GPU at
-//! that moment, an escalated judgement); and gives it to [`Faults`]. Checks make observations of their own.
+//! that moment, an escalated judgement); and gives it to [`Faults`]. [`checks`] make observations of their own, of what
+//! devices and the kernel show when they are asked.
 
+pub mod checks;
 pub mod clearing;
 mod faults;
 mod heard;
 pub mod history;
 pub mod kernel_log;
 mod observation;
+pub mod resets;
 mod scan;
 pub mod table;
 pub mod verdict;

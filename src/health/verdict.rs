@@ -215,6 +215,15 @@ pub fn repeated(event: &Event) -> Option<Judgement> {
     Some(Judgement::new(verdict, Action::Inspect, reason))
 }
 
+/// What a bus error means of a device that turns out to be a GPU, whoever told of it.
+pub fn aer_of_a_gpu(judgement: Judgement) -> Judgement {
+    match (judgement.verdict, judgement.action) {
+        (Verdict::Gpu, _) => judgement,
+        (_, Action::Inspect) => aer(AerSeverity::Fatal, Some("nvidia")),
+        _ => Judgement { verdict: Verdict::Gpu, ..judgement },
+    }
+}
+
 /// The `nvidia` driver has no handlers for bus errors: after a fatal one the GPU is lost until a reboot. What was
 /// corrected, or concerned one transfer, has an Xid as well if it did harm.
 fn aer(severity: AerSeverity, driver: Option<&str>) -> Judgement {
@@ -277,6 +286,15 @@ mod tests {
         assert_eq!(judged(119, none(), Some(Nothing)), (Verdict::Gpu, Action::ResetGpu));
         assert_eq!(judged(13, none(), Some(Reboot)), (Verdict::Application, Action::RestartApp));
         assert_eq!(judged(45, none(), Some(Reboot)), (Verdict::Unknown, Action::None));
+    }
+
+    #[test]
+    fn a_bus_error_of_a_gpu_is_the_gpus_whoever_tells_of_it() {
+        for severity in [AerSeverity::Corrected, AerSeverity::NonFatal, AerSeverity::Fatal] {
+            let (by_port, by_driver) = (aer(severity, Some("pcieport")), aer(severity, Some("nvidia")));
+            assert_eq!((by_port.verdict, aer_of_a_gpu(by_port)), (Verdict::Node, by_driver.clone()));
+            assert_eq!(aer_of_a_gpu(by_driver.clone()), by_driver);
+        }
     }
 
     #[test]

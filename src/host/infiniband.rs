@@ -1,77 +1,13 @@
 //! InfiniBand devices and their ports, as the kernel has them; RoCE ports of Ethernet cards too.
 
 use super::{line, names, thousandths};
+pub use crate::domain::host::{InfinibandDevice, InfinibandPort, LinkLayer, PhysState, PortState};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
 /// Counters of one port that are kept; cards have some dozens.
 const MOST_COUNTERS: usize = 256;
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InfinibandDevice {
-    /// `mlx5_0`.
-    pub name: String,
-    /// The address of its PCI function, `0000:18:00.0`.
-    pub pci: Option<String>,
-    pub firmware: Option<String>,
-    /// `MT4129`.
-    pub hca_type: Option<String>,
-    pub ports: Vec<InfinibandPort>,
-}
-
-/// None where the file is missing or says nothing that is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InfinibandPort {
-    /// From 1.
-    pub number: u32,
-    pub state: Option<PortState>,
-    pub phys_state: Option<PhysState>,
-    /// Megabits a second over all lanes.
-    pub rate_mbps: Option<u64>,
-    pub link_layer: Option<LinkLayer>,
-    /// Everything countable of `counters` and `hw_counters`, by the kernel's names. They may be set back by anybody,
-    /// and those of the standard stop at their highest value.
-    pub counters: BTreeMap<String, u64>,
-}
-
-impl InfinibandPort {
-    /// How often its link went down.
-    pub fn link_downed(&self) -> Option<u64> {
-        self.counters.get("link_downed").copied()
-    }
-}
-
-/// The logical state, as the InfiniBand standard numbers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PortState {
-    Down,
-    /// The subnet manager has not made it ready.
-    Init,
-    Armed,
-    Active,
-    ActiveDefer,
-    Other(u32),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PhysState {
-    Sleep,
-    /// It looks for another end.
-    Polling,
-    Disabled,
-    Training,
-    LinkUp,
-    ErrorRecovery,
-    PhyTest,
-    Other(u32),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LinkLayer {
-    Infiniband,
-    Ethernet,
-}
 
 /// All of them, by name; a machine without has none. `root`: `/`. Blocks as long as a device does not answer.
 pub fn devices(root: &Path) -> io::Result<Vec<InfinibandDevice>> {

@@ -8,28 +8,28 @@ use std::io::Write;
 use std::path::PathBuf;
 
 /// A kernel log that only grows, which a node's agent reads.
-struct KernelLog {
+pub struct KernelLog {
     folder: tempfile::TempDir,
     next: std::cell::Cell<u64>,
 }
 
 impl KernelLog {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         fs::write(folder.path().join("kmsg"), "").expect("the folder is ours");
         Self { folder, next: std::cell::Cell::new(0) }
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.folder.path().join("kmsg")
     }
 
-    fn node(&self, name: &str, gpus: &str) -> Node {
+    pub fn node(&self, name: &str, gpus: &str) -> Node {
         Node { more: format!("kernel_log = {}\n", quoted(self.path())), ..Node::new(name, gpus) }
     }
 
     /// As the driver would say it now.
-    fn say(&self, texts: &[String]) {
+    pub fn say(&self, texts: &[String]) {
         let uptime = fs::read_to_string("/proc/uptime").expect("Linux has it");
         let seconds: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).expect("it is a number");
         let at_boot_us = (seconds * 1e6) as u64;
@@ -46,27 +46,27 @@ impl KernelLog {
 /// How the driver names a place.
 fn in_log(gpu: &Value) -> String {
     let pci = gpu["pci"].as_str().expect("a GPU has a place");
-    pci.trim_start_matches("0000").trim_end_matches(".0").to_lowercase()
+    pci.strip_prefix("0000").unwrap_or(pci).trim_end_matches(".0").to_lowercase()
 }
 
-fn xid(gpu: &Value, code: u32, more: &str) -> String {
+pub fn xid(gpu: &Value, code: u32, more: &str) -> String {
     format!("NVRM: Xid (PCI:{}): {code}, {more}", in_log(gpu))
 }
 
 /// A job of one task with one GPU, which may restart elsewhere.
-fn held(cluster: &Cluster, name: &str) -> Value {
+pub fn held(cluster: &Cluster, name: &str) -> Value {
     let command = format!("until [ -e {} ]; do sleep 0.05; done", quoted(cluster.path(&format!("go-{name}"))));
     job(name, &[with(role("main", 1, &command), &json!({ "gpuNumber": 1 }))])
 }
 
-fn gpu_of(cluster: &Cluster, shown: &Value) -> Value {
+pub fn gpu_of(cluster: &Cluster, shown: &Value) -> Value {
     let uuid = &shown["tasks"][0]["gpus"][0];
     let gpus = cluster.json(&["gpus"]);
     let found = gpus.as_array().expect("a list").iter().find(|gpu| gpu["uuid"] == *uuid);
     found.cloned().unwrap_or_else(|| panic!("no {uuid} in {gpus}"))
 }
 
-fn gpu(cluster: &Cluster, uuid: &Value) -> Value {
+pub fn gpu(cluster: &Cluster, uuid: &Value) -> Value {
     let gpus = cluster.json(&["gpus"]);
     gpus.as_array().expect("a list").iter().find(|gpu| gpu["uuid"] == *uuid).cloned().expect("it is known")
 }
@@ -227,4 +227,69 @@ fn the_kernels_own_log_is_heard() {
     log.write_all(line.as_bytes()).expect("the kernel takes it");
     until("the GPU is out of use", || (gpu(&cluster, &lost["uuid"])["state"] == "FAULTY").then_some(()));
     assert_eq!(gpu(&cluster, &kept["uuid"])["state"], "FREE");
+}
+
+#[test]
+fn a_chip_is_suspected_when_three_programs_meet_exceptions_at_one_place() {
+    let log = KernelLog::new();
+    let cluster = Cluster::with(vec![log.node("n0", "sim:1xH100")], "");
+    for (name, condemned) in [("a", false), ("b", false), ("c", true)] {
+        let id = cluster.submit(&held(&cluster, name));
+        let used = gpu_of(&cluster, &cluster.wait_running(&id));
+        let place = "pid=7, name=python, Graphics SM Warp Exception on (GPC 3, TPC 2, SM 0): Illegal Address";
+        log.say(&[xid(&used, 13, place)]);
+        if condemned {
+            until("the chip is suspected", || (gpu(&cluster, &used["uuid"])["state"] == "FAULTY").then_some(()));
+            let why = gpu(&cluster, &used["uuid"])["reason"].clone();
+            assert!(why.as_str().unwrap_or_default().contains("GPC 3, TPC 2"), "{why}");
+            let fault = until("the fault is told", || {
+                let faults = cluster.json(&["faults"]);
+                faults.as_array()?.iter().find(|fault| fault["verdict"] == "gpu").cloned()
+            });
+            cluster.cli(&["stop", "--grace", "0", &id]).expect(0);
+            let id = fault["id"].as_u64().expect("an integer").to_string();
+            cluster.cli(&["fault", "clear", &id]).expect(0);
+            until("the GPU can be used again", || (gpu(&cluster, &used["uuid"])["state"] == "FREE").then_some(()));
+        } else {
+            until("it is counted", || {
+                let faults = cluster.json(&["faults"]);
+                faults
+                    .as_array()?
+                    .iter()
+                    .any(|fault| fault["task"].as_str().is_some_and(|task| task.starts_with(&id)))
+                    .then_some(())
+            });
+            assert_eq!(gpu(&cluster, &used["uuid"])["state"], "HELD");
+            cluster.touch(&format!("go-{name}"));
+            assert_eq!(cluster.wait_end(&id)["state"], "SUCCEEDED");
+        }
+    }
+}
+
+#[test]
+fn a_fault_of_the_whole_node_closes_it_and_what_runs_goes_on() {
+    let log = KernelLog::new();
+    let cluster = Cluster::with(vec![log.node("n0", "sim:2xH100")], "");
+    let id = cluster.submit(&held(&cluster, "runs"));
+    cluster.wait_running(&id);
+    log.say(&["nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 20034, Fatal, Link 30 LTSSM Fault Up".to_owned()]);
+    let closed = until("the node is closed", || {
+        let node = cluster.json(&["nodes"])[0].clone();
+        (node["state"] == "CORDONED").then_some(node)
+    });
+    assert!(closed["reason"].as_str().unwrap_or_default().contains("sxid 20034"), "{closed}");
+    let waits = cluster.submit(&held(&cluster, "waits"));
+    until("it is known why it waits", || {
+        let shown = cluster.show(&waits);
+        (shown["state"] == "WAITING" && shown["reason"].is_string()).then_some(())
+    });
+    assert_eq!(cluster.show(&id)["tasks"][0]["state"], "RUNNING");
+    let fault = cluster.json(&["faults"])[0]["id"].as_u64().expect("an integer").to_string();
+    cluster.cli(&["fault", "clear", &fault]).expect(0);
+    cluster.wait_running(&waits);
+    assert_eq!(cluster.json(&["nodes"])[0]["state"], "READY");
+    for (name, id) in [("go-runs", &id), ("go-waits", &waits)] {
+        cluster.touch(name);
+        assert_eq!(cluster.wait_end(id)["state"], "SUCCEEDED");
+    }
 }

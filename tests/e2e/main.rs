@@ -19,6 +19,7 @@ mod etcd;
 mod exec;
 mod failover;
 mod faults;
+mod faults_nvml;
 mod faults_scan;
 mod harness;
 mod kernel_log;
@@ -27,6 +28,10 @@ mod lifecycle;
 mod logs;
 mod main_job;
 mod metrics;
+// The mock of the driver's library; not all that it has is used here.
+#[allow(dead_code)]
+#[path = "../gpu/mock.rs"]
+mod mock;
 mod node_lost;
 mod nonsense;
 mod partition;

@@ -9,7 +9,7 @@ use std::process::{Child, Command};
 
 fn cluster(mock: &Mock, gpus: &str) -> Cluster {
     let mut node = Node::new("n0", gpus);
-    node.more = format!("nvml_library = '{}'", library().display());
+    node.more = format!("nvml_library = '{}'\nhealth_interval_s = 1", library().display());
     node.env = vec![("WHARF_MOCK_NVML".to_owned(), mock.file().display().to_string())];
     Cluster::with(vec![node], "")
 }

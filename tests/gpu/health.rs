@@ -4,6 +4,7 @@ use crate::mock::{Mock, PATIENCE, devices, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use std::time::Duration;
 use wharf::gpu::GpuSource;
 use wharf::gpu::events::GpuEvent;
 use wharf::gpu::nvml::NvmlGpus;
@@ -270,4 +271,22 @@ async fn a_stopped_worker_is_said_and_no_gpu_is_blamed() {
             break assert!(index == Some(0) && is_late);
         }
     }
+}
+
+#[tokio::test]
+async fn several_that_hang_do_not_cost_the_others_their_answer() {
+    let mut mock = Mock::new("8xH100.json");
+    let mut options = mock.options();
+    (options.deadlines.health, options.deadlines.whole) = (Duration::from_secs(1), Duration::from_secs(6));
+    let gpus = NvmlGpus::new(options).unwrap();
+    devices(&gpus).await;
+    // Twice a second for each of them is more than the whole may take.
+    mock.change(|state| (0..4).for_each(|index| state["devices"][index]["hangs"] = json!(["*"])));
+    eventually("a round with every answer", async || {
+        let health = gpus.health().await.ok()?;
+        let well = health.iter().filter(|device| device.index >= 4 && device.answer.is_ok()).count();
+        let hung = health.iter().filter(|device| matches!(&device.answer, Err(no) if no.why == NoAnswer::Hung));
+        (well == 4 && hung.count() > 0 && health.len() > 4).then_some(())
+    })
+    .await;
 }

@@ -2,12 +2,15 @@
 
 use super::super::actor::Actor;
 use super::super::journal;
+use super::over::{Clean, Happened};
 use crate::domain::fault::{Fault, FaultId, FaultState};
 use crate::domain::ids::{GpuUuid, NodeUid, TaskId};
 use crate::domain::time::Timestamp;
+use crate::health::history::{Exceptions, Past};
+use crate::health::resets::Resets;
 use crate::health::{Change, Faults, Limits};
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::watch;
 
 /// Faults of a node that are kept, active and cleared.
@@ -27,6 +30,8 @@ pub struct Header {
     pub next_record: u64,
     #[serde(default)]
     pub next_id: u64,
+    #[serde(default)]
+    pub past: Past,
 }
 
 /// Everything that an earlier process left.
@@ -34,6 +39,8 @@ pub struct Header {
 pub struct KeptFaults {
     pub header: Header,
     pub faults: Vec<Fault>,
+    /// The value of `meta/gpu_marks`.
+    pub resets: Resets,
 }
 
 /// Who had a GPU until a moment ago.
@@ -63,6 +70,13 @@ pub struct FaultBook {
     pub(super) listening_since: Option<Timestamp>,
     /// The machine was booted since the faults were written down.
     pub(super) rebooted: bool,
+    pub(super) past: Past,
+    pub(super) exceptions: Exceptions,
+    pub(super) resets: Resets,
+    /// As the journal has them.
+    pub(super) kept_resets: Resets,
+    /// Faults whose check finds nothing any more.
+    pub(super) clean: BTreeMap<FaultId, Clean>,
 }
 
 impl FaultBook {
@@ -86,6 +100,11 @@ impl FaultBook {
             known: 0,
             former: VecDeque::new(),
             listening_since: listens.then_some(now),
+            past: kept.header.past,
+            exceptions: Exceptions::default(),
+            kept_resets: kept.resets.clone(),
+            resets: kept.resets,
+            clean: BTreeMap::new(),
         }
     }
 
@@ -102,7 +121,8 @@ impl FaultBook {
 
     pub(super) fn header(&self) -> Vec<u8> {
         let next_id = self.faults.iter().last().map_or(0, |fault| fault.id.0.saturating_add(1));
-        let header = Header { boot_id: self.boot_id.clone(), next_record: self.next_record, next_id };
+        let (boot_id, past) = (self.boot_id.clone(), self.past.clone());
+        let header = Header { boot_id, next_record: self.next_record, next_id, past };
         serde_json::to_vec(&header).unwrap_or_default()
     }
 
@@ -168,7 +188,7 @@ impl Actor {
     pub(in crate::agent) fn take_up_faults(&mut self) {
         self.identify_gpus();
         let rebooted = std::mem::take(&mut self.fault_book.rebooted);
-        let changes: Vec<Change> = self.ended_faults(rebooted);
+        let changes: Vec<Change> = self.ended_faults(Happened { rebooted, ..Happened::default() });
         self.changed(changes);
     }
 }

@@ -1,39 +1,150 @@
 //! When faults are over: looked at again and again, by the rules of `health::clearing`.
+//!
+//! A kind that a check looks for ends by what that check sees, as long as it really looks; what is known from messages
+//! alone ends by their staying away while somebody listens. What only a reset ends is found to be over by
+//! `health::resets`, or by the driver's own word.
 
 use super::super::actor::Actor;
-use crate::domain::fault::{Fault, FaultId, FaultState};
+use super::super::health::{Looked, LookedAt};
+use super::super::journal;
+use crate::domain::fault::{Action, Fault, FaultId, FaultKind, FaultState, Part};
+use crate::domain::ids::GpuUuid;
 use crate::domain::time::Timestamp;
-use crate::health::Change;
-use crate::health::clearing::{Since, ended};
+use crate::health::checks::{Check, Found};
+use crate::health::clearing::{Ended, Since, ended};
+use crate::health::history::escalated;
+use crate::health::resets::Reset;
+use crate::health::{Change, Observation, verdict};
 use std::time::Duration;
 use tracing::info;
 
+/// What was only reported and is not looked at any more is forgotten after it.
+const FORGOTTEN: Duration = Duration::from_secs(3600);
+/// Exceptions of programs.
+const EXCEPTIONS: [u32; 2] = [13, 31];
+
+/// How long a check has found a fault's part in order, by the clock that nobody sets.
+#[derive(Debug, Clone, Copy)]
+pub struct Clean {
+    /// The fault as it was then: seen since, it begins anew.
+    last_seen: Option<Timestamp>,
+    from: Duration,
+    to: Duration,
+}
+
+/// What happened to the machine at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Happened<'a> {
+    pub rebooted: bool,
+    pub resets: &'a [Reset],
+}
+
 impl Actor {
+    /// What a round of looking is to know.
+    pub(in crate::agent) fn looked_at(&self) -> LookedAt {
+        let busy = self.ledger.held().flat_map(|(_, held)| held.claim.gpus.clone()).collect();
+        let used =
+            |(gpu, sample): (&GpuUuid, &crate::domain::gpu::GpuSample)| Some((gpu.clone(), sample.utilization?));
+        LookedAt {
+            known: self.inventory.gpus.clone(),
+            busy,
+            utilization: self.samples.iter().filter_map(used).collect(),
+        }
+    }
+
+    /// Takes over what a round has found in order.
+    pub(super) fn looked(&mut self, looked: &Looked) -> Vec<Change> {
+        self.note_clean(&looked.found);
+        let resets = self.fault_book.resets.look(&looked.gpus, self.clock.now());
+        for Reset { gpu, evidence, .. } in &resets {
+            info!(node = %self.facts.name, %gpu, evidence, "a GPU was reset, or its driver loaded anew");
+        }
+        let changes = self.ended_faults(Happened { resets: &resets, ..Happened::default() });
+        self.keep_marks();
+        changes
+    }
+
     /// Ends what is over by now.
     pub(in crate::agent) fn look_at_faults(&mut self) {
-        let changes = self.ended_faults(false);
+        let changes = self.ended_faults(Happened::default());
         self.changed(changes);
     }
 
-    pub(super) fn ended_faults(&mut self, rebooted: bool) -> Vec<Change> {
+    pub(super) fn ended_faults(&mut self, happened: Happened<'_>) -> Vec<Change> {
         let now = self.clock.now();
         let over = |fault: &Fault| {
             let since = Since {
-                rebooted,
+                rebooted: happened.rebooted,
+                reset: happened.resets.iter().any(|reset| is_of_before(fault, reset)),
                 replaced: self.is_replaced(fault),
                 clean: self.clean_for(fault, now),
-                ..Since::default()
+                flaps: self.fault_book.past.flaps(fault, now),
             };
             Some((fault.id, ended(fault, &since)?))
         };
         let active = self.fault_book.faults.iter().filter(|fault| fault.state == FaultState::Active);
-        let over: Vec<(FaultId, _)> = active.filter_map(over).collect();
+        let over: Vec<(FaultId, Ended)> = active.filter_map(over).collect();
         let mut changes = Vec::new();
         for (id, why) in over {
             info!(node = %self.facts.name, fault = id.0, why = why.as_str(), "a fault has ended");
+            if let Some(fault) = self.fault_book.faults.get(id) {
+                match why {
+                    Ended::Reset | Ended::Rebooted => self.fault_book.past.recovered(fault, now),
+                    Ended::Clean => self.fault_book.past.ended_clean(fault, now),
+                    Ended::Replaced => {}
+                }
+            }
             changes.extend(self.fault_book.faults.clear(id));
         }
         changes
+    }
+
+    /// What has happened before decides too.
+    pub(super) fn weigh(&mut self, observation: &mut Observation) {
+        let now = self.clock.now();
+        if observation.kind == FaultKind::Aer && observation.subject.part == Part::Gpu {
+            observation.judgement = verdict::aer_of_a_gpu(observation.judgement.clone());
+        }
+        let Some(gpu) = observation.subject.gpu.clone() else { return };
+        let exception = observation.code.is_some_and(|code| EXCEPTIONS.contains(&code));
+        if let Some(engine) = observation.engine.filter(|_| exception && observation.kind == FaultKind::Xid)
+            && let Some(program) = self.program_of(observation)
+            && let Some(suspicion) = self.fault_book.exceptions.note(&gpu.0, engine, &program, now)
+        {
+            observation.judgement = suspicion;
+        }
+        let recoveries = self.fault_book.past.recoveries_of(&gpu);
+        let judgement = observation.judgement.clone();
+        observation.judgement = escalated(judgement, observation.kind, observation.code, &recoveries, now);
+    }
+
+    /// Runs of one program have one name: their user's and their job's.
+    fn program_of(&self, observation: &Observation) -> Option<String> {
+        let spec = self.entries.get(&observation.task?)?.record.spec.as_ref()?;
+        Some(format!("{} {}", spec.user, spec.job_name))
+    }
+
+    fn note_clean(&mut self, found: &Found) {
+        let now = self.clock.boottime();
+        let mut still = std::mem::take(&mut self.fault_book.clean);
+        for fault in self.fault_book.faults.iter().filter(|fault| fault.state == FaultState::Active) {
+            if found.is_clean(fault.kind, &fault.subject) {
+                let before = still.remove(&fault.id).filter(|before| before.last_seen == fault.last_seen);
+                let from = before.map_or(now, |before| before.from);
+                self.fault_book.clean.insert(fault.id, Clean { last_seen: fault.last_seen, from, to: now });
+            }
+        }
+    }
+
+    /// The marks of GPUs that wait for a reset outlive this process: it may be ended for the reset.
+    fn keep_marks(&mut self) {
+        let waits = |fault: &&Fault| fault.takes_out_of_use() && fault.action == Action::ResetGpu;
+        let waiting = self.fault_book.faults.iter().filter(waits).filter_map(|fault| fault.subject.gpu.as_ref());
+        let kept = self.fault_book.resets.of(waiting);
+        if kept != self.fault_book.kept_resets {
+            self.writer.put_key(journal::RESETS.to_owned(), serde_json::to_vec(&kept).unwrap_or_default());
+            self.fault_book.kept_resets = kept;
+        }
     }
 
     /// Another device is in its place.
@@ -44,9 +155,31 @@ impl Actor {
         here.any(|gpu| gpu.pci.parse() == Ok(pci) && gpu.uuid != *was && !gpu.uuid.is_placeholder())
     }
 
-    /// How long it was not seen while somebody listened.
-    fn clean_for(&self, fault: &Fault, now: Timestamp) -> Duration {
-        let Some(listening) = self.fault_book.listening_since else { return Duration::ZERO };
-        fault.last_seen.map_or(Duration::ZERO, |seen| now.since(seen.max(listening)))
+    /// How long it was not seen while its check looked, or somebody listened; none where nobody can say.
+    fn clean_for(&self, fault: &Fault, now: Timestamp) -> Option<Duration> {
+        let checked = self.fault_book.clean.get(&fault.id).filter(|clean| clean.last_seen == fault.last_seen);
+        let checked = checked.map(|clean| clean.to.saturating_sub(clean.from));
+        let silent = || {
+            let listening = self.fault_book.listening_since?;
+            Some(fault.last_seen.map_or(Duration::ZERO, |seen| now.since(seen.max(listening))))
+        };
+        match (has_check(fault.kind), fault.takes_out_of_use()) {
+            (false, _) => silent(),
+            (true, true) => checked,
+            // What takes nothing out of use may also be forgotten.
+            (true, false) => checked.or_else(|| silent().filter(|silent| *silent >= FORGOTTEN)),
+        }
     }
+}
+
+/// Somebody looks whether it is still true.
+fn has_check(kind: FaultKind) -> bool {
+    Check::ALL.iter().any(|check| check.kind() == kind)
+}
+
+/// The fault is one of before the reset: seen at the look before at the latest. Where it was seen since then, only the
+/// driver's own word says that it needs nothing more.
+fn is_of_before(fault: &Fault, reset: &Reset) -> bool {
+    let earlier = fault.last_seen.zip(reset.after).is_some_and(|(seen, after)| seen <= after);
+    fault.subject.gpu.as_ref() == Some(&reset.gpu) && (earlier || reset.is_content)
 }

@@ -123,7 +123,7 @@ impl Poller {
     }
 }
 
-pub(super) async fn bounded<T>(
+pub(in crate::agent) async fn bounded<T>(
     question: &'static str,
     call: impl Future<Output = Result<T, GpuError>>,
 ) -> Result<T, GpuError> {

@@ -2,6 +2,7 @@
 
 mod controller;
 mod failing;
+mod faults;
 mod gpus;
 mod levels;
 mod life;
@@ -142,6 +143,7 @@ fn parts(
         runtime,
         runtime_events,
         gpus: Arc::clone(gpus),
+        gpu_events: None,
         store: store.clone(),
         controller: controller.clone(),
         clock: clock.clone(),

@@ -61,10 +61,11 @@ fn trouble(gpu: &Gpu, found: &Findings) -> Option<(GpuState, String)> {
     if !found.present.contains(&gpu.uuid) {
         return Some((GpuState::Lost, format!("the driver does not show it any more; it was at {}", gpu.pci)));
     }
-    if let Some(why) = found.faults.get(&gpu.uuid) {
+    let health = found.samples.get(&gpu.uuid).map(|sample| &sample.health);
+    if let Some(why) = found.faults.get(&gpu.uuid).filter(|_| !matches!(health, Some(GpuHealth::Lost(_)))) {
         return Some((GpuState::Faulty, why.clone()));
     }
-    match found.samples.get(&gpu.uuid).map(|sample| &sample.health) {
+    match health {
         // Nobody could check who is on it, and no container could be given it.
         None | Some(GpuHealth::Ok) if gpu.uuid.is_placeholder() => {
             Some((GpuState::Faulty, format!("GPU {} has never told the driver what it is", gpu.index)))

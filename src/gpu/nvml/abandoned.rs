@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 const MANY: usize = 4;
 /// With as many as this, no worker is started.
 const MOST: usize = 8;
+/// For so long after its last pause a device is known to hang, unless it answers when it is asked again.
+const KNOWN_FOR: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Default)]
 pub(super) struct Abandoned(Vec<Child>);
@@ -76,6 +78,11 @@ impl Hung {
         self.0.clear();
     }
 
+    /// It did not answer the last time that it was asked, and that is not long ago.
+    pub(super) fn is_known(&self, index: u32, now: Instant) -> bool {
+        self.0.get(&index).is_some_and(|(pause, _)| now < pause.until + KNOWN_FOR)
+    }
+
     /// Why the device is not to be asked now.
     pub(super) fn left_out(&self, index: u32, now: Instant, abandoned: &Abandoned) -> Option<&Failure> {
         let (pause, why) = self.0.get(&index)?;
@@ -99,6 +106,9 @@ mod tests {
             assert_eq!((at(seconds * 1000 - 1), at(seconds * 1000)), (Some(&why), None));
             assert_eq!(hung.left_out(4, now, &Abandoned::default()), None);
         }
+        assert!(
+            hung.is_known(5, now + KNOWN_FOR) && !hung.is_known(5, now + 2 * KNOWN_FOR) && !hung.is_known(4, now)
+        );
         hung.remove(5);
         assert_eq!(hung.left_out(5, now, &Abandoned::default()), None);
     }

@@ -132,6 +132,10 @@ impl GpuSource for NvmlGpus {
         self.ask("their health", Job::Health).await
     }
 
+    fn tells_health(&self) -> bool {
+        true
+    }
+
     fn driver(&self) -> GpuDriver {
         self.driver.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -13,7 +13,8 @@ pub struct Deadlines {
     pub device: Duration,
     /// What one device does, or who is on it.
     pub sample: Duration,
-    /// All that one device says about its health. A device that hangs costs it twice, which is to fit into `whole`.
+    /// All that one device says about its health. A device that hangs costs it twice, which is to fit into `whole`; of
+    /// more than that the rest is asked in the next round.
     pub health: Duration,
     /// A round over all devices, as its caller waits for it.
     pub whole: Duration,

@@ -9,6 +9,7 @@ use crate::domain::gpu::{DriverState, Gpu, GpuHealth, GpuSample, Topology};
 use crate::domain::ids::GpuUuid;
 use crate::gpu::snapshot::{DeviceHealth, NoAnswer, NoSnapshot};
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 impl Supervisor {
     /// Every device with its slices, in the driver's order. One that cannot be asked is as it was known before.
@@ -81,12 +82,16 @@ impl Supervisor {
         answers::gpus_at(&self.known, index).into_iter().map(sample).collect()
     }
 
-    /// What each device says about its health, also those that do not answer.
+    /// What each device says about its health, also those that do not answer. Sick devices do not cost the others their
+    /// answer: what there is no time for is left out, and it is the sick ones that come last.
     pub(super) fn all_health(&mut self) -> Result<Vec<DeviceHealth>, String> {
+        let limit = self.options.deadlines.health;
+        // The last question begins so early that the caller still hears its answer.
+        let end = Instant::now() + self.options.deadlines.whole;
         let Some(count) = self.count()? else { return Ok(Vec::new()) };
         let indices: Vec<u32> = (0..count).collect();
-        let limit = self.options.deadlines.health;
-        let found = self.each(&indices, |index| Question::Health { index }, limit).map_err(sentence)?;
+        let question = |index| Question::Health { index };
+        let found = self.each_until(&indices, question, limit, Some(end)).map_err(sentence)?;
         let health = |(index, answer): (u32, Result<Answer, Failure>)| {
             let failure = match answer {
                 Ok(Answer::Health(snapshot)) => {

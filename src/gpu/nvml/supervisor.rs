@@ -270,44 +270,74 @@ impl Supervisor {
     }
 
     /// Asks about each device in turn. One that does not answer costs a worker; it is asked once more after the others,
-    /// since a worker can also be stopped or killed by somebody, and then left out for a while.
+    /// since a worker can also be stopped or killed by somebody, and then left out for a while. Devices that are known to
+    /// hang come last, and once more is enough for them.
     pub(super) fn each(
         &mut self,
         indices: &[u32],
         question: impl Fn(u32) -> Question,
         limit: Duration,
     ) -> Result<BTreeMap<u32, Result<Answer, Failure>>, Refused> {
+        self.each_until(indices, question, limit, None)
+    }
+
+    /// The same, and nothing is asked that might not be answered by `end`: what there was no time for is not among the
+    /// answers.
+    pub(super) fn each_until(
+        &mut self,
+        indices: &[u32],
+        question: impl Fn(u32) -> Question,
+        limit: Duration,
+        end: Option<Instant>,
+    ) -> Result<BTreeMap<u32, Result<Answer, Failure>>, Refused> {
+        let is_over = || end.is_some_and(|end| Instant::now() + limit > end);
         let (mut answers, mut late) = (BTreeMap::new(), Vec::new());
-        for index in indices {
-            let left_out = self.hung.left_out(*index, Instant::now(), &self.abandoned);
+        let mut order = indices.to_vec();
+        order.sort_by_key(|index| self.hung.is_known(*index, Instant::now()));
+        for index in order {
+            let left_out = self.hung.left_out(index, Instant::now(), &self.abandoned);
             if let Some(failure) = left_out {
-                answers.insert(*index, Err(failure.clone()));
+                answers.insert(index, Err(failure.clone()));
                 continue;
             }
-            match self.ask(&question(*index), limit)? {
-                Ok(answer) => drop(answers.insert(*index, answer)),
-                Err(_) => late.push(*index),
+            if is_over() {
+                continue;
+            }
+            match self.ask(&question(index), limit)? {
+                Ok(answer) => drop(answers.insert(index, answer)),
+                Err(silence) if self.hung.is_known(index, Instant::now()) => {
+                    drop(answers.insert(index, Err(self.blame(index, &silence))));
+                }
+                Err(silence) => late.push((index, silence)),
             }
         }
-        for index in late {
+        for (index, silence) in late {
+            if is_over() {
+                // Asked last the next time.
+                self.blame(index, &silence);
+                continue;
+            }
             let answer = match self.ask(&question(index), limit)? {
                 Ok(answer) => {
                     self.hung.remove(index);
                     answer
                 }
-                Err(silence) => {
-                    let kind = match silence {
-                        Silence::Late(_) => FailureKind::Hung,
-                        Silence::Broken(_) => FailureKind::Device,
-                    };
-                    let failure = Failure { kind, sentence: format!("GPU {index}: {silence}") };
-                    self.hung.add(index, failure.clone(), Instant::now(), self.options.deadlines.retry);
-                    Err(failure)
-                }
+                Err(silence) => Err(self.blame(index, &silence)),
             };
             answers.insert(index, answer);
         }
         Ok(answers)
+    }
+
+    /// The device is left out for a while.
+    fn blame(&mut self, index: u32, silence: &Silence) -> Failure {
+        let kind = match silence {
+            Silence::Late(_) => FailureKind::Hung,
+            Silence::Broken(_) => FailureKind::Device,
+        };
+        let failure = Failure { kind, sentence: format!("GPU {index}: {silence}") };
+        self.hung.add(index, failure.clone(), Instant::now(), self.options.deadlines.retry);
+        failure
     }
 
     /// One question. The inner error: the worker did not answer, and is gone.

@@ -195,6 +195,7 @@ impl Fleet {
             runtime,
             runtime_events,
             gpus: Arc::new(gpus),
+            gpu_events: None,
             store: Arc::new(Disk { store: node.store.clone(), faults: node.disk.clone(), gate: gate.clone() }),
             controller: Some(Arc::new(controller)),
             clock: self.clock.clone(),
