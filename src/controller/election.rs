@@ -21,6 +21,7 @@ use crate::domain::command::{
     Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
 };
 use crate::domain::event::Event;
+use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::{JournalId, NodeName, NodeUid, TaskId};
 use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
@@ -313,6 +314,14 @@ impl ControllerApi for Elected {
 
     async fn list_gpus(&self, who: &Principal, node: Option<&str>) -> Result<Vec<GpuView>, Error> {
         self.looking()?.list_gpus(who, node).await
+    }
+
+    async fn list_faults(&self, who: &Principal, node: Option<&str>, all: bool) -> Result<Vec<Fault>, Error> {
+        self.looking()?.list_faults(who, node, all).await
+    }
+
+    async fn clear_fault(&self, who: &Principal, id: FaultId, node: Option<&str>) -> Result<Fault, Error> {
+        self.leading()?.clear_fault(who, id, node).await
     }
 
     async fn watch(&self, who: &Principal, filter: EventFilter) -> Result<Answers<Event>, Error> {
