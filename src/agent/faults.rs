@@ -122,8 +122,8 @@ impl Actor {
         let Some(gpu) = fault.subject.gpu.clone() else { return };
         let (instance, at, reason) = (fault.subject.gpu_instance, fault.last_seen, sentence(fault));
         for task in self.holders(&gpu, instance, at) {
-            let (fault, reason) = (id.0, reason.clone());
-            self.observe(task, TaskEvent::HardwareFailed { fault, reason, grace_ms: DEFAULT_GRACE_MS });
+            let (fault, gpus, reason) = (id.0, self.concerned(&gpu, instance), reason.clone());
+            self.observe(task, TaskEvent::HardwareFailed { fault, gpus, reason, grace_ms: DEFAULT_GRACE_MS });
         }
     }
 

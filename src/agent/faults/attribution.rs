@@ -58,6 +58,12 @@ impl Actor {
         std::iter::once(gpu).chain(meant.map(|slice| &slice.uuid)).cloned().collect()
     }
 
+    /// What the next run of whom a fault hit is to do without: the slices of an instance, else the whole device.
+    pub(super) fn concerned(&self, gpu: &GpuUuid, instance: Option<u32>) -> Vec<GpuUuid> {
+        let mut devices = self.devices_of(gpu, instance);
+        if instance.is_some() && devices.len() > 1 { devices.split_off(1) } else { vec![gpu.clone()] }
+    }
+
     /// Whether a fault may yet be heard that explains this end: the kernel's word and the command's end race.
     pub(in crate::agent) fn may_be_explained(&self, id: TaskId, exit: &Exit) -> bool {
         let Some(entry) = self.entries.get(&id) else { return false };
@@ -82,6 +88,11 @@ impl Actor {
         if let Some(cause) = near.iter().find(hardware) {
             exit.reason = format!("{}; {}", sentence(cause), exit.reason);
             exit.class = ExitClass::Hardware;
+            let gpus = near.iter().filter(hardware).filter_map(|fault| {
+                let gpu = fault.subject.gpu.as_ref()?;
+                Some(self.concerned(gpu, fault.subject.gpu_instance))
+            });
+            exit.faulty_gpus = gpus.flatten().collect();
         }
         exit
     }
