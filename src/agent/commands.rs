@@ -32,6 +32,7 @@ impl Actor {
             Request::List { after, limit, reply } => drop(reply.send(self.list(after, limit))),
             Request::Node { reply } => drop(reply.send(self.node_info())),
             Request::Watch { cursor, reply } => drop(reply.send(self.watchers.watch(cursor.as_deref()))),
+            Request::CheckHealth { who, gpus, deep, reply } => self.check_health(&who, &gpus, deep, reply),
             Request::ClearFault { who, id, reply } => drop(reply.send(self.clear_fault(&who, id))),
             Request::Task { id, reply } => drop(reply.send(self.access(id))),
         }

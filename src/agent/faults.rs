@@ -5,8 +5,11 @@
 
 mod attribution;
 mod kept;
+mod node_check;
 mod over;
+mod self_check;
 
+pub use self_check::{SelfChecked, SelfChecks};
 pub use kept::{FaultBook, Former, KeptFaults};
 
 use super::actor::Actor;

@@ -7,7 +7,7 @@ mod gate;
 mod poll;
 mod remembered;
 
-pub use gate::{Gate, Promised};
+pub use gate::{CheckUnderWay, Gate, Promised};
 pub use poll::{Answers, GpuReport, Poller, devices};
 pub use remembered::Remembered;
 

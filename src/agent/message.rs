@@ -4,13 +4,15 @@
 
 use super::executor::Outcome;
 use super::gpus::GpuReport;
+use super::faults::SelfChecked;
 use super::health::KernelBatch;
 use super::watch::Watch;
 use crate::api::agent::NodeInfo;
+use crate::domain::checked::CheckedNode;
 use crate::domain::command::{CommandHeader, Error, Heartbeat, Registered, Registration, SequencedStatus};
 use crate::domain::exit::Exit;
 use crate::domain::fault::{Fault, FaultId};
-use crate::domain::ids::TaskId;
+use crate::domain::ids::{GpuUuid, TaskId};
 use crate::domain::principal::Principal;
 use crate::domain::ssh::SshSeed;
 use crate::domain::task::{TaskSpec, TaskStatus};
@@ -48,6 +50,13 @@ pub enum Request {
     Task {
         id: TaskId,
         reply: Reply<Option<TaskAccess>>,
+    },
+    CheckHealth {
+        who: Principal,
+        /// By UUID or index; none: all.
+        gpus: Vec<String>,
+        deep: bool,
+        reply: Reply<Result<CheckedNode, Error>>,
     },
     ClearFault {
         who: Principal,
@@ -132,6 +141,10 @@ pub enum Inside {
     Ended(Box<RuntimeEvent>),
     /// A round of questions about the GPUs.
     Gpus(Box<GpuReport>),
+    /// The check of one GPU.
+    SelfChecked(Box<SelfChecked>),
+    /// A check that an operator asked for is over; it kept these GPUs from tasks.
+    OperatorChecked(Vec<GpuUuid>),
     LeaseRenewed(TaskId),
     /// How much more than its mark the disk of the logs holds.
     DiskLooked {

@@ -4,7 +4,7 @@ use super::actor::{Actor, Inbox, NodeFacts, Retention};
 use super::api::AgentHandle;
 use super::commit::Writer;
 use super::executor::{Deadlines, Executor};
-use super::faults::FaultBook;
+use super::faults::{FaultBook, SelfChecks};
 use super::gpus::{Gate, GpuBook, Poller};
 use super::health::KernelEar;
 use super::message::ReportHint;
@@ -227,6 +227,7 @@ pub async fn start(mut parts: AgentParts, cancel: CancellationToken) -> Result<(
         samples: BTreeMap::new(),
         gpu_book,
         fault_book,
+        self_checks: SelfChecks::default(),
         writer: Writer::new(Arc::clone(&parts.store), journal.sequence),
         executor,
         clock: Arc::clone(&parts.clock),

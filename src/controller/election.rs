@@ -17,6 +17,7 @@ use crate::api::controller::{EventFilter, JobFilter, Submit};
 use crate::api::records::JobRecord;
 use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
 use crate::api::{ControllerApi, RecordsApi};
+use crate::domain::checked::CheckedNode;
 use crate::domain::command::{
     Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
 };
@@ -322,6 +323,16 @@ impl ControllerApi for Elected {
 
     async fn clear_fault(&self, who: &Principal, id: FaultId, node: Option<&str>) -> Result<Fault, Error> {
         self.leading()?.clear_fault(who, id, node).await
+    }
+
+    async fn check_node(
+        &self,
+        who: &Principal,
+        node: &str,
+        gpus: Vec<String>,
+        deep: bool,
+    ) -> Result<CheckedNode, Error> {
+        self.leading()?.check_node(who, node, gpus, deep).await
     }
 
     async fn watch(&self, who: &Principal, filter: EventFilter) -> Result<Answers<Event>, Error> {

@@ -2,6 +2,7 @@
 //! time, ids and chance come in as arguments.
 
 pub mod allocation;
+pub mod checked;
 pub mod command;
 pub mod completion;
 pub mod container;

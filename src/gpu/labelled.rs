@@ -2,6 +2,7 @@
 
 use super::snapshot::DeviceHealth;
 use super::{GpuError, GpuSource};
+use crate::domain::checked::{DeepCheck, DeviceCheck};
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{Gpu, GpuDriver, GpuSample, Topology, type_of_slice};
 use crate::domain::ids::GpuUuid;
@@ -56,6 +57,14 @@ impl GpuSource for Labelled {
 
     async fn health(&self) -> Result<Vec<DeviceHealth>, GpuError> {
         self.inner.health().await
+    }
+
+    async fn check(&self, gpu: &GpuUuid) -> Result<DeviceCheck, GpuError> {
+        self.inner.check(gpu).await
+    }
+
+    async fn deep_check(&self, gpu: &GpuUuid) -> Result<DeepCheck, GpuError> {
+        self.inner.deep_check(gpu).await
     }
 
     fn driver(&self) -> GpuDriver {

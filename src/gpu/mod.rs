@@ -1,5 +1,6 @@
 //! GPUs of this machine: the trait, and one file per source.
 
+pub mod cuda;
 pub mod events;
 pub mod labelled;
 pub mod none;
@@ -8,11 +9,16 @@ pub mod sim;
 
 pub use crate::domain::gpu::health as snapshot;
 
+use crate::domain::checked::{DeepCheck, DeviceCheck};
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{Gpu, GpuDriver, GpuSample, Topology};
 use crate::domain::ids::GpuUuid;
 use async_trait::async_trait;
-use snapshot::DeviceHealth;
+use snapshot::{DeviceHealth, HealthSnapshot};
+use std::time::Duration;
+
+/// How long the check of one device may take, and keep it from its next task.
+pub const CHECK_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why the GPUs cannot be asked right now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +51,19 @@ pub trait GpuSource: std::fmt::Debug + Send + Sync + 'static {
     /// 15 s. Empty where devices say nothing about it.
     async fn health(&self) -> Result<Vec<DeviceHealth>, GpuError> {
         Ok(Vec::new())
+    }
+
+    /// A quick look at one device, over within [`CHECK_DEADLINE`]. An answer that says that the device did not answer
+    /// speaks against the device; an error speaks against nobody.
+    async fn check(&self, gpu: &GpuUuid) -> Result<DeviceCheck, GpuError> {
+        let answer = Ok(Box::new(HealthSnapshot::default()));
+        Ok(DeviceCheck { health: DeviceHealth { gpu: gpu.clone(), index: 0, answer }, node: None })
+    }
+
+    /// Writes a pattern to the device's memory and reads it back. The device must be nobody's meanwhile. Takes up to a
+    /// minute.
+    async fn deep_check(&self, _gpu: &GpuUuid) -> Result<DeepCheck, GpuError> {
+        Ok(DeepCheck::NotPossible(format!("devices of '{}' have no memory to look at", self.name())))
     }
 
     /// The driver as it was at the last question. Never waits.

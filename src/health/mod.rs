@@ -23,6 +23,7 @@ pub mod history;
 pub mod kernel_log;
 mod observation;
 mod scan;
+pub mod self_check;
 pub mod table;
 pub mod verdict;
 

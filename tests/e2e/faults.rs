@@ -8,28 +8,28 @@ use std::io::Write;
 use std::path::PathBuf;
 
 /// A kernel log that only grows, which a node's agent reads.
-struct KernelLog {
+pub struct KernelLog {
     folder: tempfile::TempDir,
     next: std::cell::Cell<u64>,
 }
 
 impl KernelLog {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         fs::write(folder.path().join("kmsg"), "").expect("the folder is ours");
         Self { folder, next: std::cell::Cell::new(0) }
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.folder.path().join("kmsg")
     }
 
-    fn node(&self, name: &str, gpus: &str) -> Node {
+    pub fn node(&self, name: &str, gpus: &str) -> Node {
         Node { more: format!("kernel_log = {}\n", quoted(self.path())), ..Node::new(name, gpus) }
     }
 
     /// As the driver would say it now.
-    fn say(&self, texts: &[String]) {
+    pub fn say(&self, texts: &[String]) {
         let uptime = fs::read_to_string("/proc/uptime").expect("Linux has it");
         let seconds: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).expect("it is a number");
         let at_boot_us = (seconds * 1e6) as u64;
@@ -49,24 +49,24 @@ fn in_log(gpu: &Value) -> String {
     pci.trim_start_matches("0000").trim_end_matches(".0").to_lowercase()
 }
 
-fn xid(gpu: &Value, code: u32, more: &str) -> String {
+pub fn xid(gpu: &Value, code: u32, more: &str) -> String {
     format!("NVRM: Xid (PCI:{}): {code}, {more}", in_log(gpu))
 }
 
 /// A job of one task with one GPU, which may restart elsewhere.
-fn held(cluster: &Cluster, name: &str) -> Value {
+pub fn held(cluster: &Cluster, name: &str) -> Value {
     let command = format!("until [ -e {} ]; do sleep 0.05; done", quoted(cluster.path(&format!("go-{name}"))));
     job(name, &[with(role("main", 1, &command), &json!({ "gpuNumber": 1 }))])
 }
 
-fn gpu_of(cluster: &Cluster, shown: &Value) -> Value {
+pub fn gpu_of(cluster: &Cluster, shown: &Value) -> Value {
     let uuid = &shown["tasks"][0]["gpus"][0];
     let gpus = cluster.json(&["gpus"]);
     let found = gpus.as_array().expect("a list").iter().find(|gpu| gpu["uuid"] == *uuid);
     found.cloned().unwrap_or_else(|| panic!("no {uuid} in {gpus}"))
 }
 
-fn gpu(cluster: &Cluster, uuid: &Value) -> Value {
+pub fn gpu(cluster: &Cluster, uuid: &Value) -> Value {
     let gpus = cluster.json(&["gpus"]);
     gpus.as_array().expect("a list").iter().find(|gpu| gpu["uuid"] == *uuid).cloned().expect("it is known")
 }

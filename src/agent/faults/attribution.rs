@@ -99,6 +99,6 @@ impl Actor {
 }
 
 /// The command failed by itself, as far as anybody knows.
-fn is_crash(exit: &Exit) -> bool {
+pub(super) fn is_crash(exit: &Exit) -> bool {
     exit.class == ExitClass::User && !exit.oom && (exit.code.is_some() || exit.signal.is_some())
 }
