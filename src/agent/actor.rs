@@ -8,7 +8,7 @@ use super::backoff::Backoff;
 use super::commit::Writer;
 use super::entry::{Entry, Pending, Wants};
 use super::executor::{Executor, Outcome, Target, Work, WorkResult};
-use super::faults::{FaultBook, SelfChecks};
+use super::faults::{FaultBook, Remedies, SelfChecks};
 use super::gpus::{GpuBook, Promised};
 use super::journal::Identity;
 use super::message::{Inside, ReportHint, Request};
@@ -77,6 +77,7 @@ pub struct Actor {
     pub(super) gpu_book: GpuBook,
     pub(super) fault_book: FaultBook,
     pub(super) self_checks: SelfChecks,
+    pub(super) remedies: Remedies,
     pub(super) writer: Writer,
     pub(super) executor: Executor,
     pub(super) clock: Arc<dyn Clock>,
@@ -154,6 +155,7 @@ impl Actor {
             }
             Inside::Kernel(batch) => self.kernel_said(*batch),
             Inside::SelfChecked(checked) => self.self_checked(*checked),
+            Inside::Remedied { fault, outcome } => self.remedied(fault, outcome),
             Inside::OperatorChecked(gpus) => self.operator_checked(&gpus),
             Inside::Ended(event) => self.take_event(event.id, event.kind),
             Inside::Gpus(report) => self.gpu_report(*report),

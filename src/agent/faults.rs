@@ -7,8 +7,10 @@ mod attribution;
 mod kept;
 mod node_check;
 mod over;
+mod remedy;
 mod self_check;
 
+pub use remedy::{Done, Remedies};
 pub use self_check::{SelfChecked, SelfChecks};
 pub use kept::{FaultBook, Former, KeptFaults};
 
@@ -117,6 +119,7 @@ impl Actor {
             self.hint.send_modify(|hint| hint.register += 1);
         }
         changed.iter().for_each(|id| self.end_whom_it_hits(*id));
+        self.consider_remedies();
     }
 
     /// Tasks that hold a GPU which is out of use end.

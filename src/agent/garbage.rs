@@ -32,6 +32,7 @@ impl Actor {
         }
         self.look_at_faults();
         self.check_again();
+        self.consider_remedies();
         let due = self.logs_to_purge(now);
         self.purge(due);
         if let Some(mark) = self.retention.disk.clone().filter(|_| !self.looking_at_disk) {

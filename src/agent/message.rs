@@ -3,8 +3,8 @@
 //! Two channels carry them, so that a flood of requests never holds up a result, a report or a sample.
 
 use super::executor::Outcome;
-use super::gpus::GpuReport;
 use super::faults::SelfChecked;
+use super::gpus::GpuReport;
 use super::health::KernelBatch;
 use super::watch::Watch;
 use crate::api::agent::NodeInfo;
@@ -145,6 +145,11 @@ pub enum Inside {
     SelfChecked(Box<SelfChecked>),
     /// A check that an operator asked for is over; it kept these GPUs from tasks.
     OperatorChecked(Vec<GpuUuid>),
+    /// What came of what was done about a fault.
+    Remedied {
+        fault: FaultId,
+        outcome: Result<String, String>,
+    },
     LeaseRenewed(TaskId),
     /// How much more than its mark the disk of the logs holds.
     DiskLooked {

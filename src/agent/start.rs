@@ -4,7 +4,7 @@ use super::actor::{Actor, Inbox, NodeFacts, Retention};
 use super::api::AgentHandle;
 use super::commit::Writer;
 use super::executor::{Deadlines, Executor};
-use super::faults::{FaultBook, SelfChecks};
+use super::faults::{FaultBook, Remedies, SelfChecks};
 use super::gpus::{Gate, GpuBook, Poller};
 use super::health::KernelEar;
 use super::message::ReportHint;
@@ -19,6 +19,7 @@ use crate::domain::command::Error;
 use crate::domain::gpu::Topology;
 use crate::domain::gpu::occupancy::IgnoredProcesses;
 use crate::domain::ids::{JournalId, NodeName};
+use crate::domain::remediation::Remediation;
 use crate::domain::ssh::SEED_FEATURE;
 use crate::domain::task::Inventory;
 use crate::gpu::GpuSource;
@@ -92,6 +93,8 @@ pub struct Tuning {
     pub ignored_processes: IgnoredProcesses,
     /// The kernel's log, where it is to be heard.
     pub kernel_log: Option<KernelLogOptions>,
+    /// What is done about faults of GPUs that nobody holds.
+    pub remediation: Remediation,
 }
 
 impl Default for Tuning {
@@ -108,6 +111,7 @@ impl Default for Tuning {
             ports: Ports::default(),
             ignored_processes: IgnoredProcesses::default(),
             kernel_log: None,
+            remediation: Remediation::None,
         }
     }
 }
@@ -228,6 +232,7 @@ pub async fn start(mut parts: AgentParts, cancel: CancellationToken) -> Result<(
         gpu_book,
         fault_book,
         self_checks: SelfChecks::default(),
+        remedies: Remedies::new(parts.tuning.remediation, journal.remedies),
         writer: Writer::new(Arc::clone(&parts.store), journal.sequence),
         executor,
         clock: Arc::clone(&parts.clock),
@@ -256,6 +261,7 @@ pub async fn start(mut parts: AgentParts, cancel: CancellationToken) -> Result<(
         actor.remember_gpus();
     }
     actor.take_up_faults();
+    actor.take_up_remedies();
     actor.judge_gpus();
     let inbox = Inbox {
         requests: requests_in,

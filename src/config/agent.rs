@@ -6,11 +6,12 @@ use super::source::Settings;
 use super::{Checks, one_or_many};
 use crate::domain::command::Violation;
 use crate::domain::gpu::occupancy::IGNORED_BY_DEFAULT;
+use crate::domain::remediation::Remediation;
 use crate::runtime::docker::injection::GpuInjection;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Socket paths end at 108 bytes; the rest is for the directory and name of a task's socket.
 const MAX_RUN_DIR: usize = 64;
@@ -64,6 +65,9 @@ pub struct AgentConfig {
     pub ignore_processes: Vec<String>,
     /// The kernel's log, where hardware faults are told, or a file in its form; empty: it is not heard.
     pub kernel_log: PathBuf,
+    /// What is done by itself about a fault of a GPU that nobody holds: `none`, `reset-gpu`, or a program with its
+    /// arguments, which gets the fault as a line of JSON.
+    pub remediation: Remediation,
     /// For tasks; below the kernel's ephemeral range. Default: a slice of 15000-29999 that no other agent of this
     /// machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,6 +117,7 @@ impl Default for AgentConfig {
             nvml_library: None,
             ignore_processes: IGNORED_BY_DEFAULT.map(str::to_owned).into(),
             kernel_log: PathBuf::from("/dev/kmsg"),
+            remediation: Remediation::None,
             ports: None,
             labels: BTreeMap::new(),
             run_as: None,
@@ -234,6 +239,7 @@ impl Settings for AgentConfig {
         "nvml_library",
         "ignore_processes",
         "kernel_log",
+        "remediation",
         "ports",
         "labels",
         "run_as",
@@ -276,6 +282,11 @@ impl Settings for AgentConfig {
         let (log, allowed) = (&self.kernel_log, "an absolute path, or nothing for none");
         let right = log.as_os_str().is_empty() || log.is_absolute();
         checks.expect(right, "kernel_log", "is not absolute", log.display(), allowed);
+        if let Remediation::Command(words) = &self.remediation {
+            let right = words.first().is_some_and(|program| Path::new(program).is_absolute());
+            let allowed = "none, reset-gpu, or a list that begins with the absolute path of a program";
+            checks.expect(right, "remediation", "is no command", words.join(" ").escape_debug(), allowed);
+        }
         let right = self.run_as.as_ref().is_none_or(|user| !user.is_empty());
         checks.expect(right, "run_as", "is empty", "", "submitter, a user name, or no such key");
         // The kernel's own limit on pids.
@@ -387,6 +398,10 @@ mod tests {
         assert_eq!(fields("gpu_injection = 'by-magic'"), ["gpu_injection"]);
         assert_eq!(fields("kernel_log = 'kmsg'"), ["kernel_log"]);
         assert_eq!(fields("kernel_log = 7"), ["kernel_log"]);
+        assert_eq!(fields("remediation = 'reboot'"), ["remediation"]);
+        assert_eq!(fields("remediation = ['mend', '--now']"), ["remediation"]);
+        assert_eq!(fields("remediation = []"), ["remediation"]);
+        parse::<AgentConfig>("a.toml", "remediation = ['/bin/mend', '--now']").unwrap();
         parse::<AgentConfig>("a.toml", "kernel_log = ''").unwrap();
     }
 }

@@ -278,6 +278,7 @@ mod tests {
             ("[virtual_clusters.a]\ngpus = -1", "virtual_clusters: "),
             ("[virtual_clusters.'']\ngpus = 1", "is not the name of a virtual cluster"),
             ("kept_for_gpus_percent = 101", "c.toml:1: kept_for_gpus_percent: is more than all"),
+            ("hardware_restarts = 1001", "c.toml:1: hardware_restarts: is out of range"),
             ("placement = 'scatter'", "c.toml:1: placement: "),
         ] {
             let error = parse::<ControllerConfig>("c.toml", text).unwrap_err().to_string();

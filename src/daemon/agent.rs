@@ -74,6 +74,7 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
                 .then(|| DiskMark::of(config.data_dir.clone(), config.disk_high_percent)),
             ignored_processes: IgnoredProcesses::new(config.ignore_processes.iter().cloned()),
             kernel_log: kernel_log(config)?,
+            remediation: config.remediation.clone(),
             ..Tuning::default()
         },
     };

@@ -24,6 +24,7 @@ pub mod principal;
 pub mod promise;
 pub mod quantity;
 pub mod reconcile;
+pub mod remediation;
 pub mod retry;
 pub mod run;
 pub mod spec;

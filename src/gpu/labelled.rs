@@ -67,6 +67,14 @@ impl GpuSource for Labelled {
         self.inner.deep_check(gpu).await
     }
 
+    async fn let_go(&self) -> Result<(), GpuError> {
+        self.inner.let_go().await
+    }
+
+    async fn take_up(&self) -> Result<(), GpuError> {
+        self.inner.take_up().await
+    }
+
     fn driver(&self) -> GpuDriver {
         self.inner.driver()
     }

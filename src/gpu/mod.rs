@@ -66,6 +66,16 @@ pub trait GpuSource: std::fmt::Debug + Send + Sync + 'static {
         Ok(DeepCheck::NotPossible(format!("devices of '{}' have no memory to look at", self.name())))
     }
 
+    /// Lets go of the driver, as before a reset; every question is refused until [`GpuSource::take_up`].
+    async fn let_go(&self) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    /// Undoes [`GpuSource::let_go`].
+    async fn take_up(&self) -> Result<(), GpuError> {
+        Ok(())
+    }
+
     /// The driver as it was at the last question. Never waits.
     fn driver(&self) -> GpuDriver;
 }

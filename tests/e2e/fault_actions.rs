@@ -62,3 +62,79 @@ fn an_operator_looks_at_the_gpus_of_a_node() {
     assert_eq!(deep["outcome"], "ok", "simulated memory is no fault: {deep}");
     assert_eq!(gpu(&cluster, &gpu_of(&cluster, &shown)["uuid"])["state"], "FREE");
 }
+
+/// What the driver says of a GPU that only a reset mends.
+fn hung(gpu: &serde_json::Value) -> String {
+    xid(gpu, 119, "pid=77, name=python, Timeout after 6s of waiting for RPC response from GPU0 GSP!")
+}
+
+/// The evidence of the one fault, once it tells what was done.
+fn remedied(cluster: &Cluster) -> String {
+    until("it is told what was done", || {
+        let faults = cluster.json(&["faults"]);
+        let evidence = faults[0]["evidence"].as_array()?;
+        let lines = evidence.iter().filter_map(|line| line.as_str());
+        lines.filter(|line| line.starts_with("remediation")).map(str::to_owned).next()
+    })
+}
+
+#[test]
+fn a_command_gets_the_fault_once_and_only_when_the_gpu_is_free() {
+    let log = KernelLog::new();
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (told, ended) = (folder.path().join("told"), folder.path().join("ended"));
+    let script = format!("cat >> {}; [ -e {} ] && echo mended", told.display(), ended.display());
+    let mut node = log.node("n0", "sim:2xH100");
+    node.more.push_str(&format!("remediation = ['/bin/sh', '-c', '{script}']\n"));
+    let cluster = Cluster::with(vec![node], "");
+    let trap = format!("trap 'sleep 0.3; touch {}; exit 1' TERM", ended.display());
+    let command = format!("{trap}; mkdir {} && while :; do sleep 0.05; done", quoted(cluster.path("once")));
+    let id = cluster.submit(&job("hit", &[with(role("main", 1, &command), &json!({ "gpuNumber": 1 }))]));
+    let used = gpu_of(&cluster, &cluster.wait_running(&id));
+    log.say(&[hung(&used)]);
+    let done = remedied(&cluster);
+    assert_eq!(done, "remediation /bin/sh: done: mended", "the task had ended before");
+    let lines = std::fs::read_to_string(&told).expect("it was told");
+    let fault: serde_json::Value = serde_json::from_str(&lines).expect("one line of JSON");
+    assert_eq!((&fault["gpu"], &fault["code"]), (&used["uuid"], &json!(119)), "{fault}");
+    assert!(fault["task"].as_str().is_some_and(|task| task.starts_with(&id)), "{fault}");
+
+    cluster.stop_agent(0);
+    cluster.start_agent(0);
+    log.say(&[hung(&used)]);
+    until("it is counted on", || (cluster.json(&["faults"])[0]["count"] == 2).then_some(()));
+    assert_eq!(std::fs::read_to_string(&told).expect("it is there"), lines, "once per fault");
+    assert_eq!(gpu(&cluster, &used["uuid"])["state"], "FAULTY", "no command's word ends a fault");
+    let events = cluster.cli(&["--json", "events", "--node", "n0"]).expect(0).text();
+    assert_eq!(events.matches("fault.remedied").count(), 1, "{events}");
+    cluster.cli(&["stop", &id]);
+}
+
+#[test]
+fn a_gpu_is_reset_by_the_drivers_own_tool() {
+    let log = KernelLog::new();
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (tool, asked) = (folder.path().join("nvidia-smi"), folder.path().join("asked"));
+    std::fs::write(&tool, format!("#!/bin/sh\necho \"$@\" >> {}\necho cannot >&2\nexit 4\n", asked.display())).expect("it is ours");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&tool, mode).expect("it is ours");
+    let mut node = log.node("n0", "sim:2xH100");
+    node.more.push_str("remediation = 'reset-gpu'\n");
+    let path = std::env::var("PATH").unwrap_or_default();
+    node.env.push(("PATH".to_owned(), format!("{}:{path}", folder.path().display())));
+    let cluster = Cluster::with(vec![node], "");
+    let gpus = cluster.json(&["gpus"]);
+    // What needs a reboot is not reset.
+    log.say(&[xid(&gpus[1], 79, "pid=77, name=python, GPU has fallen off the bus.")]);
+    until("it is known", || (gpu(&cluster, &gpus[1]["uuid"])["state"] == "FAULTY").then_some(()));
+    log.say(&[hung(&gpus[0])]);
+    let done = until("it is told what was done", || {
+        let faults = cluster.json(&["faults"]);
+        let reset = faults.as_array()?.iter().find(|fault| fault["code"] == 119)?;
+        let lines = reset["evidence"].as_array()?.iter().filter_map(|line| line.as_str());
+        lines.filter(|line| line.starts_with("remediation")).map(str::to_owned).next()
+    });
+    assert!(done.contains("reset-gpu: failed") && done.contains("4: cannot"), "{done}");
+    let uuid = gpus[0]["uuid"].as_str().expect("a text");
+    assert_eq!(std::fs::read_to_string(&asked).expect("it was asked"), format!("--gpu-reset -i {uuid}\n"));
+}

@@ -40,7 +40,8 @@ impl Actor {
     fn to_check(&self, who: &Principal, gpus: &[String], deep: bool) -> Result<Vec<(Gpu, Option<TaskId>)>, Error> {
         let node = &self.facts.name;
         if !who.roles.iter().any(|role| matches!(role, Role::Operator | Role::Admin)) {
-            let message = format!("check of node {node}: only an operator or an admin may ask for it, not {}", who.user);
+            let message =
+                format!("check of node {node}: only an operator or an admin may ask for it, not {}", who.user);
             return Err(Error::new(ErrorKind::NotAllowed, message));
         }
         if self.self_checks.for_operator {
@@ -52,7 +53,8 @@ impl Actor {
         let with_holder = |gpu: &Gpu| (gpu.clone(), self.holders(&gpu.uuid, None, None).first().copied());
         let chosen: Vec<_> = chosen.into_iter().map(with_holder).collect();
         if let Some((gpu, Some(task))) = chosen.iter().find(|(_, holder)| deep && holder.is_some()) {
-            let message = format!("check --deep: task {task} holds GPU {} ({}); its memory is the task's", gpu.index, gpu.uuid);
+            let message =
+                format!("check --deep: task {task} holds GPU {} ({}); its memory is the task's", gpu.index, gpu.uuid);
             return Err(Error::refused(message));
         }
         Ok(chosen)
@@ -98,9 +100,10 @@ impl Actor {
         self.judge_gpus();
     }
 
-    fn with_slices(&self, devices: &[GpuUuid]) -> Vec<GpuUuid> {
-        let concerned =
-            |gpu: &&Gpu| devices.contains(&gpu.uuid) || gpu.mig_parent.as_ref().is_some_and(|of| devices.contains(of));
+    pub(super) fn with_slices(&self, devices: &[GpuUuid]) -> Vec<GpuUuid> {
+        let concerned = |gpu: &&Gpu| {
+            devices.contains(&gpu.uuid) || gpu.mig_parent.as_ref().is_some_and(|of| devices.contains(of))
+        };
         self.inventory.gpus.iter().filter(concerned).map(|gpu| gpu.uuid.clone()).collect()
     }
 }
@@ -128,13 +131,7 @@ impl Executor {
             let checked = SelfChecked { gpu: gpu.uuid.clone(), task: None, findings };
             let _ = self.inside.send(Inside::SelfChecked(Box::new(checked))).await;
         }
-        CheckedGpu {
-            uuid: gpu.uuid.clone(),
-            index: gpu.index,
-            model: gpu.model.clone(),
-            task,
-            checks: looked.things,
-        }
+        CheckedGpu { uuid: gpu.uuid.clone(), index: gpu.index, model: gpu.model.clone(), task, checks: looked.things }
     }
 }
 

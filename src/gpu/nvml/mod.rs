@@ -147,6 +147,14 @@ impl GpuSource for NvmlGpus {
         }
     }
 
+    async fn let_go(&self) -> Result<(), GpuError> {
+        self.stop_worker().await
+    }
+
+    async fn take_up(&self) -> Result<(), GpuError> {
+        self.resume().await
+    }
+
     async fn deep_check(&self, gpu: &GpuUuid) -> Result<DeepCheck, GpuError> {
         check::deep(&self.worker, gpu).await
     }
