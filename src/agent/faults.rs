@@ -4,15 +4,16 @@
 //! told again after a restart counts once.
 
 mod attribution;
+mod control_group;
 mod kept;
 mod node_check;
 mod over;
 mod remedy;
 mod self_check;
 
+pub use kept::{FaultBook, Former, KeptFaults};
 pub use remedy::{Done, Remedies};
 pub use self_check::{SelfChecked, SelfChecks};
-pub use kept::{FaultBook, Former, KeptFaults};
 
 use super::actor::Actor;
 use super::health::KernelBatch;

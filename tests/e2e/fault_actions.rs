@@ -1,8 +1,8 @@
 //! What is done about a fault: restarts elsewhere, checks, and what an operator configures.
 
 use crate::faults::{KernelLog, gpu, gpu_of, held, xid};
-use crate::harness::{Cluster, job, role, until};
 use crate::harness::job::{quoted, with};
+use crate::harness::{Cluster, job, role, until};
 use serde_json::json;
 
 #[test]
@@ -115,7 +115,8 @@ fn a_gpu_is_reset_by_the_drivers_own_tool() {
     let log = KernelLog::new();
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let (tool, asked) = (folder.path().join("nvidia-smi"), folder.path().join("asked"));
-    std::fs::write(&tool, format!("#!/bin/sh\necho \"$@\" >> {}\necho cannot >&2\nexit 4\n", asked.display())).expect("it is ours");
+    std::fs::write(&tool, format!("#!/bin/sh\necho \"$@\" >> {}\necho cannot >&2\nexit 4\n", asked.display()))
+        .expect("it is ours");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&tool, mode).expect("it is ours");
     let mut node = log.node("n0", "sim:2xH100");
@@ -137,4 +138,29 @@ fn a_gpu_is_reset_by_the_drivers_own_tool() {
     assert!(done.contains("reset-gpu: failed") && done.contains("4: cannot"), "{done}");
     let uuid = gpus[0]["uuid"].as_str().expect("a text");
     assert_eq!(std::fs::read_to_string(&asked).expect("it was asked"), format!("--gpu-reset -i {uuid}\n"));
+}
+
+#[test]
+fn a_kill_for_memory_names_the_task_of_its_control_group() {
+    let log = KernelLog::new();
+    let cluster = Cluster::with(vec![log.node("n0", "sim:1xH100")], "");
+    let id = cluster.submit(&held(&cluster, "hungry"));
+    let task = cluster.wait_running(&id)["tasks"][0]["id"].as_str().expect("a text").to_owned();
+    let killed = |group: &str, pid: u32| {
+        let groups = format!("oom_memcg={group},task_memcg={group}");
+        format!(
+            "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,{groups},task=python,pid={pid},uid=0"
+        )
+    };
+    log.say(&[killed(&format!("/wharf/node/{task}/payload"), 4_000_001), killed("/user.slice/9.9.0.0", 4_000_002)]);
+    let faults = until("both are known", || {
+        let faults = cluster.json(&["faults"]);
+        (faults.as_array()?.len() == 2).then_some(faults)
+    });
+    let named =
+        |pid: u32| faults.as_array().expect("a list").iter().find(|fault| fault["pid"] == pid).expect("it is one");
+    assert_eq!(named(4_000_001)["task"], json!(task), "{faults}");
+    assert_eq!(named(4_000_002)["task"], json!(null), "it is no task of this node's: {faults}");
+    cluster.touch("go-hungry");
+    cluster.wait_end(&id);
 }

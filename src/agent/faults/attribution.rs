@@ -16,12 +16,24 @@ const SLACK: Duration = Duration::from_secs(5);
 
 impl Actor {
     /// Adds what only the node knows: which GPU is there, and who had it.
-    pub(super) fn attribute(&self, observation: &mut Observation) {
-        let subject = &mut observation.subject;
-        self.fault_book.faults.resolve(subject);
-        let (Some(gpu), at) = (&subject.gpu, observation.seen.time) else { return };
-        let now = self.holders(gpu, subject.gpu_instance, at).first().copied();
-        let task = now.or_else(|| self.former_holder(gpu, subject.gpu_instance, at?));
+    pub(in crate::agent) fn attribute(&mut self, observation: &mut Observation) {
+        self.fault_book.faults.resolve(&mut observation.subject);
+        let (subject, at) = (&observation.subject, observation.seen.time);
+        let gpu = subject.gpu.as_ref().map(|gpu| (gpu, subject.gpu_instance));
+        let holders = gpu.map_or_else(Vec::new, |(gpu, instance)| self.holders(gpu, instance, at));
+        let former = gpu.zip(at).and_then(|((gpu, instance), at)| self.former_holder(gpu, instance, at));
+        let group = subject.device.as_deref().filter(|device| device.starts_with('/'));
+        let task = match (holders.as_slice(), group) {
+            ([only], _) => Some(*only),
+            ([], Some(group)) => self.task_of_group(group),
+            (several, _) => {
+                // The process says which of them, or who it is that the books do not know.
+                let process = observation.pid.and_then(|pid| self.task_of_process(pid));
+                let known = process.filter(|task| several.is_empty() || several.contains(task));
+                known.or_else(|| several.first().copied())
+            }
+        };
+        let task = task.or(former);
         observation.task = task;
         observation.job = task.map(|task| task.job);
     }
