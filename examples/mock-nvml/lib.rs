@@ -6,6 +6,7 @@
 //! or missing is NOT_SUPPORTED, and a file that cannot be understood is said on stderr and fails every call.
 
 mod answer;
+mod cuda;
 mod device;
 mod events;
 mod health;

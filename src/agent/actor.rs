@@ -8,7 +8,7 @@ use super::backoff::Backoff;
 use super::commit::Writer;
 use super::entry::{Entry, Pending, Wants};
 use super::executor::{Executor, Outcome, Target, Work, WorkResult};
-use super::faults::FaultBook;
+use super::faults::{FaultBook, Remedies, SelfChecks};
 use super::gpus::{GpuBook, Promised};
 use super::journal::Identity;
 use super::message::{Inside, ReportHint, Request};
@@ -78,6 +78,8 @@ pub struct Actor {
     pub(super) gpu_book: GpuBook,
     pub(super) fault_book: FaultBook,
     pub(super) tally: Tally,
+    pub(super) self_checks: SelfChecks,
+    pub(super) remedies: Remedies,
     pub(super) writer: Writer,
     pub(super) executor: Executor,
     pub(super) clock: Arc<dyn Clock>,
@@ -157,6 +159,9 @@ impl Actor {
             Inside::Kernel(batch) => self.kernel_said(*batch),
             Inside::Observed(observed) => self.observed(*observed),
             Inside::LookedAt { reply } => drop(reply.send(self.looked_at())),
+            Inside::SelfChecked(checked) => self.self_checked(*checked),
+            Inside::Remedied { fault, outcome } => self.remedied(fault, outcome),
+            Inside::OperatorChecked(gpus) => self.operator_checked(&gpus),
             Inside::Ended(event) => self.take_event(event.id, event.kind),
             Inside::Gpus(report) => self.gpu_report(*report),
             Inside::LeaseRenewed(id) => {
@@ -179,6 +184,9 @@ impl Actor {
         if let Some(early) = &mut entry.early_events {
             early.push(kind);
             return;
+        }
+        if let RuntimeEventKind::Exited { exit, .. } = &kind {
+            self.check_after(id, exit);
         }
         if let RuntimeEventKind::Exited { exit, .. } = &kind
             && self.may_be_explained(id, exit)
@@ -348,7 +356,8 @@ impl Actor {
                 entry.ports = HeldPorts::default();
             }
             let target = entry.record.spec.clone().map(|spec| {
-                let promised = promised(&spec, &self.inventory.gpus, &self.ledger);
+                let mut promised = promised(&spec, &self.inventory.gpus, &self.ledger);
+                promised.checks = self.self_checks.of(&promised.gpus);
                 let cluster_id = self.cluster_id.clone().unwrap_or_default();
                 let decision = Decision { cluster_id, generation: entry.record.generation };
                 Target { spec, promised, decision }
@@ -368,6 +377,7 @@ fn promised(spec: &TaskSpec, all: &[Gpu], ledger: &Ledger) -> Promised {
         gpus: all.iter().filter(|gpu| spec.gpus.contains(&gpu.uuid)).cloned().collect(),
         all: all.to_vec(),
         held: others.flat_map(|(_, held)| held.claim.gpus.clone()).collect(),
+        checks: Vec::new(),
     }
 }
 

@@ -7,6 +7,7 @@ use super::message::{Action, Reply, Request, TaskAccess};
 use crate::api::AgentApi;
 use crate::api::agent::{NodeInfo, WatchedStatus};
 use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
+use crate::domain::checked::CheckedNode;
 use crate::domain::command::{CommandHeader, Error, ErrorKind, Violation};
 use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::TaskId;
@@ -30,6 +31,8 @@ const QUESTION_DEADLINE: Duration = Duration::from_secs(10);
 const DEFAULT_COMMAND_DEADLINE: Duration = Duration::from_secs(300);
 /// After a command that was not done in time.
 const LATE_RETRY_MS: u64 = 1000;
+/// For a look at every GPU of the node, and at the memory of each.
+const CHECK_DEADLINE: Duration = Duration::from_secs(900);
 /// For starting a command beside a task.
 const EXEC_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -165,6 +168,11 @@ impl AgentApi for AgentHandle {
 
     async fn metrics(&self) -> Result<Vec<Sample>, Error> {
         self.ask("metrics", QUESTION_DEADLINE, |reply| Request::Metrics { reply }).await
+    }
+
+    async fn check_health(&self, who: &Principal, gpus: Vec<String>, deep: bool) -> Result<CheckedNode, Error> {
+        let who = who.clone();
+        self.ask("check", CHECK_DEADLINE, |reply| Request::CheckHealth { who, gpus, deep, reply }).await?
     }
 
     async fn exec(&self, _who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error> {

@@ -33,6 +33,7 @@ impl Actor {
             Request::Node { reply } => drop(reply.send(self.node_info())),
             Request::Metrics { reply } => drop(reply.send(self.metrics())),
             Request::Watch { cursor, reply } => drop(reply.send(self.watchers.watch(cursor.as_deref()))),
+            Request::CheckHealth { who, gpus, deep, reply } => self.check_health(&who, &gpus, deep, reply),
             Request::ClearFault { who, id, reply } => drop(reply.send(self.clear_fault(&who, id))),
             Request::Task { id, reply } => drop(reply.send(self.access(id))),
         }

@@ -255,6 +255,7 @@ impl Actor {
         }
         self.gpus_freed(freed);
         self.faults_written();
+        self.remedies_written();
     }
 
     /// Everything goes back to be written, with what has changed since.

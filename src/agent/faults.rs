@@ -4,10 +4,16 @@
 //! told again after a restart counts once.
 
 mod attribution;
+mod control_group;
 mod kept;
+mod node_check;
 mod over;
+mod remedy;
+mod self_check;
 
 pub use kept::{FaultBook, Former, KeptFaults};
+pub use remedy::{Done, Remedies};
+pub use self_check::{SelfChecked, SelfChecks};
 
 use super::actor::Actor;
 use super::health::{KernelBatch, Observed};
@@ -145,6 +151,7 @@ impl Actor {
             self.hint.send_modify(|hint| hint.register += 1);
         }
         changed.iter().for_each(|id| self.end_whom_it_hits(*id));
+        self.consider_remedies();
     }
 
     /// Tasks that hold a GPU which cannot be used any more end.
@@ -153,8 +160,8 @@ impl Actor {
         let Some(gpu) = fault.subject.gpu.clone() else { return };
         let (instance, at, reason) = (fault.subject.gpu_instance, fault.last_seen, sentence(fault));
         for task in self.holders(&gpu, instance, at) {
-            let (fault, reason) = (id.0, reason.clone());
-            self.observe(task, TaskEvent::HardwareFailed { fault, reason, grace_ms: DEFAULT_GRACE_MS });
+            let (fault, gpus, reason) = (id.0, self.concerned(&gpu, instance), reason.clone());
+            self.observe(task, TaskEvent::HardwareFailed { fault, gpus, reason, grace_ms: DEFAULT_GRACE_MS });
         }
     }
 

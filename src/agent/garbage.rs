@@ -31,6 +31,8 @@ impl Actor {
             self.move_tombstones(nanos);
         }
         self.look_at_faults();
+        self.check_again();
+        self.consider_remedies();
         let due = self.logs_to_purge(now);
         self.purge(due);
         if let Some(mark) = self.retention.disk.clone().filter(|_| !self.looking_at_disk) {

@@ -7,7 +7,7 @@ mod gate;
 mod poll;
 mod remembered;
 
-pub use gate::{Gate, Promised};
+pub use gate::{CheckUnderWay, Gate, Promised};
 pub(super) use poll::bounded;
 pub use poll::{Answers, GpuReport, Poller, devices};
 pub use remembered::Remembered;
@@ -177,8 +177,13 @@ impl Actor {
         if !gpus.is_empty() {
             let now = Instant::now();
             self.gpu_book.freed.extend(gpus.into_iter().map(|gpu| (gpu, now)));
-            self.gpu_book.poll_now.notify_one();
+            self.look_at_gpus_now();
+            self.consider_remedies();
         }
+    }
+
+    pub(super) fn look_at_gpus_now(&self) {
+        self.gpu_book.poll_now.notify_one();
     }
 }
 

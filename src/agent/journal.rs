@@ -10,6 +10,7 @@
 //! | `meta/gpus` | the devices of the node and since when they are absent; see `gpus/remembered` |
 //! | `meta/faults` | how far the kernel's log is counted in the faults, and how faults ended; see `faults/kept` |
 //! | `meta/gpu_marks` | what GPUs that wait for a reset will have forgotten after it; see `health::resets` |
+//! | `meta/remedies` | what was done about faults; see `faults/remedy` |
 //! | `fault/ID` | a fault of this node |
 //! | `task/ID` | the record with the sequence of its newest status |
 //! | `damaged/task/ID` | one that made no sense and was set aside |
@@ -18,7 +19,7 @@
 //! the tasks whose sequence is above `meta/acknowledged`, bounded by the tasks themselves. The environment of
 //! a task is never written.
 
-use super::faults::KeptFaults;
+use super::faults::{Done, KeptFaults};
 use super::gpus::Remembered;
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::fault::{Fault, FaultId};
@@ -41,6 +42,7 @@ pub const SEQUENCE: &str = "meta/sequence";
 pub const GPUS: &str = "meta/gpus";
 pub const FAULTS: &str = "meta/faults";
 pub const RESETS: &str = "meta/gpu_marks";
+pub const REMEDIES: &str = "meta/remedies";
 const FAULT_PREFIX: &str = "fault/";
 pub const TASK_PREFIX: &str = "task/";
 const DAMAGED_PREFIX: &str = "damaged/";
@@ -75,6 +77,7 @@ pub struct Journal {
     pub damaged: Vec<Entry>,
     pub gpus: Remembered,
     pub faults: KeptFaults,
+    pub remedies: Done,
 }
 
 /// The value of a `task/ID` key.
@@ -179,7 +182,13 @@ pub async fn load(store: &Arc<dyn Store>) -> Result<Journal, Error> {
         }
     }
     let faults = load_faults(store).await?;
-    Ok(Journal { identity, cluster_id, term, acknowledged, sequence, tasks, damaged, gpus, faults })
+    let remedies = get_text(store, REMEDIES).await?.map_or_else(Done::default, |text| {
+        serde_json::from_str(&text).unwrap_or_else(|error| {
+            warn!(key = REMEDIES, %error, "what was done about faults cannot be read");
+            Done::default()
+        })
+    });
+    Ok(Journal { identity, cluster_id, term, acknowledged, sequence, tasks, damaged, gpus, faults, remedies })
 }
 
 /// What cannot be read of them is left out and said: the tasks must be looked after.

@@ -3,14 +3,16 @@
 //! Two channels carry them, so that a flood of requests never holds up a result, a report or a sample.
 
 use super::executor::Outcome;
+use super::faults::SelfChecked;
 use super::gpus::GpuReport;
 use super::health::{KernelBatch, LookedAt, Observed};
 use super::watch::Watch;
 use crate::api::agent::NodeInfo;
+use crate::domain::checked::CheckedNode;
 use crate::domain::command::{CommandHeader, Error, Heartbeat, Registered, Registration, SequencedStatus};
 use crate::domain::exit::Exit;
 use crate::domain::fault::{Fault, FaultId};
-use crate::domain::ids::TaskId;
+use crate::domain::ids::{GpuUuid, TaskId};
 use crate::domain::metrics::Sample;
 use crate::domain::principal::Principal;
 use crate::domain::ssh::SshSeed;
@@ -52,6 +54,13 @@ pub enum Request {
     },
     Metrics {
         reply: Reply<Vec<Sample>>,
+    },
+    CheckHealth {
+        who: Principal,
+        /// By UUID or index; none: all.
+        gpus: Vec<String>,
+        deep: bool,
+        reply: Reply<Result<CheckedNode, Error>>,
     },
     ClearFault {
         who: Principal,
@@ -142,6 +151,15 @@ pub enum Inside {
     Ended(Box<RuntimeEvent>),
     /// A round of questions about the GPUs.
     Gpus(Box<GpuReport>),
+    /// The check of one GPU.
+    SelfChecked(Box<SelfChecked>),
+    /// A check that an operator asked for is over; it kept these GPUs from tasks.
+    OperatorChecked(Vec<GpuUuid>),
+    /// What came of what was done about a fault.
+    Remedied {
+        fault: FaultId,
+        outcome: Result<String, String>,
+    },
     LeaseRenewed(TaskId),
     /// How much more than its mark the disk of the logs holds.
     DiskLooked {

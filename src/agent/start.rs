@@ -4,7 +4,7 @@ use super::actor::{Actor, Inbox, NodeFacts, Retention};
 use super::api::AgentHandle;
 use super::commit::Writer;
 use super::executor::{Deadlines, Executor};
-use super::faults::FaultBook;
+use super::faults::{FaultBook, Remedies, SelfChecks};
 use super::gpus::{Gate, GpuBook, Poller};
 use super::health::{GpuEar, KernelEar, Looking, Rounds};
 use super::message::ReportHint;
@@ -20,6 +20,7 @@ use crate::domain::command::Error;
 use crate::domain::gpu::Topology;
 use crate::domain::gpu::occupancy::IgnoredProcesses;
 use crate::domain::ids::{JournalId, NodeName};
+use crate::domain::remediation::Remediation;
 use crate::domain::ssh::SEED_FEATURE;
 use crate::domain::task::Inventory;
 use crate::gpu::GpuSource;
@@ -103,6 +104,8 @@ pub struct Tuning {
     pub looking: Option<Looking>,
     /// Of this boot, where the kernel's log does not say it; empty: not known.
     pub boot_id: String,
+    /// What is done about faults of GPUs that nobody holds.
+    pub remediation: Remediation,
 }
 
 impl Default for Tuning {
@@ -122,6 +125,7 @@ impl Default for Tuning {
             xid_table: Arc::new(Table::builtin().clone()),
             looking: None,
             boot_id: String::new(),
+            remediation: Remediation::None,
         }
     }
 }
@@ -244,6 +248,8 @@ pub async fn start(mut parts: AgentParts, cancel: CancellationToken) -> Result<(
         gpu_book,
         fault_book,
         tally: Tally::default(),
+        self_checks: SelfChecks::default(),
+        remedies: Remedies::new(parts.tuning.remediation, journal.remedies),
         writer: Writer::new(Arc::clone(&parts.store), journal.sequence),
         executor,
         clock: Arc::clone(&parts.clock),
@@ -272,6 +278,7 @@ pub async fn start(mut parts: AgentParts, cancel: CancellationToken) -> Result<(
         actor.remember_gpus();
     }
     actor.take_up_faults();
+    actor.take_up_remedies();
     actor.judge_gpus();
     let inbox = Inbox {
         requests: requests_in,

@@ -1,6 +1,7 @@
 //! What one node can be asked.
 
 use super::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
+use crate::domain::checked::CheckedNode;
 use crate::domain::command::{CommandHeader, Error};
 use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::{JournalId, NodeName, NodeUid, TaskId, Term};
@@ -51,6 +52,12 @@ pub trait AgentApi: std::fmt::Debug + Send + Sync + 'static {
     /// An operator says that a fault is over; answers with the fault as it is then.
     async fn clear_fault(&self, _who: &Principal, id: FaultId) -> Result<Fault, Error> {
         Err(Error::refused(format!("fault {id}: this node keeps no faults")))
+    }
+
+    /// An operator asks for a look at GPUs, by UUID or index, all of the node's where none is named. `deep`: their memory
+    /// too, which is refused for those that tasks hold.
+    async fn check_health(&self, _who: &Principal, _gpus: Vec<String>, _deep: bool) -> Result<CheckedNode, Error> {
+        Err(Error::refused("check: this node checks no GPUs"))
     }
 
     async fn exec(&self, who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error>;

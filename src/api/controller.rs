@@ -1,6 +1,7 @@
 //! What the controller can be asked by users, operators and agents.
 
 use super::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
+use crate::domain::checked::CheckedNode;
 use crate::domain::command::{Error, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus};
 use crate::domain::event::Event;
 use crate::domain::fault::{Fault, FaultId};
@@ -55,6 +56,17 @@ pub trait ControllerApi: std::fmt::Debug + Send + Sync + 'static {
     /// where two nodes have the id.
     async fn clear_fault(&self, _who: &Principal, id: FaultId, _node: Option<&str>) -> Result<Fault, Error> {
         Err(Error::refused(format!("fault {id}: this controller keeps no faults")))
+    }
+
+    /// The same of [`AgentApi::check_health`](super::AgentApi::check_health), by the node's agent.
+    async fn check_node(
+        &self,
+        _who: &Principal,
+        node: &str,
+        _gpus: Vec<String>,
+        _deep: bool,
+    ) -> Result<CheckedNode, Error> {
+        Err(Error::refused(format!("node {node}: this controller asks no node for checks")))
     }
 
     async fn watch(&self, who: &Principal, filter: EventFilter) -> Result<Answers<Event>, Error>;

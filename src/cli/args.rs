@@ -228,6 +228,12 @@ pub enum Command {
     /// Ask NVML for the agent, which starts this by itself
     #[command(hide = true, after_help = "Example:\n  wharf agent")]
     GpuWorker,
+    /// Test a GPU's memory for the agent, which starts this by itself
+    #[command(hide = true, after_help = "Example:\n  wharf node check gpu-03 --deep")]
+    GpuDeepCheck {
+        /// Its UUID
+        gpu: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -388,6 +394,20 @@ pub enum NodeCommand {
         /// Wait until nothing is held there
         #[arg(long)]
         wait: bool,
+    },
+    /// Look at the GPUs of a node now: what was looked at, found and allowed
+    #[command(
+        after_help = "Examples:\n  wharf node check gpu-03\n  wharf node check gpu-03 --gpus 0,1 --deep --json"
+    )]
+    Check {
+        /// The node's name
+        node: String,
+        /// Only these, by index or UUID
+        #[arg(long, value_name = "GPU", value_delimiter = ',')]
+        gpus: Vec<String>,
+        /// Write a pattern to their memory and read it back; refused for GPUs that tasks hold
+        #[arg(long)]
+        deep: bool,
     },
     /// Forget a node; an agent that comes back joins anew
     #[command(after_help = "Example:\n  wharf node remove gpu-03")]

@@ -14,6 +14,7 @@ mod jobs;
 mod logs;
 mod node;
 mod node_change;
+mod node_check;
 mod nodes;
 mod output;
 mod patience;
@@ -70,6 +71,9 @@ pub fn run(arguments: Vec<std::ffi::OsString>) -> u8 {
     if matches!(cli.command, Command::GpuWorker) {
         return fail::finish(gpu_worker::run(), json);
     }
+    if matches!(cli.command, Command::GpuDeepCheck { .. }) {
+        return fail::finish(gpu_worker::deep_check(), json);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -114,6 +118,6 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Agent { config, insecure } => serve::agent(&context, &config, insecure).await,
         Command::Sim(args) => sim::sim(&context, args).await,
         Command::Store { command } => store::store(&context, command).await,
-        Command::Completion { .. } | Command::GpuWorker => Ok(exit_code::OK),
+        Command::Completion { .. } | Command::GpuWorker | Command::GpuDeepCheck { .. } => Ok(exit_code::OK),
     }
 }

@@ -19,6 +19,7 @@ const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 pub async fn change(context: &Context, command: NodeCommand) -> Result<u8, Failure> {
     let (node, change, wait) = match command {
         NodeCommand::Show { node } => return super::node::show(context, &node).await,
+        NodeCommand::Check { node, gpus, deep } => return super::node_check::check(context, &node, gpus, deep).await,
         NodeCommand::Cordon { node, reason } => (node, NodeChange::Cordon { reason }, false),
         NodeCommand::Uncordon { node } => (node, NodeChange::Uncordon, false),
         NodeCommand::Drain { node, reason, deadline, wait } => {

@@ -6,12 +6,13 @@ use super::source::Settings;
 use super::{Checks, one_or_many};
 use crate::domain::command::Violation;
 use crate::domain::gpu::occupancy::IGNORED_BY_DEFAULT;
+use crate::domain::remediation::Remediation;
 use crate::health::checks::Modes;
 use crate::runtime::docker::injection::GpuInjection;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Socket paths end at 108 bytes; the rest is for the directory and name of a task's socket.
 const MAX_RUN_DIR: usize = 64;
@@ -77,6 +78,9 @@ pub struct AgentConfig {
     pub expected_gpus: Option<u32>,
     /// Where the host's `/sys` is looked at.
     pub host_root: PathBuf,
+    /// What is done by itself about a fault of a GPU that nobody holds: `none`, `reset-gpu`, or a program with its
+    /// arguments, which gets the fault as a line of JSON.
+    pub remediation: Remediation,
     /// For tasks; below the kernel's ephemeral range. Default: a slice of 15000-29999 that no other agent of this
     /// machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,6 +135,7 @@ impl Default for AgentConfig {
             xid_table: None,
             expected_gpus: None,
             host_root: PathBuf::from("/"),
+            remediation: Remediation::None,
             ports: None,
             labels: BTreeMap::new(),
             run_as: None,
@@ -270,6 +275,7 @@ impl Settings for AgentConfig {
         "xid_table",
         "expected_gpus",
         "host_root",
+        "remediation",
         "ports",
         "labels",
         "run_as",
@@ -313,6 +319,11 @@ impl Settings for AgentConfig {
         let right = log.as_os_str().is_empty() || log.is_absolute();
         checks.expect(right, "kernel_log", "is not absolute", log.display(), allowed);
         self.check_health(&mut checks);
+        if let Remediation::Command(words) = &self.remediation {
+            let right = words.first().is_some_and(|program| Path::new(program).is_absolute());
+            let allowed = "none, reset-gpu, or a list that begins with the absolute path of a program";
+            checks.expect(right, "remediation", "is no command", words.join(" ").escape_debug(), allowed);
+        }
         let right = self.run_as.as_ref().is_none_or(|user| !user.is_empty());
         checks.expect(right, "run_as", "is empty", "", "submitter, a user name, or no such key");
         // The kernel's own limit on pids.
@@ -424,6 +435,10 @@ mod tests {
         assert_eq!(fields("gpu_injection = 'by-magic'"), ["gpu_injection"]);
         assert_eq!(fields("kernel_log = 'kmsg'"), ["kernel_log"]);
         assert_eq!(fields("kernel_log = 7"), ["kernel_log"]);
+        assert_eq!(fields("remediation = 'reboot'"), ["remediation"]);
+        assert_eq!(fields("remediation = ['mend', '--now']"), ["remediation"]);
+        assert_eq!(fields("remediation = []"), ["remediation"]);
+        parse::<AgentConfig>("a.toml", "remediation = ['/bin/mend', '--now']").unwrap();
         parse::<AgentConfig>("a.toml", "kernel_log = ''").unwrap();
         assert_eq!(fields("health_interval_s = 0\nexpected_gpus = 0"), ["health_interval_s", "expected_gpus"]);
         assert_eq!(fields("xid_table = 'x'\nhost_root = ''"), ["xid_table", "host_root"]);

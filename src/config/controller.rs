@@ -39,6 +39,8 @@ pub struct ControllerConfig {
     /// What every free GPU keeps from jobs without GPUs, in percent of its even share of its node's CPUs and memory; 0
     /// keeps nothing.
     pub kept_for_gpus_percent: u8,
+    /// How often a job is run again after hardware faults, which `retryCount` does not count.
+    pub hardware_restarts: u32,
     /// The queues and what each may hold. Without any, every name is accepted and nothing is limited.
     pub virtual_clusters: BTreeMap<String, VirtualCluster>,
     /// What clients of another controller are told when this one leads, if it is not the first of `listen`.
@@ -117,6 +119,7 @@ impl Default for ControllerConfig {
             keep_ended_jobs: 10_000,
             placement: Arrangement::Pack,
             kept_for_gpus_percent: KEPT_FOR_GPUS_PERCENT,
+            hardware_restarts: 5,
             virtual_clusters: BTreeMap::new(),
             advertise_address: None,
             etcd: None,
@@ -172,6 +175,7 @@ impl Settings for ControllerConfig {
         "keep_ended_jobs",
         "placement",
         "kept_for_gpus_percent",
+        "hardware_restarts",
         "virtual_clusters",
         "advertise_address",
         "etcd",
@@ -196,6 +200,8 @@ impl Settings for ControllerConfig {
         checks.expect((10..=1_000_000).contains(&jobs), "keep_ended_jobs", "is out of range", jobs, allowed);
         let percent = self.kept_for_gpus_percent;
         checks.expect(percent <= 100, "kept_for_gpus_percent", "is more than all", percent, "0 to 100");
+        let restarts = self.hardware_restarts;
+        checks.expect(restarts <= 1000, "hardware_restarts", "is out of range", restarts, "0 to 1000; 0 is never");
         for name in self.virtual_clusters.keys() {
             let right = (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control);
             let allowed = format!("1 to {MAX_NAME_BYTES} bytes without control characters");
@@ -272,6 +278,7 @@ mod tests {
             ("[virtual_clusters.a]\ngpus = -1", "virtual_clusters: "),
             ("[virtual_clusters.'']\ngpus = 1", "is not the name of a virtual cluster"),
             ("kept_for_gpus_percent = 101", "c.toml:1: kept_for_gpus_percent: is more than all"),
+            ("hardware_restarts = 1001", "c.toml:1: hardware_restarts: is out of range"),
             ("placement = 'scatter'", "c.toml:1: placement: "),
         ] {
             let error = parse::<ControllerConfig>("c.toml", text).unwrap_err().to_string();

@@ -7,6 +7,7 @@ use super::{explain, faults, logs, node_detail, resolve, views};
 use crate::api::ControllerApi;
 use crate::api::controller::{EventFilter, JobFilter, Submit};
 use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
+use crate::domain::checked::CheckedNode;
 use crate::domain::command::{
     Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
 };
@@ -194,6 +195,22 @@ impl ControllerApi for Controller {
     async fn clear_fault(&self, who: &Principal, id: FaultId, node: Option<&str>) -> Result<Fault, Error> {
         operators_only(who, &format!("fault {id}"))?;
         faults::clear(self, who, id, node.map(NodeName::from).as_ref()).await
+    }
+
+    async fn check_node(
+        &self,
+        who: &Principal,
+        node: &str,
+        gpus: Vec<String>,
+        deep: bool,
+    ) -> Result<CheckedNode, Error> {
+        operators_only(who, &format!("node {node}"))?;
+        let address = {
+            let state = read(&self.shared);
+            let known = state.nodes.get(&NodeName::from(node)).ok_or_else(|| unknown_node(&state, node))?;
+            known.registration.address.clone()
+        };
+        self.parts.dialer.dial(&address)?.check_health(who, gpus, deep).await
     }
 
     async fn watch(&self, who: &Principal, filter: EventFilter) -> Result<Answers<Event>, Error> {

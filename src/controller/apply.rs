@@ -9,7 +9,7 @@ use crate::domain::ids::{Generation, JobId, NodeName, RunId, TaskId};
 use crate::domain::job::JobState;
 use crate::domain::node::Standing;
 use crate::domain::reconcile;
-use crate::domain::retry::{self, Decision};
+use crate::domain::retry::{self, Allowance, Decision};
 use crate::domain::run::{Action, CommandFailure, Outcome, Phase, Run, RunTask, Verb};
 use crate::domain::spec::JobSpec;
 use crate::domain::task::{TaskState, TaskStatus};
@@ -460,15 +460,23 @@ fn run_ended(state: &mut State, run: &Run, spec: &Arc<JobSpec>, now: Timestamp) 
         return;
     }
     let (id, retries) = (job.id, job.retries);
+    let allowance = Allowance { retry_count: spec.retry_count, hardware_restarts: state.hardware_restarts };
     let decision = match job.stop_asked {
         true => Decision::End,
-        false => retry::decide(spec.retry_count, &outcome.exit, retries, chance()),
+        false => retry::decide(allowance, &outcome.exit, retries, chance()),
     };
     match decision {
-        Decision::End => end_job(state, id, JobState::of_run(run), outcome.exit, now),
+        Decision::End => {
+            let mut exit = outcome.exit;
+            if let Some(why) = retry::given_up(allowance, &exit, retries) {
+                exit.reason = format!("{}; {why}", exit.reason);
+            }
+            end_job(state, id, JobState::of_run(run), exit, now);
+        }
         Decision::Retry { delay, retries, why } => {
             let next = RunId(state.take_id());
-            let again = Run::new(next, id, run.attempt.saturating_add(1), now, now.plus(delay));
+            let mut again = Run::new(next, id, run.attempt.saturating_add(1), now, now.plus(delay));
+            again.avoid_gpus = state.runs.get(&run.id).map(|run| run.avoided_next(now)).unwrap_or_default();
             state.runs.insert(next, again);
             if let Some(job) = state.jobs.get_mut(&id) {
                 job.runs.push(next);

@@ -56,6 +56,8 @@ pub struct ControllerParts {
     pub policy: Policy,
     /// OpenPAI's `PAI_DEFAULT_FS_URI`.
     pub default_fs_uri: String,
+    /// How often hardware faults may restart a job.
+    pub hardware_restarts: u64,
     pub heartbeat: Duration,
     /// Silence after which a node counts as unreachable.
     pub node_timeout: Duration,
@@ -208,7 +210,8 @@ pub async fn start(
     let (cluster_id, term) = persist::take_term(&*parts.store, &fresh).await.map_err(taking)?;
     // Whoever led before may have granted leases until now.
     let began = parts.clock.boottime();
-    let state = persist::load(&*parts.store, cluster_id, term).await?;
+    let mut state = persist::load(&*parts.store, cluster_id, term).await?;
+    state.hardware_restarts = parts.hardware_restarts;
     let mut telling = Telling::new(parts.history.clone());
     telling.resume(&*parts.store).await.map_err(taking)?;
     tracing::info!(%term, jobs = state.jobs.len(), nodes = state.nodes.len(), "controller has the lead");
@@ -466,6 +469,7 @@ impl Core {
         let mut state = write(&self.shared);
         let heard = std::mem::take(&mut state.nodes);
         *state = loaded;
+        state.hardware_restarts = self.parts.hardware_restarts;
         let running_for = self.parts.clock.boottime().saturating_sub(self.began);
         apply::keep_heard(&mut state, heard, tokio::time::Instant::now(), running_for);
         // Before any of it is taken for over.

@@ -17,10 +17,12 @@ use crate::api::controller::{EventFilter, JobFilter, Submit};
 use crate::api::records::JobRecord;
 use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
 use crate::api::{ControllerApi, RecordsApi};
+use crate::domain::checked::CheckedNode;
 use crate::domain::command::{
     Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
 };
 use crate::domain::event::Event;
+use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::{JournalId, NodeName, NodeUid, TaskId};
 use crate::domain::metrics::{self, Sample};
 use crate::domain::node::NodeChange;
@@ -314,6 +316,24 @@ impl ControllerApi for Elected {
 
     async fn list_gpus(&self, who: &Principal, node: Option<&str>) -> Result<Vec<GpuView>, Error> {
         self.looking()?.list_gpus(who, node).await
+    }
+
+    async fn list_faults(&self, who: &Principal, node: Option<&str>, all: bool) -> Result<Vec<Fault>, Error> {
+        self.looking()?.list_faults(who, node, all).await
+    }
+
+    async fn clear_fault(&self, who: &Principal, id: FaultId, node: Option<&str>) -> Result<Fault, Error> {
+        self.leading()?.clear_fault(who, id, node).await
+    }
+
+    async fn check_node(
+        &self,
+        who: &Principal,
+        node: &str,
+        gpus: Vec<String>,
+        deep: bool,
+    ) -> Result<CheckedNode, Error> {
+        self.leading()?.check_node(who, node, gpus, deep).await
     }
 
     async fn watch(&self, who: &Principal, filter: EventFilter) -> Result<Answers<Event>, Error> {

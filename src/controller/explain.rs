@@ -15,7 +15,7 @@ use super::views;
 use crate::domain::command::Error;
 use crate::domain::ids::JobId;
 use crate::domain::job::{Job, JobState};
-use crate::domain::run::{Phase, Run, RunTask};
+use crate::domain::run::{AvoidedGpus, Phase, Run, RunTask};
 use crate::domain::task::TaskState;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{ExplainedReason, ExplainedTask, Explanation, TaskView};
@@ -25,6 +25,8 @@ use crate::scheduler::{self, Decision, Waiting};
 const MAX_REASONS: usize = 5000;
 const MAX_TASKS: usize = 1000;
 const MAX_BYTES: usize = 1536 * 1024;
+/// GPUs that a reason names.
+const AVOIDED_NAMED: usize = 8;
 /// Longest text of a reason.
 const MAX_TEXT: usize = 1024;
 
@@ -146,6 +148,7 @@ struct Question {
     names: Vec<(JobId, String)>,
     doubt: Option<Doubt>,
     not_before: Option<Timestamp>,
+    avoid_gpus: AvoidedGpus,
     /// Why the last placement was given back.
     rolled_back: Option<String>,
     again: bool,
@@ -181,6 +184,7 @@ impl Question {
             queue,
             doubt,
             not_before,
+            avoid_gpus: run.avoid_gpus.clone(),
             rolled_back: run.rolled_back.clone(),
             again: run.attempt > 1,
             beyond,
@@ -199,6 +203,9 @@ impl Question {
         if let Some(until) = self.not_before {
             let to_go = format!("{} s to go", until.since(self.now).as_secs() + 1);
             reasons.push(whole("back_off", format!("not before {}", until.to_rfc3339()), to_go));
+        }
+        if !self.avoid_gpus.is_empty() {
+            reasons.push(avoided(&self.avoid_gpus));
         }
         if let Some(doubt) = &self.doubt {
             let (word, need) = match doubt.never {
@@ -287,6 +294,15 @@ fn goes_before(one: &Waiting, other: &Waiting) -> bool {
 
 fn whole(reason: &str, need: String, have: String) -> ExplainedReason {
     ExplainedReason { node: None, reason: reason.to_owned(), need, have }
+}
+
+/// GPUs that the job rather waits than take again.
+fn avoided(avoided: &AvoidedGpus) -> ExplainedReason {
+    let named = avoided.gpus.iter().take(AVOIDED_NAMED).map(|gpu| gpu.0.as_str()).collect::<Vec<_>>().join(", ");
+    let more = avoided.gpus.len().saturating_sub(AVOIDED_NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let have = format!("{named}{more} did; from {} on used again if nothing else fits", avoided.until.to_rfc3339());
+    whole("avoided_gpus", "GPUs whose faults ended no earlier run of it".to_owned(), have)
 }
 
 /// An answer that fits a message, whatever nodes and labels are called.

@@ -17,8 +17,13 @@ const KEPT: usize = 64;
 const MAX_BYTES: usize = 200 * 1024;
 
 /// What makes a fault worth another write: its count alone does not.
-fn shape(fault: &Fault) -> (FaultId, FaultState, Verdict, Action, bool) {
-    (fault.id, fault.state, fault.verdict, fault.action, fault.task.is_some())
+fn shape(fault: &Fault) -> (FaultId, FaultState, Verdict, Action, bool, Option<&str>) {
+    (fault.id, fault.state, fault.verdict, fault.action, fault.task.is_some(), remediation(fault))
+}
+
+/// What the node did about it by itself.
+fn remediation(fault: &Fault) -> Option<&str> {
+    fault.evidence.iter().map(String::as_str).find(|line| line.starts_with("remediation "))
 }
 
 /// A node has told its faults.
@@ -42,6 +47,12 @@ pub(super) fn told(state: &mut State, name: &NodeName, mut told: Vec<Fault>, ver
     for fault in &told {
         if known(fault.id).is_none() {
             note(state, now, "fault.opened", fault);
+        }
+        if let Some(done) = remediation(fault)
+            && known(fault.id).and_then(remediation) != Some(done)
+        {
+            let message = format!("fault {}: {done}", fault.id);
+            state.note(now, "fault.remedied", fault.job, fault.task, fault.node.as_ref(), message);
         }
         let was_active = known(fault.id).is_none_or(|before| before.state == FaultState::Active);
         if fault.state == FaultState::Cleared && was_active {

@@ -41,7 +41,7 @@ pub(super) fn place_waiting(state: &mut State, policy: &Policy, now: Timestamp, 
             Decision::Blocked { reserved, behind, .. } => {
                 state.placing.found.insert(job, Found::NoRoom { reserved, behind });
                 kept_off |= waiting.request.keeps_for_gpus().is_some();
-                forgive(state, run);
+                forgive(state, run, now);
             }
             Decision::OverQuota { over, .. } => {
                 state.placing.found.insert(job, Found::OverQuota(over));
@@ -53,12 +53,12 @@ pub(super) fn place_waiting(state: &mut State, policy: &Policy, now: Timestamp, 
     state.schedule_due |= gpus_taken && kept_off;
 }
 
-/// Nodes that vetoed are left out once: if nobody else can take the gang, they are asked again.
-fn forgive(state: &mut State, run: RunId) {
-    if let Some(run) = state.runs.get_mut(&run)
-        && !run.avoid.is_empty()
-    {
-        run.avoid.clear();
+/// Nodes that vetoed are left out once: if nobody else can take the gang, they are asked again. GPUs that have failed its
+/// job are left out for longer.
+fn forgive(state: &mut State, run: RunId, now: Timestamp) {
+    let Some(run) = state.runs.get_mut(&run) else { return };
+    let nodes = !std::mem::take(&mut run.avoid).is_empty();
+    if nodes || run.forgive_gpus(now) {
         state.dirty.runs.insert(run.id);
         state.schedule_due = true;
     }
@@ -99,12 +99,16 @@ pub(super) fn backs_off(run: &Run, now: Timestamp) -> bool {
 pub(super) fn notice_back_offs(state: &mut State, now: Timestamp) {
     let before = std::mem::replace(&mut state.looked_at, now);
     let ran_out = |run: &Run| run.not_before <= now && (run.not_before > before || now < before);
-    let due = state.queue.iter().filter_map(|(_, _, id)| state.runs.get(id)).any(ran_out);
+    let forgiven =
+        |run: &Run| !run.avoid_gpus.is_empty() && run.avoid_gpus.is_over(now) && !run.avoid_gpus.is_over(before);
+    let wakes = |run: &Run| ran_out(run) || forgiven(run);
+    let due = state.queue.iter().filter_map(|(_, _, id)| state.runs.get(id)).any(wakes);
     state.schedule_due |= due | state.busy_ports.tick(before, now);
 }
 
 pub(super) fn request(policy: &Policy, spec: &JobSpec, run: &Run) -> Request {
-    Request { avoid: run.excluded_nodes(), ..Request::under(policy, spec) }
+    let avoid_gpus = run.avoid_gpus.gpus.clone();
+    Request { avoid: run.excluded_nodes(), avoid_gpus, ..Request::under(policy, spec) }
 }
 
 /// The books as they were left, or made anew when the nodes have changed. To be put back.

@@ -52,6 +52,8 @@ pub(super) struct State {
     pub(super) schedule_due: bool,
     /// Why the controller doubts that silent nodes are lost.
     pub(super) suspicion: Option<Suspicion>,
+    /// As configured: how often hardware faults may restart a job.
+    pub(super) hardware_restarts: u64,
     /// When back-offs were last looked at.
     pub(super) looked_at: Timestamp,
 }

@@ -7,6 +7,7 @@ mod cluster;
 mod draining;
 mod events;
 mod forgetting;
+mod hardware;
 mod jobs;
 mod levels;
 mod life;

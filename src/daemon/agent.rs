@@ -87,6 +87,7 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
                 expected_gpus: config.expected_gpus,
                 root: config.host_root.clone(),
             }),
+            remediation: config.remediation.clone(),
             ..Tuning::default()
         },
     };

@@ -1,5 +1,6 @@
 //! How a task, a run or a job ended.
 
+use super::ids::GpuUuid;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -75,6 +76,9 @@ pub struct Exit {
     /// Promised ports that somebody else had: the end is theirs, and the next placement takes others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub busy_ports: Vec<u16>,
+    /// Of class hardware: the GPUs whose faults it were. The job's next run gets others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faulty_gpus: Vec<GpuUuid>,
 }
 
 impl Exit {
@@ -88,6 +92,7 @@ impl Exit {
             reason: reason.into(),
             faults: Vec::new(),
             busy_ports: Vec::new(),
+            faulty_gpus: Vec::new(),
         }
     }
 

@@ -16,7 +16,7 @@ mod step;
 use super::allocation::Claim;
 use super::command::{Error, ErrorKind};
 use super::exit::Exit;
-use super::ids::{Generation, TaskId};
+use super::ids::{Generation, GpuUuid, TaskId};
 use super::task::{TaskSpec, TaskState, TaskStatus};
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,9 @@ pub struct StopRequest {
 pub struct HardwareEnd {
     /// Ids of the faults, in the order they were seen.
     pub faults: Vec<u64>,
+    /// Those of its GPUs that they are on.
+    #[serde(default)]
+    pub gpus: Vec<GpuUuid>,
     /// One sentence for a person, of the first of them.
     pub reason: String,
 }
@@ -149,6 +152,8 @@ pub enum TaskEvent {
     /// A GPU that it holds can no longer be used.
     HardwareFailed {
         fault: u64,
+        /// Which of its GPUs, or their device.
+        gpus: Vec<GpuUuid>,
         reason: String,
         grace_ms: u64,
     },

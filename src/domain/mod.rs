@@ -2,6 +2,7 @@
 //! time, ids and chance come in as arguments.
 
 pub mod allocation;
+pub mod checked;
 pub mod command;
 pub mod completion;
 pub mod container;
@@ -24,6 +25,7 @@ pub mod principal;
 pub mod promise;
 pub mod quantity;
 pub mod reconcile;
+pub mod remediation;
 pub mod retry;
 pub mod run;
 pub mod spec;

@@ -2,6 +2,7 @@
 
 use super::snapshot::DeviceHealth;
 use super::{GpuError, GpuSource};
+use crate::domain::checked::{DeepCheck, DeviceCheck};
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{Gpu, GpuDriver, GpuSample, Topology, type_of_slice};
 use crate::domain::ids::GpuUuid;
@@ -60,6 +61,22 @@ impl GpuSource for Labelled {
 
     fn tells_health(&self) -> bool {
         self.inner.tells_health()
+    }
+
+    async fn check(&self, gpu: &GpuUuid) -> Result<DeviceCheck, GpuError> {
+        self.inner.check(gpu).await
+    }
+
+    async fn deep_check(&self, gpu: &GpuUuid) -> Result<DeepCheck, GpuError> {
+        self.inner.deep_check(gpu).await
+    }
+
+    async fn let_go(&self) -> Result<(), GpuError> {
+        self.inner.let_go().await
+    }
+
+    async fn take_up(&self) -> Result<(), GpuError> {
+        self.inner.take_up().await
     }
 
     fn driver(&self) -> GpuDriver {

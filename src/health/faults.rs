@@ -177,6 +177,14 @@ impl Faults {
         }
     }
 
+    /// Adds what was done about a fault to its evidence.
+    pub fn note(&mut self, id: FaultId, line: &str) -> Option<Change> {
+        let evidence = &mut self.kept.get_mut(&id)?.fault.evidence;
+        evidence.truncate(open::EVIDENCE_LINES - 1);
+        evidence.push(cut(line));
+        Some(Change::Again(id))
+    }
+
     /// Adds the GPU that is at the subject's address, or the address of its GPU, by what [`identify`](Self::identify) said.
     pub fn resolve(&self, subject: &mut Subject) {
         match (subject.pci, &subject.gpu) {

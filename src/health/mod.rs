@@ -26,6 +26,7 @@ pub mod kernel_log;
 mod observation;
 pub mod resets;
 mod scan;
+pub mod self_check;
 pub mod table;
 pub mod verdict;
 

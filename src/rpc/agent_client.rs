@@ -1,6 +1,6 @@
 //! An agent at the other end of a connection.
 
-use super::channel::{CALL_LIMIT, EXEC_LIMIT, OPEN_LIMIT, SLACK, Wire};
+use super::channel::{CALL_LIMIT, CHECK_LIMIT, EXEC_LIMIT, OPEN_LIMIT, SLACK, Wire};
 use super::convert::{self, each, inner};
 use super::exec;
 use super::generated::agent_client::AgentClient as Generated;
@@ -8,6 +8,7 @@ use super::generated::{self as pb};
 use super::stream;
 use crate::api::agent::{AgentApi, NodeInfo, WatchedStatus};
 use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
+use crate::domain::checked::CheckedNode;
 use crate::domain::command::{CommandHeader, Error, ErrorKind};
 use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::TaskId;
@@ -146,6 +147,14 @@ impl AgentApi for AgentClient {
         let send = |channel, request| async move { client(channel).clear_fault(request).await };
         let reply = self.wire.call("ClearFault", CALL_LIMIT, message, send).await?;
         self.wire.parsed("ClearFault", reply.try_into())
+    }
+
+    async fn check_health(&self, who: &Principal, gpus: Vec<String>, deep: bool) -> Result<CheckedNode, Error> {
+        let (principal, node) = (Some(who.clone().into()), String::new());
+        let message = pb::CheckHealthRequest { principal, node, gpus, deep };
+        let send = |channel, request| async move { client(channel).check_health(request).await };
+        let reply = self.wire.call("CheckHealth", CHECK_LIMIT, message, send).await?;
+        self.wire.parsed("CheckHealth", reply.try_into())
     }
 
     async fn exec(&self, who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error> {

@@ -1,7 +1,7 @@
 //! The Agent service over an implementation of [`AgentApi`].
 
 use super::call::{Call, Gate};
-use super::convert::{self, MAX_LINE_BYTES, MAX_WORD_BYTES, inner, text};
+use super::convert::{self, MAX_LINE_BYTES, MAX_WORD_BYTES, inner, text, texts};
 use super::exec;
 use super::generated as pb;
 use super::generated::agent_server::Agent;
@@ -140,6 +140,19 @@ impl Agent for AgentService {
         let answer = async {
             let who = call.principal(request.principal).await?;
             self.api.clear_fault(&who, FaultId(request.id)).await
+        };
+        call.answer(answer.await)
+    }
+
+    async fn check_health(
+        &self,
+        request: Request<pb::CheckHealthRequest>,
+    ) -> Result<Response<pb::CheckHealthReply>, Status> {
+        let (call, request) = self.gate.open("CheckHealth", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            let gpus = call.parsed(texts(request.gpus, "gpus", MAX_WORD_BYTES))?;
+            self.api.check_health(&who, gpus, request.deep).await
         };
         call.answer(answer.await)
     }

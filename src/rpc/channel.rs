@@ -17,6 +17,8 @@ use tonic::{Request, Response, Status};
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// Until a stream has begun; the stream itself may last for ever.
 pub(super) const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// A look at every GPU of a node, and at the memory of each.
+pub(super) const CHECK_LIMIT: Duration = Duration::from_secs(900);
 /// Until an interactive command has begun.
 pub(super) const EXEC_LIMIT: Duration = Duration::from_secs(30);
 /// Beyond a command's own deadline, so that the agent's better worded answer arrives first.

@@ -1,6 +1,6 @@
 //! The controller at the other end of a connection, at one of several addresses.
 
-use super::channel::{CALL_LIMIT, EXEC_LIMIT, OPEN_LIMIT, Wire};
+use super::channel::{CALL_LIMIT, CHECK_LIMIT, EXEC_LIMIT, OPEN_LIMIT, Wire};
 use super::convert::{self, Parsed, each};
 use super::exec;
 use super::generated as pb;
@@ -9,6 +9,7 @@ use super::status::never_sent;
 use super::stream;
 use crate::api::controller::{ControllerApi, EventFilter, JobFilter, Submit};
 use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
+use crate::domain::checked::CheckedNode;
 use crate::domain::command::{
     Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
 };
@@ -205,6 +206,23 @@ impl ControllerApi for ControllerClient {
         let node = node.unwrap_or_default().to_owned();
         let message = pb::ClearFaultRequest { principal: Some(who.clone().into()), id: id.0, node };
         self.call("ClearFault", message, |mut c, r| async move { c.clear_fault(r).await }, Fault::try_from).await
+    }
+
+    async fn check_node(
+        &self,
+        who: &Principal,
+        node: &str,
+        gpus: Vec<String>,
+        deep: bool,
+    ) -> Result<CheckedNode, Error> {
+        let (principal, node) = (Some(who.clone().into()), node.to_owned());
+        let message = &pb::CheckHealthRequest { principal, node, gpus, deep };
+        let send = |channel, request| async move { client(channel).check_health(request).await };
+        self.each_in_turn(|wire, _| async move {
+            let reply = wire.call("CheckHealth", CHECK_LIMIT, message.clone(), send).await?;
+            wire.parsed("CheckHealth", CheckedNode::try_from(reply))
+        })
+        .await
     }
 
     async fn watch(&self, who: &Principal, filter: EventFilter) -> Result<Answers<Event>, Error> {

@@ -1,7 +1,7 @@
 //! The Controller service over an implementation of [`ControllerApi`].
 
 use super::call::{Call, Gate};
-use super::convert::{self, MAX_LINE_BYTES, MAX_WORD_BYTES, each, filled, maybe, required, text};
+use super::convert::{self, MAX_LINE_BYTES, MAX_WORD_BYTES, each, filled, maybe, required, text, texts};
 use super::exec;
 use super::generated as pb;
 use super::generated::controller_server::Controller;
@@ -167,6 +167,20 @@ impl Controller for ControllerService {
             let who = call.principal(request.principal).await?;
             let node = call.parsed(maybe(request.node, "node", MAX_WORD_BYTES))?;
             self.api.clear_fault(&who, FaultId(request.id), node.as_deref()).await
+        };
+        call.answer(answer.await)
+    }
+
+    async fn check_health(
+        &self,
+        request: Request<pb::CheckHealthRequest>,
+    ) -> Result<Response<pb::CheckHealthReply>, Status> {
+        let (call, request) = self.gate.open("CheckHealth", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            let node = call.parsed(filled(request.node, "node", MAX_WORD_BYTES))?;
+            let gpus = call.parsed(texts(request.gpus, "gpus", MAX_WORD_BYTES))?;
+            self.api.check_node(&who, &node, gpus, request.deep).await
         };
         call.answer(answer.await)
     }

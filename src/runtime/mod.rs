@@ -166,6 +166,11 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
 
     async fn exec(&self, id: TaskId, exec: ExecSpec) -> Result<ExecSession, RuntimeError>;
 
+    /// The task whose command runs in the container of this id. Never waits.
+    fn task_of_container(&self, _container: &str) -> Option<TaskId> {
+        None
+    }
+
     /// The folder with the task's log segments and exit record; see `logs`.
     fn log_dir(&self, id: TaskId) -> PathBuf;
 

@@ -12,6 +12,9 @@ use crate::domain::placement::Mismatch;
 use crate::domain::view::ExplainedReason;
 use std::collections::BTreeMap;
 
+/// Of free GPUs that the gang does not want.
+const AVOIDED: &str = "left out after hardware faults";
+
 /// Why the gang cannot be placed now: one reason for the whole, then one for each node that cannot take a task of
 /// the role that does not fit. Empty if it can be placed.
 pub fn explain(snapshot: &Snapshot, request: &Request) -> Vec<ExplainedReason> {
@@ -83,7 +86,7 @@ fn words(node: &NodeSnapshot, role: &RoleRequest, request: &Request, lack: Lack)
             format!("{cpus} CPUs, {memory_mb} MB beside what its {} free GPUs keep", node.gpus_free()),
         ),
         Lack::GpuType => ("gpu_type", request.gpu_types.join(" or "), types(node)),
-        Lack::Gpus { need, have } => ("gpus", need.to_string(), gpus(node, have)),
+        Lack::Gpus { need, have } => ("gpus", need.to_string(), gpus(node, request, have)),
         Lack::Cpus { need, have } => ("cpus", need.to_string(), format!("{have} free of {}", node.cpus_total)),
         Lack::MemoryMb { need, have } => {
             ("memory_mb", need.to_string(), format!("{have} free of {}", node.memory_mb_total))
@@ -104,13 +107,17 @@ fn types(node: &NodeSnapshot) -> String {
 }
 
 /// `2 free of 8 (5 held, 1 fault 7)`.
-fn gpus(node: &NodeSnapshot, have: usize) -> String {
+fn gpus(node: &NodeSnapshot, request: &Request, have: usize) -> String {
     if node.gpus.is_empty() {
         return "none".to_owned();
     }
     let mut others: BTreeMap<&str, usize> = BTreeMap::new();
     for reason in node.gpus.iter().filter_map(|slot| slot.why_not.as_deref()) {
         *others.entry(reason).or_default() += 1;
+    }
+    let avoided = node.gpus.iter().filter(|slot| slot.why_not.is_none() && request.avoids(&slot.gpu)).count();
+    if avoided > 0 {
+        others.insert(AVOIDED, avoided);
     }
     let others: Vec<String> = others.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     let others = if others.is_empty() { String::new() } else { format!(" ({})", others.join(", ")) };

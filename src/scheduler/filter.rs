@@ -124,7 +124,7 @@ pub(super) fn fit(snapshot: &Snapshot, at: usize, prepared: &Prepared<'_>, role:
     let (cpus, memory_mb) = (node.cpus_free(), node.memory_mb_free());
     let count = role.gpus as usize;
     let types = &prepared.request.gpu_types;
-    let free = if count == 0 { Vec::new() } else { gpus::candidates(node, types, count) };
+    let free = if count == 0 { Vec::new() } else { gpus::candidates(node, prepared.request, count) };
     if free.len() < count {
         let accepted = |kind: &str| types.is_empty() || types.iter().any(|want| type_matches(want, kind));
         let none = !node.gpus.is_empty() && !node.gpus.iter().any(|slot| accepted(&slot.gpu.gpu_type));

@@ -6,7 +6,8 @@
 //! [`EXACT_SETS`] sets are grown greedily from each GPU, and the best of them is bettered by single exchanges: a matter
 //! of milliseconds for hundreds of GPUs, as MIG slices may be.
 
-use super::snapshot::NodeSnapshot;
+use super::request::Request;
+use super::snapshot::{GpuSlot, NodeSnapshot};
 use crate::domain::gpu::LinkKind;
 use std::cmp::Reverse;
 
@@ -194,10 +195,12 @@ impl Choice {
     }
 }
 
-/// Positions of the free GPUs that the task may have: of one type if one type has enough (`types` in order of
-/// preference; without, the type with the fewest free that suffice), else of all accepted types.
-pub fn candidates(node: &NodeSnapshot, types: &[String], count: usize) -> Vec<usize> {
-    let free = || node.gpus.iter().enumerate().filter(|(_, slot)| slot.why_not.is_none());
+/// Positions of the free GPUs that the task may have: of one type if one type has enough (the request's types in order
+/// of preference; without, the type with the fewest free that suffice), else of all accepted types.
+pub fn candidates(node: &NodeSnapshot, request: &Request, count: usize) -> Vec<usize> {
+    let types = &request.gpu_types;
+    let wanted = |slot: &GpuSlot| slot.why_not.is_none() && !request.avoids(&slot.gpu);
+    let free = || node.gpus.iter().enumerate().filter(|(_, slot)| wanted(slot));
     let accepted =
         |kind: &str| types.is_empty() || types.iter().any(|want| crate::domain::gpu::type_matches(want, kind));
     let all: Vec<usize> = free().filter(|(_, slot)| accepted(&slot.gpu.gpu_type)).map(|(at, _)| at).collect();

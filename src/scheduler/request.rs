@@ -2,7 +2,8 @@
 
 use super::policy::Policy;
 use super::quota::Amount;
-use crate::domain::ids::NodeName;
+use crate::domain::gpu::Gpu;
+use crate::domain::ids::{GpuUuid, NodeName};
 use crate::domain::placement::{Arrangement, NodeSelector};
 use crate::domain::spec::{JobSpec, PortSpec, RoleSpec};
 use std::borrow::Cow;
@@ -16,6 +17,9 @@ pub struct Request {
     pub gpu_types: Vec<String>,
     /// Nodes left out, e.g. the one whose agent vetoed the last attempt.
     pub avoid: BTreeSet<NodeName>,
+    /// GPUs left out, with the slices of theirs: those that have failed the job before. Unlike a node they are avoided in
+    /// what is kept for the future, too.
+    pub avoid_gpus: BTreeSet<GpuUuid>,
     /// The queue it stands in, which may have a quota.
     pub virtual_cluster: String,
     /// The nodes it may have at all.
@@ -44,6 +48,7 @@ impl Request {
             roles: job.roles.iter().map(RoleRequest::of).collect(),
             gpu_types: job.gpu_types.clone(),
             avoid: BTreeSet::new(),
+            avoid_gpus: BTreeSet::new(),
             virtual_cluster: job.virtual_cluster.clone(),
             selector: job.placement.nodes.clone(),
             arrangement: job.placement.arrangement.unwrap_or_default(),
@@ -66,12 +71,18 @@ impl Request {
         self
     }
 
-    /// The same once it avoids no node any more: what is avoided is so for a moment only.
+    /// The same once it avoids nothing any more: what is avoided is so for a while only.
     pub fn later(&self) -> Cow<'_, Self> {
-        if self.avoid.is_empty() {
+        if self.avoid.is_empty() && self.avoid_gpus.is_empty() {
             return Cow::Borrowed(self);
         }
-        Cow::Owned(Self { avoid: BTreeSet::new(), ..self.clone() })
+        Cow::Owned(Self { avoid: BTreeSet::new(), avoid_gpus: BTreeSet::new(), ..self.clone() })
+    }
+
+    /// Whether the gang does not want this GPU.
+    pub fn avoids(&self, gpu: &Gpu) -> bool {
+        let avoided = |gpu: &GpuUuid| self.avoid_gpus.contains(gpu);
+        !self.avoid_gpus.is_empty() && (avoided(&gpu.uuid) || gpu.mig_parent.as_ref().is_some_and(avoided))
     }
 
     pub fn task_count(&self) -> u32 {

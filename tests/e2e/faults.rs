@@ -110,7 +110,7 @@ fn a_lost_gpu_ends_its_own_task_alone_and_the_job_goes_on_elsewhere() {
         (&json!("hit"), &json!("main"), &json!("hardware")),
         "{one}"
     );
-    assert_eq!((&hit["job_state"], &hit["attempt"]), (&json!("RUNNING"), &json!(2)), "{one}");
+    assert_eq!((&whom["job_state"], &whom["attempt"]), (&json!("RUNNING"), &json!(2)), "{one}");
 
     assert_ne!(again["tasks"][0]["gpus"][0], lost["uuid"], "{again}");
     let now = gpu(&cluster, &lost["uuid"]);

@@ -18,6 +18,7 @@ mod drain;
 mod etcd;
 mod exec;
 mod failover;
+mod fault_actions;
 mod faults;
 mod faults_nvml;
 mod faults_scan;

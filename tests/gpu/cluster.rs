@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::process::{Child, Command};
 
-fn cluster(mock: &Mock, gpus: &str) -> Cluster {
+pub fn cluster(mock: &Mock, gpus: &str) -> Cluster {
     let mut node = Node::new("n0", gpus);
     node.more = format!("nvml_library = '{}'\nhealth_interval_s = 1", library().display());
     node.env = vec![("WHARF_MOCK_NVML".to_owned(), mock.file().display().to_string())];
@@ -15,14 +15,14 @@ fn cluster(mock: &Mock, gpus: &str) -> Cluster {
 }
 
 /// Waits until the controller shows a GPU as wanted.
-fn until_gpu(cluster: &Cluster, index: usize, state: &str) -> Value {
+pub fn until_gpu(cluster: &Cluster, index: usize, state: &str) -> Value {
     until(&format!("GPU {index} is {state}"), || {
         let gpus = cluster.json(&["gpus"]);
         Some(gpus[index].clone()).filter(|gpu| gpu["state"] == state)
     })
 }
 
-fn until_driver(cluster: &Cluster, state: &str) -> Value {
+pub fn until_driver(cluster: &Cluster, state: &str) -> Value {
     until(&format!("the driver is {state}"), || {
         let node = cluster.json(&["nodes"])[0].clone();
         Some(node).filter(|node| node["gpu_driver"]["state"] == state)
@@ -49,7 +49,7 @@ impl Drop for Foreign {
     }
 }
 
-fn with_gpus(name: &str, gpus: u32, command: &str) -> Value {
+pub fn with_gpus(name: &str, gpus: u32, command: &str) -> Value {
     let mut role = role("worker", 1, command);
     role["gpuNumber"] = json!(gpus);
     job(name, &[role])

@@ -1,5 +1,6 @@
 //! NVML through the ordinary path: the real worker process, which loads a mock of the driver's library.
 
+mod checks;
 mod cluster;
 mod events;
 mod facts;

@@ -16,12 +16,24 @@ const SLACK: Duration = Duration::from_secs(5);
 
 impl Actor {
     /// Adds what only the node knows: which GPU is there, and who had it.
-    pub(super) fn attribute(&self, observation: &mut Observation) {
-        let subject = &mut observation.subject;
-        self.fault_book.faults.resolve(subject);
-        let (Some(gpu), at) = (&subject.gpu, observation.seen.time) else { return };
-        let now = self.holders(gpu, subject.gpu_instance, at).first().copied();
-        let task = now.or_else(|| self.former_holder(gpu, subject.gpu_instance, at?));
+    pub(in crate::agent) fn attribute(&mut self, observation: &mut Observation) {
+        self.fault_book.faults.resolve(&mut observation.subject);
+        let (subject, at) = (&observation.subject, observation.seen.time);
+        let gpu = subject.gpu.as_ref().map(|gpu| (gpu, subject.gpu_instance));
+        let holders = gpu.map_or_else(Vec::new, |(gpu, instance)| self.holders(gpu, instance, at));
+        let former = gpu.zip(at).and_then(|((gpu, instance), at)| self.former_holder(gpu, instance, at));
+        let group = subject.device.as_deref().filter(|device| device.starts_with('/'));
+        let task = match (holders.as_slice(), group) {
+            ([only], _) => Some(*only),
+            ([], Some(group)) => self.task_of_group(group),
+            (several, _) => {
+                // The process says which of them, or who it is that the books do not know.
+                let process = observation.pid.and_then(|pid| self.task_of_process(pid));
+                let known = process.filter(|task| several.is_empty() || several.contains(task));
+                known.or_else(|| several.first().copied())
+            }
+        };
+        let task = task.or(former);
         observation.task = task;
         observation.job = task.map(|task| task.job);
     }
@@ -58,6 +70,12 @@ impl Actor {
         std::iter::once(gpu).chain(meant.map(|slice| &slice.uuid)).cloned().collect()
     }
 
+    /// What the next run of whom a fault hit is to do without: the slices of an instance, else the whole device.
+    pub(super) fn concerned(&self, gpu: &GpuUuid, instance: Option<u32>) -> Vec<GpuUuid> {
+        let mut devices = self.devices_of(gpu, instance);
+        if instance.is_some() && devices.len() > 1 { devices.split_off(1) } else { vec![gpu.clone()] }
+    }
+
     /// Whether a fault may yet be heard that explains this end: the kernel's word and the command's end race.
     pub(in crate::agent) fn may_be_explained(&self, id: TaskId, exit: &Exit) -> bool {
         let Some(entry) = self.entries.get(&id) else { return false };
@@ -82,12 +100,17 @@ impl Actor {
         if let Some(cause) = near.iter().find(hardware) {
             exit.reason = format!("{}; {}", sentence(cause), exit.reason);
             exit.class = ExitClass::Hardware;
+            let gpus = near.iter().filter(hardware).filter_map(|fault| {
+                let gpu = fault.subject.gpu.as_ref()?;
+                Some(self.concerned(gpu, fault.subject.gpu_instance))
+            });
+            exit.faulty_gpus = gpus.flatten().collect();
         }
         exit
     }
 }
 
 /// The command failed by itself, as far as anybody knows.
-fn is_crash(exit: &Exit) -> bool {
+pub(super) fn is_crash(exit: &Exit) -> bool {
     exit.class == ExitClass::User && !exit.oom && (exit.code.is_some() || exit.signal.is_some())
 }

@@ -2,6 +2,7 @@
 
 use super::super::actor::Actor;
 use super::super::journal;
+use super::control_group::Seen;
 use super::over::{Clean, Happened};
 use crate::domain::fault::{Fault, FaultId, FaultState};
 use crate::domain::ids::{GpuUuid, NodeUid, TaskId};
@@ -66,6 +67,7 @@ pub struct FaultBook {
     /// What the controller has.
     known: u64,
     pub(super) former: VecDeque<Former>,
+    pub(super) processes: Seen,
     /// Since when somebody listens to the kernel; none: nobody does.
     pub(super) listening_since: Option<Timestamp>,
     /// The machine was booted since the faults were written down.
@@ -99,6 +101,7 @@ impl FaultBook {
             version: u64::try_from(now.0).unwrap_or_default().max(1),
             known: 0,
             former: VecDeque::new(),
+            processes: Seen::default(),
             listening_since: listens.then_some(now),
             past: kept.header.past,
             exceptions: Exceptions::default(),

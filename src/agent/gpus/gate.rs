@@ -6,9 +6,12 @@ use super::poll::bounded;
 use crate::domain::gpu::Gpu;
 use crate::domain::gpu::occupancy::{IgnoredProcesses, withheld_by};
 use crate::domain::ids::GpuUuid;
-use crate::gpu::GpuSource;
+use crate::gpu::{CHECK_DEADLINE, GpuSource};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// The end of the check of a GPU: what stands against it.
+pub type CheckUnderWay = tokio::sync::watch::Receiver<Option<Result<(), String>>>;
 
 /// Asks who is on GPUs that were promised to a task.
 #[derive(Debug, Clone)]
@@ -25,17 +28,27 @@ pub struct Promised {
     pub all: Vec<Gpu>,
     /// By other tasks: what is on a divided device may be theirs.
     pub held: BTreeSet<GpuUuid>,
+    /// Checks of them that are going on.
+    pub checks: Vec<(GpuUuid, CheckUnderWay)>,
 }
 
 impl Gate {
     /// What to tell the task's user, or why it must not start.
     pub async fn pass(&self, promised: &Promised) -> Result<Vec<String>, String> {
-        let Promised { gpus, all, held } = promised;
+        let Promised { gpus, all, held, checks } = promised;
         if gpus.is_empty() {
             return Ok(Vec::new());
         }
         if let Some(nameless) = gpus.iter().find(|gpu| gpu.uuid.is_placeholder()) {
             return Err(format!("GPU {} is withheld: it has never told the driver what it is", nameless.index));
+        }
+        for (gpu, check) in checks {
+            // One that takes longer has become a fault, or says nothing about this device.
+            let mut check = check.clone();
+            let _ = tokio::time::timeout(CHECK_DEADLINE, check.wait_for(Option::is_some)).await;
+            if let Some(Err(why)) = &*check.borrow() {
+                return Err(format!("GPU {gpu} is withheld: {why}"));
+            }
         }
         let uuids: Vec<GpuUuid> = gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
         let found = bounded("processes", self.source.processes(&uuids)).await;

@@ -4,7 +4,9 @@ use super::controller::Scripted;
 use super::{Node, PATIENCE, header, me, spec, task, tuning};
 use crate::agent::Tuning;
 use crate::api::AgentApi;
+use crate::domain::checked::DeviceCheck;
 use crate::domain::command::ErrorKind;
+use crate::domain::gpu::health::DeviceHealth;
 use crate::domain::gpu::occupancy::{GpuProcess, GpuProcesses};
 use crate::domain::gpu::{DriverState, Gpu, GpuDriver, GpuHealth, GpuSample, GpuState, Topology};
 use crate::domain::ids::GpuUuid;
@@ -18,14 +20,16 @@ use std::time::Duration;
 
 /// GPUs as a test wants them.
 #[derive(Debug, Default)]
-struct Board {
+pub(super) struct Board {
     state: Mutex<State>,
     /// Held while everything hangs.
     hang: tokio::sync::Mutex<()>,
+    /// Held while checks hang.
+    pub(super) check_hang: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// What the operator chose.
     setting: &'static str,
     gpus: Vec<&'static str>,
@@ -38,16 +42,20 @@ struct State {
     blind: Vec<&'static str>,
     /// Why nothing can be asked.
     broken: Option<&'static str>,
+    /// Devices whose nodes do not open.
+    pub(super) shut: Vec<&'static str>,
+    /// How many checks were asked for.
+    pub(super) checks: usize,
 }
 
 impl Board {
-    fn of(gpus: &[&'static str]) -> Arc<Self> {
+    pub(super) fn of(gpus: &[&'static str]) -> Arc<Self> {
         let board = Self::default();
         board.change(|state| state.gpus = gpus.to_vec());
         Arc::new(board)
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state.lock().unwrap());
     }
 
@@ -115,6 +123,15 @@ impl GpuSource for Board {
         .await
     }
 
+    async fn check(&self, gpu: &GpuUuid) -> Result<DeviceCheck, GpuError> {
+        self.change(|state| state.checks += 1);
+        drop(self.check_hang.lock().await);
+        let shut = self.state.lock().unwrap().shut.contains(&gpu.0.as_str());
+        let node = if shut { Err("I/O error".to_owned()) } else { Ok(()) };
+        let health = DeviceHealth { gpu: gpu.clone(), index: 0, answer: Ok(Box::default()) };
+        Ok(DeviceCheck { health, node: Some(node) })
+    }
+
     fn driver(&self) -> GpuDriver {
         let sentence = self.state.lock().unwrap().broken.map(str::to_owned);
         let state = if sentence.is_some() { DriverState::DriverNotLoaded } else { DriverState::Ok };
@@ -122,12 +139,12 @@ impl GpuSource for Board {
     }
 }
 
-async fn node(board: &Arc<Board>) -> Node {
+pub(super) async fn node(board: &Arc<Board>) -> Node {
     Node::with_gpus(board.clone(), None, Tuning { sample_period: Duration::from_millis(5), ..tuning() }).await
 }
 
 /// Waits until a GPU is shown as wanted.
-async fn until(node: &Node, gpu: &str, state: GpuState) -> GpuView {
+pub(super) async fn until(node: &Node, gpu: &str, state: GpuState) -> GpuView {
     let shown = tokio::time::timeout(PATIENCE, async {
         loop {
             let gpus = node.agent.get_node(&me()).await.unwrap().gpus;

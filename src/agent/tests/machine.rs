@@ -35,8 +35,8 @@ struct State {
     notices: Vec<String>,
     logs: Option<PathBuf>,
     records: Records,
-    /// Tasks end as soon as they start.
-    short: bool,
+    /// Tasks end like this as soon as they start.
+    ends: Option<Exit>,
     /// Ends only when told, also after a stop.
     stubborn: bool,
     leases: Vec<(TaskId, Duration)>,
@@ -103,7 +103,11 @@ impl Machine {
     }
 
     pub fn set_short(&self) {
-        self.with(|state| state.short = true);
+        self.set_ends(Exit::success());
+    }
+
+    pub fn set_ends(&self, exit: Exit) {
+        self.with(|state| state.ends = Some(exit));
     }
 
     pub fn set_stubborn(&self) {
@@ -130,6 +134,11 @@ impl Machine {
     pub fn leases(&self) -> Vec<(TaskId, Duration)> {
         self.with(|state| state.leases.clone())
     }
+}
+
+/// As a program that fails by itself.
+pub fn failed() -> Exit {
+    Exit { code: Some(1), ..Exit::without_status(ExitClass::User, "the command ended with status 1") }
 }
 
 pub fn stopped() -> Exit {
@@ -203,14 +212,14 @@ impl Runtime for Scripted {
     async fn launch(&self, id: TaskId, launch: &Launch) -> Result<(), RuntimeError> {
         self.call("launch", id).await?;
         let at = Timestamp(5);
-        let short = self.machine.with(|state| {
+        let ends = self.machine.with(|state| {
             state.env.push((id, launch.env.clone()));
             state.tasks.insert(id, Adopted::Running { started_at: at });
-            state.short
+            state.ends.clone()
         });
         self.tell(id, RuntimeEventKind::Started { at }).await;
-        if short {
-            self.end(id, Exit::success()).await;
+        if let Some(exit) = ends {
+            self.end(id, exit).await;
         }
         Ok(())
     }

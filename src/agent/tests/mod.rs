@@ -1,5 +1,6 @@
 //! The agent against a scripted machine: what it does, refuses, survives, and never waits for.
 
+mod checks;
 mod controller;
 mod failing;
 mod faults;

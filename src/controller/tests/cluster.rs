@@ -8,6 +8,7 @@ use crate::controller::core::read;
 use crate::controller::{Controller, ControllerParts, ControllerRunning, start};
 use crate::domain::command::Heartbeat;
 use crate::domain::ids::{GpuUuid, JobId, JournalId, NodeName, RunId, TaskId};
+use crate::domain::retry::HARDWARE_RESTARTS;
 use crate::domain::run::{Phase, Run};
 use crate::domain::view::JobView;
 use crate::scheduler::Policy;
@@ -305,6 +306,7 @@ fn parts(
         dialer: dialer.clone(),
         clock: clock.clone(),
         policy: Policy::default(),
+        hardware_restarts: HARDWARE_RESTARTS,
         default_fs_uri: "hdfs://default:9000".to_owned(),
         heartbeat: HEARTBEAT,
         node_timeout,

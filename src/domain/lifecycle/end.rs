@@ -50,7 +50,9 @@ fn of_hardware(task: &TaskRecord, exit: Exit) -> Exit {
     let Some(hardware) = task.hardware.as_ref().filter(|_| exit.class != ExitClass::Success) else { return exit };
     let mut faults = hardware.faults.clone();
     faults.extend(exit.faults.iter().filter(|fault| !hardware.faults.contains(fault)));
-    Exit { class: ExitClass::Hardware, reason: hardware.reason.clone(), faults, ..exit }
+    let mut faulty_gpus = hardware.gpus.clone();
+    faulty_gpus.extend(exit.faulty_gpus.iter().filter(|gpu| !hardware.gpus.contains(gpu)).cloned());
+    Exit { class: ExitClass::Hardware, reason: hardware.reason.clone(), faults, faulty_gpus, ..exit }
 }
 
 pub(super) fn stopped(reason: &str) -> Exit {

@@ -4,7 +4,7 @@
 use super::end::{end, failed, note, stopped};
 use super::{Effect, Found, HardwareEnd, Refusal, StopRequest, TOMBSTONE, TaskEvent, TaskRecord};
 use crate::domain::exit::{Exit, ExitClass};
-use crate::domain::ids::Generation;
+use crate::domain::ids::{Generation, GpuUuid};
 use crate::domain::task::{TaskSpec, TaskState};
 use crate::domain::time::Timestamp;
 
@@ -232,8 +232,8 @@ fn observe(task: &mut TaskRecord, fact: TaskEvent, now: Timestamp) -> Vec<Effect
         (TaskEvent::PortsLost { error, busy_ports }, TaskState::Ready) if !task.launched => {
             end_and_kill(task, now, Exit { busy_ports, ..failed(false, error) })
         }
-        (TaskEvent::HardwareFailed { fault, reason, grace_ms }, _) => {
-            hardware_failed(task, fault, reason, grace_ms, now)
+        (TaskEvent::HardwareFailed { fault, gpus, reason, grace_ms }, _) => {
+            hardware_failed(task, fault, gpus, reason, grace_ms, now)
         }
         (TaskEvent::Held { until, why }, TaskState::Running) => {
             task.held_until = Some(until);
@@ -272,15 +272,27 @@ fn observe(task: &mut TaskRecord, fact: TaskEvent, now: Timestamp) -> Vec<Effect
 }
 
 /// Whatever it does on a GPU that is gone is of no use. A stop that somebody else asked for stays theirs.
-fn hardware_failed(task: &mut TaskRecord, fault: u64, reason: String, grace_ms: u64, now: Timestamp) -> Vec<Effect> {
+fn hardware_failed(
+    task: &mut TaskRecord,
+    fault: u64,
+    gpus: Vec<GpuUuid>,
+    reason: String,
+    grace_ms: u64,
+    now: Timestamp,
+) -> Vec<Effect> {
     if task.state.is_terminal() || !task.holding || (task.stop.is_some() && task.hardware.is_none()) {
         return Vec::new();
     }
-    let hardware = task.hardware.get_or_insert_with(|| HardwareEnd { faults: Vec::new(), reason });
+    let hardware = task.hardware.get_or_insert_with(|| HardwareEnd { faults: Vec::new(), gpus: Vec::new(), reason });
     if hardware.faults.contains(&fault) || hardware.faults.len() >= MAX_FAULTS {
         return Vec::new();
     }
     hardware.faults.push(fault);
+    for gpu in gpus {
+        if !hardware.gpus.contains(&gpu) {
+            hardware.gpus.push(gpu);
+        }
+    }
     if hardware.faults.len() > 1 { Vec::new() } else { begin_stop(task, grace_ms, now) }
 }
 

@@ -45,8 +45,24 @@ pub enum Decision {
     Retry { delay: Duration, retries: Retries, why: String },
 }
 
-/// Hardware faults that a job may be restarted after.
-pub const MAX_HARDWARE_RETRIES: u64 = 5;
+/// Hardware faults that a job may be restarted after, unless the cluster says otherwise.
+pub const HARDWARE_RESTARTS: u64 = 5;
+
+/// How often a job may be run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// The job's own, of OpenPAI's meaning.
+    pub retry_count: i64,
+    /// The cluster's, after hardware faults.
+    pub hardware_restarts: u64,
+}
+
+impl From<i64> for Allowance {
+    fn from(retry_count: i64) -> Self {
+        Self { retry_count, hardware_restarts: HARDWARE_RESTARTS }
+    }
+}
+
 /// No back-off is longer.
 pub const LONGEST_BACK_OFF: Duration = Duration::from_secs(3600);
 /// Times in a row that nothing waits after a conflict of ports: more would keep a controller busy with nothing else.
@@ -68,10 +84,10 @@ const CONFLICT_STEPS: u64 = 6;
 /// | non-transient | retry | end | end | end |
 /// | stopped | end | end | end | end |
 ///
-/// Hardware faults are transient five times. `chance` is in 0 to 1, for back-offs that leave something to it.
-pub fn decide(retry_count: i64, exit: &Exit, retries: Retries, chance: f64) -> Decision {
+/// Hardware faults are transient as often as the cluster allows. `chance` is in 0 to 1, for back-offs that leave something to it.
+pub fn decide(allowance: impl Into<Allowance>, exit: &Exit, retries: Retries, chance: f64) -> Decision {
     let row = row_of(exit);
-    if !is_allowed(retry_count, row, retries) {
+    if !is_allowed(allowance.into(), row, retries) {
         return Decision::End;
     }
     let mut after = retries;
@@ -85,16 +101,29 @@ pub fn decide(retry_count: i64, exit: &Exit, retries: Retries, chance: f64) -> D
 
 /// Whether an end of this row is followed by another run while nothing has been used up.
 pub fn would_retry(row: &Row, retry_count: i64) -> bool {
-    is_allowed(retry_count, row, Retries::default())
+    is_allowed(retry_count.into(), row, Retries::default())
 }
 
-fn is_allowed(retry_count: i64, row: &Row, mut retries: Retries) -> bool {
-    match (retry_count, row.reaction) {
+/// What to tell of a job that ends because hardware faults have ended it too often.
+pub fn given_up(allowance: Allowance, exit: &Exit, retries: Retries) -> Option<String> {
+    let row = row_of(exit);
+    let hardware = row.reaction == Reaction::Transient && row.counter == Counter::Hardware;
+    let ends = hardware && !is_allowed(allowance, row, retries);
+    let (used, limit) = (retries.hardware, allowance.hardware_restarts);
+    ends.then(|| {
+        format!(
+            "not run again: it was restarted {used} times after hardware faults, and hardware_restarts allows {limit}"
+        )
+    })
+}
+
+fn is_allowed(allowance: Allowance, row: &Row, mut retries: Retries) -> bool {
+    match (allowance.retry_count, row.reaction) {
         (_, Reaction::Final | Reaction::PlaceAgain) => false,
         (-2, _) => true,
         (_, Reaction::Succeeded | Reaction::NonTransient) => false,
         (_, Reaction::Transient) => {
-            row.counter != Counter::Hardware || *retries.of(row.counter) < MAX_HARDWARE_RETRIES
+            row.counter != Counter::Hardware || *retries.of(row.counter) < allowance.hardware_restarts
         }
         (-1, Reaction::Unknown) => true,
         (limit, Reaction::Unknown) => u64::try_from(limit).is_ok_and(|limit| retries.counted < limit),

@@ -44,7 +44,7 @@ pub enum Counter {
     /// The job itself said that it is worth another try.
     Asked,
     Platform,
-    /// At most [`super::MAX_HARDWARE_RETRIES`].
+    /// At most [`super::Allowance::hardware_restarts`].
     Hardware,
 }
 
@@ -193,7 +193,7 @@ pub const TABLE: [Row; 22] = [
         When::Class(ExitClass::Hardware),
         (Reaction::Transient, Counter::Hardware, BackOff::Growing),
         "class hardware",
-        "a hardware fault ended it; run again 5 times at most",
+        "a hardware fault ended it; run again, elsewhere, as often as the controller's hardware_restarts says: 5 times",
     ),
     row("time_limit", When::Class(ExitClass::TimeLimit), NON_TRANSIENT, "class time_limit", "its time was over"),
     row(

@@ -145,11 +145,11 @@ fn each_retry_is_counted_under_its_own_kind() {
 #[test]
 fn hardware_restarts_are_capped_and_nothing_else_uses_the_cap_up() {
     for retry_count in [-1, 0, 3] {
-        assert!(after(retry_count, &ended(Hardware), used(9, 9, MAX_HARDWARE_RETRIES - 1)).is_some());
-        assert!(after(retry_count, &ended(Hardware), used(0, 0, MAX_HARDWARE_RETRIES)).is_none());
-        assert!(after(retry_count, &ended(Platform), used(0, 1000, MAX_HARDWARE_RETRIES)).is_some());
+        assert!(after(retry_count, &ended(Hardware), used(9, 9, HARDWARE_RESTARTS - 1)).is_some());
+        assert!(after(retry_count, &ended(Hardware), used(0, 0, HARDWARE_RESTARTS)).is_none());
+        assert!(after(retry_count, &ended(Platform), used(0, 1000, HARDWARE_RESTARTS)).is_some());
     }
-    assert!(after(-2, &ended(Hardware), used(0, 0, MAX_HARDWARE_RETRIES)).is_some());
+    assert!(after(-2, &ended(Hardware), used(0, 0, HARDWARE_RESTARTS)).is_some());
 }
 
 #[test]

@@ -10,8 +10,11 @@
 //!    +----------+-----------+   rolled back: another generation
 //! ```
 
+mod avoided;
 mod away;
 mod step;
+
+pub use avoided::{AVOIDED_FOR, AvoidedGpus};
 
 use super::exit::Exit;
 use super::ids::{Generation, GpuUuid, JobId, NodeName, RunId, TaskId};
@@ -111,6 +114,9 @@ pub struct Run {
     pub not_before: Timestamp,
     /// Nodes left out of the next placement: they vetoed the last one.
     pub avoid: BTreeSet<NodeName>,
+    /// GPUs left out for a while: faults of theirs ended earlier runs of the job.
+    #[serde(default, skip_serializing_if = "AvoidedGpus::is_empty")]
+    pub avoid_gpus: AvoidedGpus,
     pub rollbacks: u32,
     /// How often ports that were chosen for it were somebody else's. Not among `rollbacks`.
     #[serde(default)]
@@ -186,6 +192,7 @@ impl Run {
             outcome: None,
             not_before,
             avoid: BTreeSet::new(),
+            avoid_gpus: AvoidedGpus::default(),
             rollbacks: 0,
             port_conflicts: 0,
             late: 0,
@@ -204,6 +211,7 @@ impl Run {
             leftovers: Vec::new(),
             outcome: self.outcome.clone(),
             avoid: self.avoid.clone(),
+            avoid_gpus: self.avoid_gpus.clone(),
             rolled_back: self.rolled_back.clone(),
             unsettled: self.unsettled.clone(),
             ..*self

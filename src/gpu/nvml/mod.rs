@@ -14,6 +14,7 @@
 
 mod abandoned;
 mod answers;
+mod check;
 mod event_stream;
 mod modprobe;
 mod options;
@@ -28,12 +29,15 @@ pub use options::{Deadlines, NvmlOptions};
 
 use super::events::GpuEvents;
 use super::snapshot::DeviceHealth;
-use super::{GpuError, GpuSource};
+use super::{CHECK_DEADLINE, GpuError, GpuSource};
+use crate::domain::checked::{DeepCheck, DeviceCheck};
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{Gpu, GpuDriver, GpuSample, Topology};
 use crate::domain::ids::GpuUuid;
 use async_trait::async_trait;
 use event_stream::EventStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -55,6 +59,8 @@ pub struct NvmlGpus {
     jobs: SyncSender<Job>,
     driver: Arc<Mutex<GpuDriver>>,
     patience: Duration,
+    /// The program that is started for what must not happen in this process.
+    worker: PathBuf,
 }
 
 impl NvmlGpus {
@@ -73,11 +79,11 @@ impl NvmlGpus {
     fn start(options: NvmlOptions, events: Option<EventStream>) -> std::io::Result<Self> {
         let (jobs, queue) = sync_channel(QUEUE);
         let driver = Arc::new(Mutex::new(GpuDriver::default()));
-        let patience = options.deadlines.whole;
+        let (patience, worker) = (options.deadlines.whole, options.worker.clone());
         let supervisor = Supervisor::new(options, Arc::clone(&driver), events);
         // A thread of its own: it blocks, and the worker dies with the very thread that started it.
         std::thread::Builder::new().name("gpu-supervisor".to_owned()).spawn(move || supervisor.run(&queue))?;
-        Ok(Self { jobs, driver, patience })
+        Ok(Self { jobs, driver, patience, worker })
     }
 
     /// Lets go of the driver, as before a reset, until [`NvmlGpus::resume`]. Answers once the worker is gone; meanwhile
@@ -134,6 +140,27 @@ impl GpuSource for NvmlGpus {
 
     fn tells_health(&self) -> bool {
         true
+    }
+
+    async fn check(&self, gpu: &GpuUuid) -> Result<DeviceCheck, GpuError> {
+        let begun = Arc::new(AtomicBool::new(false));
+        let asked = self.ask("a check", |reply| Job::Check(gpu.clone(), Arc::clone(&begun), reply));
+        match tokio::time::timeout(CHECK_DEADLINE, asked).await {
+            Ok(answer) => answer,
+            Err(_) => check::late(gpu, begun.load(Ordering::Relaxed)),
+        }
+    }
+
+    async fn let_go(&self) -> Result<(), GpuError> {
+        self.stop_worker().await
+    }
+
+    async fn take_up(&self) -> Result<(), GpuError> {
+        self.resume().await
+    }
+
+    async fn deep_check(&self, gpu: &GpuUuid) -> Result<DeepCheck, GpuError> {
+        check::deep(&self.worker, gpu).await
     }
 
     fn driver(&self) -> GpuDriver {

@@ -4,12 +4,17 @@ use super::answers;
 use super::supervisor::{Refused, Supervisor};
 use super::topology::topology;
 use super::wire::{Answer, Failure, FailureKind, Links, Question};
+use crate::domain::checked::DeviceCheck;
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{DriverState, Gpu, GpuHealth, GpuSample, Topology};
 use crate::domain::ids::GpuUuid;
 use crate::gpu::snapshot::{DeviceHealth, NoAnswer, NoSnapshot};
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Asked twice, it is to be over within `gpu::CHECK_DEADLINE`.
+const CHECK_QUESTION: Duration = Duration::from_secs(2);
 
 impl Supervisor {
     /// Every device with its slices, in the driver's order. One that cannot be asked is as it was known before.
@@ -92,24 +97,46 @@ impl Supervisor {
         let indices: Vec<u32> = (0..count).collect();
         let question = |index| Question::Health { index };
         let found = self.each_until(&indices, question, limit, Some(end)).map_err(sentence)?;
-        let health = |(index, answer): (u32, Result<Answer, Failure>)| {
-            let failure = match answer {
-                Ok(Answer::Health(snapshot)) => {
-                    return DeviceHealth { gpu: snapshot.gpu.clone(), index, answer: Ok(snapshot) };
-                }
-                Ok(other) => unexpected(&other),
-                Err(failure) => failure,
-            };
-            let why = match failure.kind {
-                FailureKind::Lost => NoAnswer::Lost,
-                FailureKind::Hung => NoAnswer::Hung,
-                FailureKind::Device | FailureKind::Driver(_) => NoAnswer::Failed,
-            };
-            let gpu =
-                self.known.get(&index).map_or_else(|| GpuUuid::placeholder(index), |known| known.gpu.uuid.clone());
-            DeviceHealth { gpu, index, answer: Err(NoSnapshot { why, sentence: failure.sentence }) }
+        Ok(found.into_iter().map(|(index, answer)| self.health_of(index, answer)).collect())
+    }
+
+    fn health_of(&self, index: u32, answer: Result<Answer, Failure>) -> DeviceHealth {
+        let failure = match answer {
+            Ok(Answer::Health(snapshot)) => {
+                return DeviceHealth { gpu: snapshot.gpu.clone(), index, answer: Ok(snapshot) };
+            }
+            Ok(other) => unexpected(&other),
+            Err(failure) => failure,
         };
-        Ok(found.into_iter().map(health).collect())
+        let why = match failure.kind {
+            FailureKind::Lost => NoAnswer::Lost,
+            FailureKind::Hung => NoAnswer::Hung,
+            FailureKind::Device | FailureKind::Driver(_) => NoAnswer::Failed,
+        };
+        let gpu = self.known.get(&index).map_or_else(|| GpuUuid::placeholder(index), |known| known.gpu.uuid.clone());
+        DeviceHealth { gpu, index, answer: Err(NoSnapshot { why, sentence: failure.sentence }) }
+    }
+
+    /// One device alone; `begun` is set once it is the device's turn to answer.
+    pub(super) fn check(&mut self, gpu: &GpuUuid, begun: &AtomicBool) -> Result<DeviceCheck, String> {
+        if self.count()?.is_none() {
+            return Err("there is no driver".to_owned());
+        }
+        let known = self.known.iter().find(|(_, known)| known.gpu.uuid == *gpu);
+        let Some(index) = known.map(|(index, _)| *index) else {
+            return Err(format!("the driver has not shown {gpu}"));
+        };
+        begun.store(true, Ordering::Relaxed);
+        let limit = self.options.deadlines.health.min(CHECK_QUESTION);
+        let found = self.each(&[index], |index| Question::Check { index }, limit).map_err(sentence)?;
+        let Some((_, answer)) = found.into_iter().next() else { return Err("there was no answer".to_owned()) };
+        let (answer, node) = match answer {
+            Ok(Answer::Checked { health, node }) => (Ok(Answer::Health(health)), node),
+            // The driver's trouble is no single device's.
+            Err(Failure { kind: FailureKind::Driver(_), sentence }) => return Err(sentence),
+            other => (other, None),
+        };
+        Ok(DeviceCheck { health: self.health_of(index, answer), node })
     }
 
     /// Who is on the devices of `of`, slices included; on all where none is named.

@@ -6,12 +6,14 @@ use super::modprobe::Modprobe;
 use super::options::NvmlOptions;
 use super::wire::{self, Answer, Failure, FailureKind, Opened, Question};
 use super::worker_process::{Silence, Worker};
+use crate::domain::checked::DeviceCheck;
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{DriverState, Gpu, GpuDriver, GpuSample, Topology};
 use crate::domain::ids::GpuUuid;
 use crate::gpu::events::GpuEvent;
 use crate::gpu::snapshot::DeviceHealth;
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,6 +32,8 @@ pub(super) enum Job {
     Samples(Reply<Vec<(GpuUuid, GpuSample)>>),
     Processes(Vec<GpuUuid>, Reply<GpuProcesses>),
     Health(Reply<Vec<DeviceHealth>>),
+    /// The flag is set once the device itself is asked.
+    Check(GpuUuid, Arc<AtomicBool>, Reply<DeviceCheck>),
     Stop(Reply<()>),
     Resume(Reply<()>),
 }
@@ -43,6 +47,7 @@ impl Job {
             Self::Samples(reply) => reply.is_closed(),
             Self::Processes(_, reply) => reply.is_closed(),
             Self::Health(reply) => reply.is_closed(),
+            Self::Check(_, _, reply) => reply.is_closed(),
             Self::Stop(_) | Self::Resume(_) => false,
         }
     }
@@ -139,6 +144,7 @@ impl Supervisor {
             Job::Samples(reply) => drop(reply.send(self.all_samples())),
             Job::Processes(of, reply) => drop(reply.send(self.all_processes(&of))),
             Job::Health(reply) => drop(reply.send(self.all_health())),
+            Job::Check(gpu, begun, reply) => drop(reply.send(self.check(&gpu, &begun))),
             Job::Stop(reply) => drop(reply.send(self.stop())),
             Job::Resume(reply) => {
                 self.stopped = false;

@@ -41,6 +41,10 @@ pub(super) enum Question {
     Health {
         index: u32,
     },
+    /// Its health, and whether its device node opens.
+    Check {
+        index: u32,
+    },
 }
 
 impl Question {
@@ -52,7 +56,8 @@ impl Question {
             | Self::Links { index, .. }
             | Self::Sample { index }
             | Self::Processes { index }
-            | Self::Health { index } => Some(*index),
+            | Self::Health { index }
+            | Self::Check { index } => Some(*index),
         }
     }
 }
@@ -65,6 +70,7 @@ pub(super) enum Answer {
     Sample(Vec<(GpuUuid, GpuSample)>),
     Processes(Processes),
     Health(Box<HealthSnapshot>),
+    Checked { health: Box<HealthSnapshot>, node: Option<Result<(), String>> },
     Failed(Failure),
 }
 

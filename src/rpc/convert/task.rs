@@ -12,9 +12,10 @@ use crate::domain::task::{AssignedPorts, TaskSpec, TaskState, TaskStatus};
 use crate::rpc::generated as pb;
 
 impl From<Exit> for pb::Exit {
-    fn from(Exit { code, signal, oom, class, reason, faults, busy_ports }: Exit) -> Self {
+    fn from(Exit { code, signal, oom, class, reason, faults, busy_ports, faulty_gpus }: Exit) -> Self {
         let busy_ports = busy_ports.into_iter().map(u32::from).collect();
-        Self { code, signal, oom, class: class.as_str().to_owned(), reason, faults, busy_ports }
+        let faulty_gpus = faulty_gpus.into_iter().map(|gpu| gpu.0).collect();
+        Self { code, signal, oom, class: class.as_str().to_owned(), reason, faults, busy_ports, faulty_gpus }
     }
 }
 
@@ -32,7 +33,17 @@ impl TryFrom<pb::Exit> for Exit {
             .map(|(i, value)| port(value, &format!("busy_ports[{i}]")))
             .collect();
         let (busy_ports, faults) = (busy_ports?, wire.faults);
-        Ok(Self { code: wire.code, signal: wire.signal, oom: wire.oom, class, reason, faults, busy_ports })
+        let faulty_gpus = wire.faulty_gpus.into_iter().map(GpuUuid).collect();
+        Ok(Self {
+            code: wire.code,
+            signal: wire.signal,
+            oom: wire.oom,
+            class,
+            reason,
+            faults,
+            busy_ports,
+            faulty_gpus,
+        })
     }
 }
 

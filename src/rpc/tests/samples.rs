@@ -31,6 +31,7 @@ pub(super) fn exit() -> Exit {
         reason: "GPU 3 fell off the bus".into(),
         faults: vec![4, 5],
         busy_ports: vec![15_000, 65_535],
+        faulty_gpus: vec!["GPU-4".into()],
     }
 }
 

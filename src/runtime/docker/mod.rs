@@ -233,6 +233,10 @@ impl Kind for Containers {
     type Facts = ContainerFacts;
     type Remains = Container;
 
+    fn container(facts: &ContainerFacts) -> Option<&str> {
+        Some(facts.started.as_ref()?.container.as_str())
+    }
+
     async fn stage(core: &Arc<Core<Self>>, task: &TaskSpec) -> Result<Notices, RuntimeError> {
         let staged = staging::stage(core, task).await;
         staged.map_err(|Failure { message, user_error }| RuntimeError {

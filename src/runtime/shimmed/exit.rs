@@ -33,7 +33,7 @@ pub fn exit_of(record: &ExitRecord, promised: Promised) -> Exit {
     if !record.durable {
         reason.push_str("; the end of its log may not be on disk");
     }
-    Exit { code: record.code, signal: record.signal, oom, class, reason, faults: Vec::new(), busy_ports: Vec::new() }
+    Exit { code: record.code, signal: record.signal, oom, ..Exit::without_status(class, reason) }
 }
 
 /// What people are told of a task that is kept for debugging.

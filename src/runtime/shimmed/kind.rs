@@ -65,6 +65,11 @@ pub trait Kind: Debug + Send + Sync + Sized + 'static {
         exec: ExecSpec,
     ) -> Result<ExecSession, RuntimeError>;
 
+    /// The id of the container that a task runs in, where it does.
+    fn container(_facts: &Self::Facts) -> Option<&str> {
+        None
+    }
+
     /// Tasks that have something of this kind here, whatever else is left of them.
     async fn tasks(&self) -> io::Result<BTreeSet<TaskId>>;
 }

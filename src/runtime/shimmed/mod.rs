@@ -285,6 +285,16 @@ impl<K: Kind> Runtime for Shimmed<K> {
         K::exec(&self.core, &task, exec).await
     }
 
+    fn task_of_container(&self, container: &str) -> Option<TaskId> {
+        let tasks = self.core.lock();
+        let of =
+            |slot: &&Slot<K>| matches!(slot, Slot::Live(task) if K::container(&task.record.facts) == Some(container));
+        tasks.values().find(of).and_then(|slot| match slot {
+            Slot::Live(task) => Some(task.id),
+            Slot::Preparing { .. } => None,
+        })
+    }
+
     fn log_dir(&self, id: TaskId) -> PathBuf {
         self.core.layout.task(id).dir
     }

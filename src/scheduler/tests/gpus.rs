@@ -75,6 +75,37 @@ fn what_is_broken_already_is_used_up_first() {
     }
 }
 
+#[test]
+fn what_has_failed_a_job_is_left_out_and_kept_from_nobody_else() {
+    let mut snapshot = cluster(vec![node("a", "X", 2)]);
+    let avoiding = Request { avoid_gpus: ["GPU-a-0".into()].into(), ..request(vec![role(1, 1)]) };
+    assert_eq!(place(&mut snapshot, &avoiding).unwrap()[0].gpus, ["GPU-a-1".into()]);
+    let why = explain(&snapshot, &avoiding);
+    assert_eq!(why[1].have, "0 free of 2 (1 held, 1 left out after hardware faults)");
+    let waiting = |job: u64, request: Request| Waiting {
+        job: JobId(job),
+        priority: 0,
+        submitted_at: Timestamp(i64::try_from(job).unwrap()),
+        not_before: None,
+        request,
+    };
+    let queue = [waiting(1, avoiding), waiting(2, request(vec![role(1, 1)]))];
+    let decisions = schedule(&mut snapshot, &queue, Timestamp(0));
+    assert!(matches!(decisions[0].1, Decision::Blocked { .. }), "{decisions:?}");
+    let Decision::Placed(placements) = &decisions[1].1 else { panic!("{decisions:?}") };
+    assert_eq!(placements[0].gpus, ["GPU-a-0".into()]);
+}
+
+#[test]
+fn the_slices_of_a_device_that_is_left_out_are_left_out() {
+    let avoiding = |gpu: &str| Request { avoid_gpus: [gpu.into()].into(), ..Request::default() };
+    let slice = Gpu { uuid: "MIG-1".into(), mig_parent: Some("GPU-1".into()), ..Gpu::default() };
+    assert!(
+        avoiding("GPU-1").avoids(&slice) && avoiding("MIG-1").avoids(&slice) && !avoiding("MIG-2").avoids(&slice)
+    );
+    assert!(avoiding("GPU-1").later().avoid_gpus.is_empty());
+}
+
 async fn simulated(machine: &str) -> NodeSnapshot {
     let gpus = SimGpus::new(SimGpus::parse(machine).unwrap(), "seed");
     let (devices, topology) = gpus.devices().await.unwrap();

@@ -130,6 +130,7 @@ impl Fleet {
             dialer: Arc::new(Agents { links, gate: gate.clone() }),
             clock: self.clock.clone(),
             policy: Policy::default(),
+            hardware_restarts: 5,
             default_fs_uri: "hdfs://default:9000".to_owned(),
             heartbeat: HEARTBEAT,
             node_timeout: NODE_TIMEOUT,

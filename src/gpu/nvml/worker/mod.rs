@@ -2,6 +2,7 @@
 //! that is closed. It may hang, crash and be killed at any time; nothing of it is ever waited for.
 
 mod device;
+mod device_node;
 mod errors;
 mod health;
 mod links;
@@ -92,6 +93,10 @@ impl Worker {
             Question::Links { index, others } => self.links(*index, others).map(Answer::Links),
             Question::Sample { index } => self.sample(*index).map(Answer::Sample),
             Question::Processes { index } => self.processes(*index).map(Answer::Processes),
+            Question::Check { index } => {
+                let (health, node) = (Box::new(self.health(*index)?), self.device_node(*index)?);
+                Ok(Answer::Checked { health, node })
+            }
             Question::Health { index } => self.health(*index).map(|health| Answer::Health(Box::new(health))),
         }
     }

@@ -1,0 +1,261 @@
+//! What this node does by itself about a fault, where that is configured: once per fault, never while a task holds the
+//! GPU, and written down before it begins, so that a restart of the agent does not do it again.
+
+use super::super::actor::Actor;
+use super::super::journal;
+use super::super::message::Inside;
+use crate::domain::fault::{Action, Fault, FaultId};
+use crate::domain::ids::GpuUuid;
+use crate::domain::remediation::Remediation;
+use crate::domain::time::Timestamp;
+use crate::gpu::GpuSource;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tracing::{info, warn};
+
+/// For a reset or a command; a fabric of GPUs takes minutes to come back.
+const DEADLINE: Duration = Duration::from_secs(600);
+/// Of what a command prints, the end is kept.
+const KEPT_BYTES: usize = 300;
+/// Why the GPU is given to nobody meanwhile.
+const UNDER_REMEDY: &str = "a fault of it is being remedied";
+/// How an outcome begins in a fault's evidence. The controller tells history of it.
+const MARK: &str = "remediation";
+
+/// What was done about a fault, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remedied {
+    pub at: Timestamp,
+    /// None: it had begun when this was written.
+    pub outcome: Option<String>,
+}
+
+/// The value of `meta/remedies`.
+pub type Done = BTreeMap<FaultId, Remedied>;
+
+/// What is done, and what was.
+#[derive(Debug, Default)]
+pub struct Remedies {
+    policy: Remediation,
+    done: Done,
+    /// One at a time.
+    current: Option<Current>,
+}
+
+#[derive(Debug, Clone)]
+struct Current {
+    fault: FaultId,
+    gpu: GpuUuid,
+    begun: bool,
+}
+
+impl Remedies {
+    pub fn new(policy: Remediation, done: Done) -> Self {
+        Self { policy, done, current: None }
+    }
+}
+
+impl Actor {
+    /// Begins with the first fault that something is to be done about, once the journal has that.
+    pub(in crate::agent) fn consider_remedies(&mut self) {
+        if self.remedies.policy == Remediation::None || self.remedies.current.is_some() {
+            return;
+        }
+        let due = |fault: &&Fault| {
+            let new = !self.remedies.done.contains_key(&fault.id);
+            new && fault.takes_out_of_use() && self.remedies.policy.is_for(fault.action) && self.is_let_be(fault)
+        };
+        let Some(fault) = self.fault_book.faults.iter().find(due) else { return };
+        let Some((id, gpu)) = fault.subject.gpu.clone().map(|gpu| (fault.id, gpu)) else { return };
+        let known = |id: &FaultId| self.fault_book.faults.get(*id).is_some();
+        self.remedies.done.retain(|id, _| known(id));
+        self.remedies.done.insert(id, Remedied { at: self.clock.now(), outcome: None });
+        for device in self.with_slices(std::slice::from_ref(&gpu)) {
+            self.ledger.mark_unavailable(&device, UNDER_REMEDY.to_owned());
+        }
+        self.remedies.current = Some(Current { fault: id, gpu, begun: false });
+        self.keep_remedies();
+    }
+
+    /// Nothing of a task's is in the way: not on the GPU, and for a reboot not on the node.
+    fn is_let_be(&self, fault: &Fault) -> bool {
+        let Some(gpu) = &fault.subject.gpu else { return false };
+        match fault.action {
+            Action::Reboot => self.ledger.held().next().is_none(),
+            _ => self.holders(gpu, None, None).is_empty(),
+        }
+    }
+
+    fn keep_remedies(&mut self) {
+        let value = serde_json::to_vec(&self.remedies.done).unwrap_or_default();
+        self.writer.put_key(journal::REMEDIES.to_owned(), value);
+    }
+
+    /// A write is durable: what waited for it begins.
+    pub(in crate::agent) fn remedies_written(&mut self) {
+        let waits = |current: &&mut Current| !current.begun;
+        let Some(current) = self.remedies.current.as_mut().filter(waits) else { return };
+        if self.writer.waits_for_key(journal::REMEDIES) {
+            return;
+        }
+        current.begun = true;
+        let Current { fault: id, gpu, .. } = current.clone();
+        let Some(fault) = self.fault_book.faults.get(id).cloned() else { return };
+        let (executor, policy) = (self.executor.clone(), self.remedies.policy.clone());
+        warn!(node = %self.facts.name, fault = id.0, %gpu, remediation = policy.name(), "remedying a fault");
+        self.executor.tracker.spawn(async move {
+            let remedy = apply(&executor.gate.source, &policy, &fault, &gpu);
+            let Some(outcome) = executor.cancel.run_until_cancelled(remedy).await else { return };
+            let _ = executor.inside.send(Inside::Remedied { fault: id, outcome }).await;
+        });
+    }
+
+    /// What came of it. The fault ends by its own rules: when a reset is seen, or an operator says so.
+    pub(in crate::agent) fn remedied(&mut self, id: FaultId, outcome: Result<String, String>) {
+        let Some(current) = self.remedies.current.take_if(|current| current.fault == id) else { return };
+        let (node, remediation) = (&self.facts.name, self.remedies.policy.name().to_owned());
+        let sentence = match outcome {
+            Ok(said) => {
+                info!(%node, fault = id.0, remediation, said, "a fault was remedied");
+                format!("{MARK} {remediation}: done{said}")
+            }
+            Err(why) => {
+                warn!(%node, fault = id.0, remediation, why, "a fault could not be remedied; it is not tried again");
+                format!("{MARK} {remediation}: failed: {why}")
+            }
+        };
+        self.tell_remedied(id, sentence);
+        for device in self.with_slices(&[current.gpu]) {
+            self.ledger.mark_available(&device);
+        }
+        self.judge_gpus();
+        self.look_at_gpus_now();
+        self.consider_remedies();
+    }
+
+    fn tell_remedied(&mut self, id: FaultId, sentence: String) {
+        let change = self.fault_book.faults.note(id, &sentence);
+        if let Some(done) = self.remedies.done.get_mut(&id) {
+            done.outcome = Some(sentence);
+        }
+        self.keep_remedies();
+        self.changed(change.into_iter().collect());
+    }
+
+    /// At the start: what was going on when the agent ended is not done again.
+    pub(in crate::agent) fn take_up_remedies(&mut self) {
+        let cut_off = |(id, done): (&FaultId, &Remedied)| done.outcome.is_none().then_some(*id);
+        let cut_off: Vec<FaultId> = self.remedies.done.iter().filter_map(cut_off).collect();
+        for id in cut_off {
+            warn!(node = %self.facts.name, fault = id.0, "the agent ended while a fault was being remedied; it is not tried again");
+            self.tell_remedied(id, format!("{MARK} cut off: the agent ended meanwhile; it is not tried again"));
+        }
+    }
+}
+
+async fn apply(
+    source: &Arc<dyn GpuSource>,
+    policy: &Remediation,
+    fault: &Fault,
+    gpu: &GpuUuid,
+) -> Result<String, String> {
+    let resets = fault.action == Action::ResetGpu;
+    if resets {
+        // A handle that is open stands in the way of a reset.
+        source.let_go().await.map_err(|error| error.to_string())?;
+    }
+    let done = match policy {
+        Remediation::None => Ok(String::new()),
+        Remediation::ResetGpu => run(&["nvidia-smi", "--gpu-reset", "-i", &gpu.0], None).await,
+        Remediation::Command(words) => {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let mut line = serde_json::to_vec(fault).unwrap_or_default();
+            line.push(b'\n');
+            run(&words, Some(line)).await
+        }
+    };
+    if resets && let Err(error) = source.take_up().await {
+        warn!(%error, "asking the GPUs again");
+    }
+    done
+}
+
+/// Runs a program to its end or deadline; what it printed last.
+async fn run(words: &[&str], input: Option<Vec<u8>>) -> Result<String, String> {
+    let Some((program, arguments)) = words.split_first() else { return Err("there is no program".to_owned()) };
+    let mut command = Command::new(program);
+    command.args(arguments).process_group(0).kill_on_drop(true);
+    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| format!("starting {program}: {error}"))?;
+    let group = child.id();
+    match tokio::time::timeout(DEADLINE, talk(&mut child, input)).await {
+        Ok((ended, said)) => {
+            let said = if said.is_empty() { said } else { format!(": {said}") };
+            match ended {
+                Ok(status) if status.success() => Ok(said),
+                Ok(status) => Err(format!("{status}{said}")),
+                Err(error) => Err(format!("waiting for {program}: {error}")),
+            }
+        }
+        Err(_) => {
+            end_group(group);
+            Err(format!("not done after {} s, and ended", DEADLINE.as_secs()))
+        }
+    }
+}
+
+/// A program that takes no input, or prints without end, holds nothing up.
+async fn talk(child: &mut Child, input: Option<Vec<u8>>) -> (std::io::Result<std::process::ExitStatus>, String) {
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let tell = async {
+        if let (Some(mut stdin), Some(input)) = (stdin, input) {
+            // It may not want to know.
+            let _ = stdin.write_all(&input).await;
+        }
+    };
+    let ((), out, err, ended) = tokio::join!(tell, last_words(stdout), last_words(stderr), child.wait());
+    let said = [out, err].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
+    (ended, said)
+}
+
+/// The end of what comes, on one line.
+async fn last_words(from: Option<impl AsyncRead + Unpin>) -> String {
+    let Some(mut from) = from else { return String::new() };
+    let (mut kept, mut piece) = (Vec::new(), [0; 4096]);
+    while let Ok(length @ 1..) = from.read(&mut piece).await {
+        kept.extend_from_slice(&piece[..length]);
+        let before = kept.len().saturating_sub(KEPT_BYTES);
+        kept.drain(..before);
+    }
+    String::from_utf8_lossy(&kept).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn end_group(group: Option<u32>) {
+    let group = group.and_then(|group| i32::try_from(group).ok());
+    if let Some(group) = group.map(nix::unistd::Pid::from_raw) {
+        // What is gone already needs no end.
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_gets_the_line_and_its_last_words_are_kept() {
+        let said = run(&["/bin/sh", "-c", "read line; echo \"got $line\""], Some(b"{\"id\":7}\n".to_vec())).await;
+        assert_eq!(said, Ok(": got {\"id\":7}".to_owned()));
+        let long = run(&["/bin/sh", "-c", "yes | head -c 1000000; echo end; echo why >&2; exit 3"], None).await;
+        let why = long.unwrap_err();
+        assert!(why.contains("status: 3") && why.contains("y end; why") && why.len() < 2 * KEPT_BYTES, "{why}");
+        assert!(run(&["/nowhere/at/all"], None).await.unwrap_err().contains("starting /nowhere/at/all"));
+        assert!(run(&[], None).await.is_err());
+    }
+}
