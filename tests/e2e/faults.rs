@@ -104,9 +104,9 @@ fn a_lost_gpu_ends_its_own_task_alone_and_the_job_goes_on_elsewhere() {
 
     let one = cluster.json(&["fault", "show", &fault["id"].to_string()]);
     assert_eq!((&one["gpu_index"], &one["evidence"]), (&lost["index"], &fault["evidence"]), "{one}");
-    let (hit, became) = (&one["hit"], &one["hit"]["exit"]["class"]);
+    let (whom, became) = (&one["hit"], &one["hit"]["exit"]["class"]);
     assert_eq!(
-        (&hit["job_name"], &hit["role"], became),
+        (&whom["job_name"], &whom["role"], became),
         (&json!("hit"), &json!("main"), &json!("hardware")),
         "{one}"
     );
