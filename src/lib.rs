@@ -22,7 +22,7 @@
 //! | [`domain`] | PURE. Ids, job specification, GPUs, the life of a task and of a run, completion, retry, allocation |
 //! | [`jobfile`] | PURE. Job files into [`domain::spec::JobSpec`]; the environment of their tasks |
 //! | [`scheduler`] | PURE. Where a gang goes, who goes first, why something waits |
-//! | [`health`] | PURE. Hardware faults: kernel messages understood, judged, counted, cleared |
+//! | [`health`] | PURE. Hardware faults: kernel messages understood, devices checked; judged, counted, cleared |
 //! | [`sim`] | PURE. A whole cluster in one process: these cores under scripted time |
 //! | [`api`] | the Agent and Controller services as traits |
 //! | [`controller`] | admission, queue, placing, commands to agents, recovery |

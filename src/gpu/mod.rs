@@ -7,6 +7,7 @@ pub mod none;
 pub mod nvml;
 pub mod sim;
 
+/// What devices say of their health; in the domain, where it is judged.
 pub use crate::domain::gpu::health as snapshot;
 
 use crate::domain::checked::{DeepCheck, DeviceCheck};
