@@ -68,7 +68,7 @@ pub struct Faults {
     kept: BTreeMap<FaultId, Open>,
     /// Active ones of this boot, the oldest first.
     by_key: BTreeMap<Key, Vec<FaultId>>,
-    slots: BTreeMap<PciAddress, GpuUuid>,
+    slots: BTreeMap<(Option<NodeName>, PciAddress), GpuUuid>,
 }
 
 impl Faults {
@@ -113,15 +113,16 @@ impl Faults {
     }
 
     /// Which GPU is where: from the driver, or from its log when it no longer answers.
-    pub fn identify(&mut self, pci: PciAddress, uuid: GpuUuid) {
-        if self.slots.len() < MAX_SLOTS || self.slots.contains_key(&pci) {
-            for open in self.kept.values_mut() {
+    pub fn identify(&mut self, node: Option<&NodeName>, pci: PciAddress, uuid: GpuUuid) {
+        let slot = (node.cloned(), pci);
+        if self.slots.len() < MAX_SLOTS || self.slots.contains_key(&slot) {
+            for open in self.kept.values_mut().filter(|open| open.fault.node.as_ref() == node) {
                 let subject = &mut open.fault.subject;
                 if subject.pci == Some(pci) && subject.gpu.is_none() && open.fault.kind != FaultKind::Sxid {
                     subject.gpu = Some(uuid.clone());
                 }
             }
-            self.slots.insert(pci, uuid);
+            self.slots.insert(slot, uuid);
         }
     }
 
@@ -136,7 +137,7 @@ impl Faults {
 
     /// Counts an observation: with the fault that it belongs to, or as a new one.
     pub fn observe(&mut self, mut observation: Observation) -> Vec<Change> {
-        self.resolve(&mut observation.subject);
+        self.resolve(observation.node.as_ref(), &mut observation.subject);
         printable::make_printable(&mut observation);
         let mut changes = self.clear_by(&observation);
         let key = observation.key();
@@ -186,31 +187,38 @@ impl Faults {
     }
 
     /// Adds the GPU that is at the subject's address, or the address of its GPU, by what [`identify`](Self::identify) said.
-    pub fn resolve(&self, subject: &mut Subject) {
+    pub fn resolve(&self, node: Option<&NodeName>, subject: &mut Subject) {
         match (subject.pci, &subject.gpu) {
             (Some(pci), None) if subject.part != Part::Fabric => {
-                subject.gpu = self.slots.get(&pci).cloned();
+                subject.gpu = self.slots.get(&(node.cloned(), pci)).cloned();
                 if subject.gpu.is_some() && subject.part == Part::Device {
                     subject.part = Part::Gpu;
                 }
             }
-            (None, Some(gpu)) => subject.pci = self.slots.iter().find(|(_, uuid)| *uuid == gpu).map(|(pci, _)| *pci),
+            (None, Some(gpu)) => {
+                let is_it = |((of, _), uuid): &(&(Option<NodeName>, PciAddress), &GpuUuid)| {
+                    of.as_ref() == node && *uuid == gpu
+                };
+                subject.pci = self.slots.iter().find(is_it).map(|((_, pci), _)| *pci);
+            }
             _ => {}
         }
     }
 
     fn clear_by(&mut self, observation: &Observation) -> Vec<Change> {
         let over = |open: &&Open| {
-            let here = open.fault.subject.is_on_same_device(&observation.subject);
-            here && match &observation.clears {
-                Clears::Nothing => false,
-                Clears::Codes(codes) => {
-                    open.fault.kind == FaultKind::Xid && open.fault.code.is_some_and(|c| codes.contains(&c))
+            let here = open.fault.node == observation.node;
+            here && open.fault.subject.is_on_same_device(&observation.subject)
+                && match &observation.clears {
+                    Clears::Nothing => false,
+                    Clears::Codes(codes) => {
+                        open.fault.kind == FaultKind::Xid && open.fault.code.is_some_and(|c| codes.contains(&c))
+                    }
+                    Clears::Recovered => {
+                        open.fault.takes_out_of_use()
+                            && matches!(open.fault.action, Action::ResetGpu | Action::Reboot)
+                    }
                 }
-                Clears::Recovered => {
-                    open.fault.takes_out_of_use() && matches!(open.fault.action, Action::ResetGpu | Action::Reboot)
-                }
-            }
         };
         if observation.clears == Clears::Nothing {
             return Vec::new();

@@ -1,6 +1,6 @@
 //! A whole kernel log, read afterwards.
 
-use super::kernel_log::{Parser, Record};
+use super::kernel_log::{Parser, Record, is_about_a_process};
 use super::table::Table;
 use super::{Change, Faults, Heard, Limits, heard};
 use crate::domain::fault::{Fault, FaultId};
@@ -26,7 +26,9 @@ impl Boots {
     /// Whether this is the first line of another boot: the kernel's first word, or its clock has begun anew.
     fn is_new(&mut self, record: &Record<'_>) -> bool {
         let host = record.host.unwrap_or_default();
-        let begins = record.text.starts_with("Linux version ");
+        // So may a program call itself, and a log that is passed on say anything.
+        let kernels = !is_about_a_process(&record.text) && !record.is_a_programs();
+        let begins = kernels && record.text.starts_with("Linux version ");
         let Some(now) = record.boot_us else { return begins };
         let known = self.last_us.contains_key(host) || self.last_us.len() < MAX_MACHINES;
         let before = if known { self.last_us.insert(host.to_owned(), now) } else { None };
@@ -70,8 +72,9 @@ impl Scan {
     pub fn line(&mut self, line: &str) {
         self.lines = self.lines.saturating_add(1);
         let record = Record::from_line(line);
+        let node = record.host.map(NodeName::from).filter(NodeName::is_well_formed);
         if self.boots.is_new(&record) {
-            self.faults.booted(record.host.map(NodeName::from).filter(NodeName::is_well_formed).as_ref());
+            self.faults.booted(node.as_ref());
         }
         for seen in self.parser.parse(&record) {
             self.understood = self.understood.saturating_add(1);
@@ -81,7 +84,7 @@ impl Scan {
                     let dropped = changes.iter().filter(|change| matches!(change, Change::Dropped(_))).count();
                     self.dropped = self.dropped.saturating_add(dropped as u64);
                 }
-                Heard::Identity { pci, uuid } => self.faults.identify(pci, uuid),
+                Heard::Identity { pci, uuid } => self.faults.identify(node.as_ref(), pci, uuid),
                 Heard::Suppressed { count } => self.suppressed = self.suppressed.saturating_add(count.unwrap_or(1)),
                 Heard::Nothing => {}
             }

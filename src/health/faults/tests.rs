@@ -38,7 +38,7 @@ impl Log {
             self.order += 1;
             match heard(seen, &record, self.order, Table::builtin(), driver) {
                 Heard::Observation(observation) => changes.extend(self.faults.observe(*observation)),
-                Heard::Identity { pci, uuid } => self.faults.identify(pci, uuid),
+                Heard::Identity { pci, uuid } => self.faults.identify(None, pci, uuid),
                 Heard::Suppressed { .. } | Heard::Nothing => {}
             }
         }
@@ -461,8 +461,11 @@ fn what_others_have_named_moves_no_cursor() {
 fn identities_are_bounded() {
     let mut faults = Faults::new(FaultId(1), Limits::default());
     for domain in 0..10_000 {
-        faults
-            .identify(PciAddress { domain, bus: 1, device: 0, function: 0 }, format!("GPU-{domain}").as_str().into());
+        faults.identify(
+            None,
+            PciAddress { domain, bus: 1, device: 0, function: 0 },
+            format!("GPU-{domain}").as_str().into(),
+        );
     }
     assert_eq!(faults.slots.len(), MAX_SLOTS);
 }

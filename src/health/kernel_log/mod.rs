@@ -99,13 +99,15 @@ impl Parser {
     }
 }
 
-/// The lines of one message that the kernel has begun itself. NVIDIA's driver writes several at once; in others' a new
-/// line may be in the name of a file that somebody has chosen. And a line that begins with a process (`NAME[77]: segfault
+/// The lines of one message that the kernel has begun itself. NVIDIA's driver writes several at once and begins each as
+/// its own; else a new line may be in the name of a file or a process that somebody has chosen. And a line that begins with a process (`NAME[77]: segfault
 /// at ...`) begins with up to 15 bytes of anybody's choice.
 fn believed(text: &str) -> impl Iterator<Item = &str> {
+    let is_drivers = |line: &str| line.starts_with("NVRM: ");
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
-    let several = lines.peek().is_some_and(|first| first.starts_with("NVRM: "));
-    lines.take(if several { usize::MAX } else { 1 }).filter(|line| !is_about_a_process(line))
+    let several = lines.peek().is_some_and(|first| is_drivers(first));
+    let begun = move |(at, line): &(usize, &str)| *at == 0 || several && is_drivers(line);
+    lines.enumerate().filter(begun).map(|(_, line)| line).filter(|line| !is_about_a_process(line))
 }
 
 /// Whether a program has passed on what any other may have said, as journald does: `NAME[PID]: ` with a name that anybody
@@ -119,7 +121,7 @@ fn is_forwarded(text: &str) -> bool {
 }
 
 /// Whether it begins as `NAME[PID]: ` or `NAME[PID] `.
-fn is_about_a_process(line: &str) -> bool {
+pub fn is_about_a_process(line: &str) -> bool {
     let ends_name = |at: &usize| {
         let rest = &line[at + 1..];
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();

@@ -216,6 +216,11 @@ fn names_that_somebody_chose_are_not_believed() {
     ] {
         assert_eq!(events(line), [], "{line}");
     }
+    // A process with a new line in its name, in what the driver says of it.
+    assert_eq!(
+        events(r"4,1,1,-;NVRM: Xid (PCI:0000:9b:00): 31, pid=7, name=\x0aEDAC MC0: UE , Ch 00000010").len(),
+        1
+    );
     // The name of one whose own fault is told.
     assert_eq!(xid("NVRM: Xid (PCI:0000:9b:00): 13, pid=1, name=NVRM: Xid ():79, Graphics Exception").code, 13);
 }
