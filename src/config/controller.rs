@@ -41,6 +41,8 @@ pub struct ControllerConfig {
     pub kept_for_gpus_percent: u8,
     /// How often a job is run again after hardware faults, which `retryCount` does not count.
     pub hardware_restarts: u32,
+    /// Of all nodes, how many may be closed for faults of their own at once, in percent; one may always.
+    pub max_nodes_out_percent: u8,
     /// The queues and what each may hold. Without any, every name is accepted and nothing is limited.
     pub virtual_clusters: BTreeMap<String, VirtualCluster>,
     /// What clients of another controller are told when this one leads, if it is not the first of `listen`.
@@ -120,6 +122,7 @@ impl Default for ControllerConfig {
             placement: Arrangement::Pack,
             kept_for_gpus_percent: KEPT_FOR_GPUS_PERCENT,
             hardware_restarts: 5,
+            max_nodes_out_percent: 20,
             virtual_clusters: BTreeMap::new(),
             advertise_address: None,
             etcd: None,
@@ -176,6 +179,7 @@ impl Settings for ControllerConfig {
         "placement",
         "kept_for_gpus_percent",
         "hardware_restarts",
+        "max_nodes_out_percent",
         "virtual_clusters",
         "advertise_address",
         "etcd",
@@ -202,6 +206,8 @@ impl Settings for ControllerConfig {
         checks.expect(percent <= 100, "kept_for_gpus_percent", "is more than all", percent, "0 to 100");
         let restarts = self.hardware_restarts;
         checks.expect(restarts <= 1000, "hardware_restarts", "is out of range", restarts, "0 to 1000; 0 is never");
+        let out = self.max_nodes_out_percent;
+        checks.expect(out <= 100, "max_nodes_out_percent", "is more than all", out, "0 to 100; one node may always");
         for name in self.virtual_clusters.keys() {
             let right = (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control);
             let allowed = format!("1 to {MAX_NAME_BYTES} bytes without control characters");
@@ -279,6 +285,7 @@ mod tests {
             ("[virtual_clusters.'']\ngpus = 1", "is not the name of a virtual cluster"),
             ("kept_for_gpus_percent = 101", "c.toml:1: kept_for_gpus_percent: is more than all"),
             ("hardware_restarts = 1001", "c.toml:1: hardware_restarts: is out of range"),
+            ("max_nodes_out_percent = 101", "c.toml:1: max_nodes_out_percent: is more than all"),
             ("placement = 'scatter'", "c.toml:1: placement: "),
         ] {
             let error = parse::<ControllerConfig>("c.toml", text).unwrap_err().to_string();

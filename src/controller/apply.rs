@@ -3,7 +3,7 @@
 use super::core::{ControllerParts, Message, Outbox};
 use super::persist::keys_of_generation;
 use super::state::{Node, State};
-use super::{deaf, drain, forget, lost, nodes, possible, schedule, submit};
+use super::{deaf, drain, faults, forget, lost, nodes, possible, schedule, submit};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::ids::{Generation, JobId, NodeName, RunId, TaskId};
 use crate::domain::job::JobState;
@@ -21,6 +21,8 @@ use tokio::time::Instant;
 
 /// Notices of a task that are kept, and the longest sentence of an agent.
 const MAX_NOTICES: usize = 32;
+/// Of a GPU's name.
+const MAX_WORD_BYTES: usize = 256;
 const MAX_SENTENCE: usize = 4096;
 /// Of one task's end.
 const MAX_BUSY_PORTS: usize = 64;
@@ -112,6 +114,7 @@ pub(super) fn tick(state: &mut State, context: &mut Context<'_>) {
     let silent = nodes::silent(state, context);
     forget::old_jobs(state, context.parts.keep_ended_jobs);
     schedule::notice_back_offs(state, context.now);
+    faults::limit_withdrawn(state, context.now);
     possible::sweep(state, &context.parts.policy);
     let unready =
         |id: &RunId| state.runs.get(id).is_some_and(|run| matches!(run.phase, Phase::Staging | Phase::Preparing));
@@ -162,7 +165,10 @@ pub(super) fn keep_heard(
         if lost_at != loaded.standing.lost_at {
             state.dirty.standings.insert(name.clone());
         }
-        *loaded = Node { standing: Standing { lost_at, ..loaded.standing.clone() }, ..node };
+        // Its faults are what is stored, so that what the lost batch said of them is told again.
+        let faults = std::mem::take(&mut loaded.faults);
+        *loaded =
+            Node { standing: Standing { lost_at, ..loaded.standing.clone() }, faults, faults_version: 0, ..node };
         if loaded.reachable {
             // While the store could not be asked, nobody could be heard here: that is not the node's silence.
             (loaded.heard, loaded.unanswered) = (Some(instant), None);
@@ -223,6 +229,8 @@ fn bounded(status: &TaskStatus) -> TaskStatus {
         cut(&mut exit.reason);
         exit.faults.truncate(MAX_NOTICES);
         exit.busy_ports.truncate(MAX_BUSY_PORTS);
+        exit.faulty_gpus.retain(|gpu| gpu.0.len() <= MAX_WORD_BYTES);
+        exit.faulty_gpus.truncate(MAX_NOTICES);
     }
     status
 }

@@ -5,7 +5,7 @@ use super::dispatch::Dispatcher;
 use super::persist::{self, WriteError, Writes};
 use super::state::{Dirty, State};
 use super::telling::Telling;
-use super::{apply, clock_step, nodes, schedule};
+use super::{apply, clock_step, faults, nodes, schedule};
 use crate::api::agent::AgentDialer;
 use crate::api::controller::Submit;
 use crate::domain::command::{
@@ -58,6 +58,8 @@ pub struct ControllerParts {
     pub default_fs_uri: String,
     /// How often hardware faults may restart a job.
     pub hardware_restarts: u64,
+    /// Of all nodes, how many may be closed for faults at once; one may always.
+    pub max_nodes_out_percent: u8,
     pub heartbeat: Duration,
     /// Silence after which a node counts as unreachable.
     pub node_timeout: Duration,
@@ -212,6 +214,8 @@ pub async fn start(
     let began = parts.clock.boottime();
     let mut state = persist::load(&*parts.store, cluster_id, term).await?;
     state.hardware_restarts = parts.hardware_restarts;
+    state.max_nodes_out_percent = parts.max_nodes_out_percent;
+    faults::judge_withdrawn(&mut state);
     let mut telling = Telling::new(parts.history.clone());
     telling.resume(&*parts.store).await.map_err(taking)?;
     tracing::info!(%term, jobs = state.jobs.len(), nodes = state.nodes.len(), "controller has the lead");
@@ -470,8 +474,10 @@ impl Core {
         let heard = std::mem::take(&mut state.nodes);
         *state = loaded;
         state.hardware_restarts = self.parts.hardware_restarts;
+        state.max_nodes_out_percent = self.parts.max_nodes_out_percent;
         let running_for = self.parts.clock.boottime().saturating_sub(self.began);
         apply::keep_heard(&mut state, heard, tokio::time::Instant::now(), running_for);
+        faults::judge_withdrawn(&mut state);
         // Before any of it is taken for over.
         clock_step::take_again(&mut state, now, &self.moved);
         apply::reconsider_all(&mut state, now, &mut outbox);

@@ -4,12 +4,13 @@
 
 use super::core::{Controller, read};
 use super::schedule;
-use super::state::{Node, State};
+use super::state::{Node, State, Withdrawn};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::fault::{Action, Fault, FaultId, FaultState, Verdict};
 use crate::domain::ids::NodeName;
 use crate::domain::principal::Principal;
 use crate::domain::time::Timestamp;
+use std::collections::HashMap;
 
 /// Faults of a node that are kept; agents tell of no more.
 const KEPT: usize = 64;
@@ -35,18 +36,19 @@ pub(super) fn told(state: &mut State, name: &NodeName, mut told: Vec<Fault>, ver
     told.iter_mut().for_each(|fault| fault.node = Some(name.clone()));
     let Some(node) = state.nodes.get_mut(name) else { return };
     node.faults_version = version;
-    let was_withdrawn = withdraws(node).is_some();
     let before = std::mem::replace(&mut node.faults, told.clone());
-    if withdraws(node).is_some() != was_withdrawn {
-        schedule::nodes_changed(state);
-    }
+    limit_withdrawn(state, now);
     if before.iter().map(shape).ne(told.iter().map(shape)) {
         state.dirty.faults.insert(name.clone());
     }
     let known = |id: FaultId| before.iter().find(|fault| fault.id == id);
     for fault in &told {
-        if known(fault.id).is_none() {
-            note(state, now, "fault.opened", fault);
+        match known(fault.id) {
+            None => note(state, now, "fault.opened", fault),
+            Some(before) if (before.verdict, before.action) != (fault.verdict, fault.action) => {
+                note(state, now, "fault.raised", fault);
+            }
+            Some(_) => {}
         }
         if let Some(done) = remediation(fault)
             && known(fault.id).and_then(remediation) != Some(done)
@@ -67,7 +69,65 @@ fn note(state: &mut State, now: Timestamp, kind: &str, fault: &Fault) {
 
 /// The fault that keeps new tasks from the whole node; those that run there go on.
 pub(super) fn withdraws(node: &Node) -> Option<&Fault> {
+    closing(node).filter(|_| node.withdrawn != Withdrawn::Spared)
+}
+
+/// The fault that asks for it.
+fn closing(node: &Node) -> Option<&Fault> {
     node.faults.iter().find(|fault| fault.withdraws_node())
+}
+
+/// Why a node is closed, or is not although a fault asks for it; for a person.
+pub(super) fn why(state: &State, node: &Node) -> Option<String> {
+    let fault = sentence(closing(node)?);
+    Some(match node.withdrawn {
+        Withdrawn::Spared => {
+            let percent = state.max_nodes_out_percent;
+            format!(
+                "{fault} It stays open: max_nodes_out_percent, {percent} %, of the nodes are out for faults already"
+            )
+        }
+        Withdrawn::No | Withdrawn::Yes => fault,
+    })
+}
+
+/// Closes nodes for their faults, but never so many that what hits all at once, as storage that is away, closes the
+/// cluster: those that are closed stay so, then the oldest faults count.
+pub(super) fn limit_withdrawn(state: &mut State, now: Timestamp) {
+    for (name, after) in judge_withdrawn(state) {
+        schedule::nodes_changed(state);
+        let why = state.nodes.get(&name).and_then(|node| why(state, node)).unwrap_or_default();
+        let (kind, message) = match after {
+            Withdrawn::Yes => ("node.withdrawn", format!("takes no new tasks: {why}")),
+            Withdrawn::Spared => ("node.spared", why),
+            Withdrawn::No => ("node.usable", "no fault keeps new tasks from it any more".to_owned()),
+        };
+        state.note(now, kind, None, None, Some(&name), message);
+    }
+}
+
+/// The same without a word: what was read from the store was told before. The nodes that it changed.
+pub(super) fn judge_withdrawn(state: &mut State) -> Vec<(NodeName, Withdrawn)> {
+    let most = (state.nodes.len() * usize::from(state.max_nodes_out_percent) / 100).max(1);
+    let ill = state
+        .nodes
+        .iter()
+        .filter_map(|(name, node)| Some((node.withdrawn != Withdrawn::Yes, closing(node)?.first_seen, name.clone())));
+    let mut ill: Vec<_> = ill.collect();
+    ill.sort();
+    let ill: HashMap<NodeName, usize> = ill.into_iter().enumerate().map(|(at, (.., name))| (name, at)).collect();
+    let mut changed = Vec::new();
+    for (name, node) in &mut state.nodes {
+        let after = match ill.get(name) {
+            None => Withdrawn::No,
+            Some(at) if *at < most => Withdrawn::Yes,
+            Some(_) => Withdrawn::Spared,
+        };
+        if std::mem::replace(&mut node.withdrawn, after) != after {
+            changed.push((name.clone(), after));
+        }
+    }
+    changed
 }
 
 /// Which it is and what it means, for a person.

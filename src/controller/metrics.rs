@@ -42,7 +42,8 @@ fn nodes(state: &State, now: Timestamp) -> Vec<Sample> {
     let words = NodeState::ALL.map(NodeState::as_str);
     let states = state.nodes.values().map(|node| drain::state_of(node).as_str());
     let age = |node: &super::state::Node| {
-        let age = now.since(node.last_heartbeat?).as_secs_f64();
+        // Of one that was lost before this controller began, since then.
+        let age = now.since(node.last_heartbeat.or(node.standing.lost_at)?).as_secs_f64();
         Some(Sample::with(&metrics::HEARTBEAT_AGE, &[node.registration.name.0.as_str()], age))
     };
     let mut samples = counted(&metrics::NODES, words, states);

@@ -81,7 +81,7 @@ pub(super) fn register(
     let other_journal = known.is_some_and(|known| known.registration.journal_id != registration.journal_id);
     let samples = known.map_or_else(HashMap::new, |known| known.samples.clone());
     // Those of another machine are none of this one.
-    let faults = known.map_or_else(Vec::new, |known| known.faults.clone());
+    let (faults, withdrawn) = known.map(|known| (known.faults.clone(), known.withdrawn)).unwrap_or_default();
     // It is asked for its list, and what it answers tells.
     let unanswered = known.and_then(|known| known.unanswered.clone());
     if news {
@@ -113,6 +113,7 @@ pub(super) fn register(
         progress: HashMap::new(),
         faults,
         faults_version: 0,
+        withdrawn,
     };
     state.nodes.insert(name.clone(), node);
     schedule::nodes_changed(state);

@@ -54,6 +54,8 @@ pub(super) struct State {
     pub(super) suspicion: Option<Suspicion>,
     /// As configured: how often hardware faults may restart a job.
     pub(super) hardware_restarts: u64,
+    /// As configured: of all nodes, how many may be closed for faults at once.
+    pub(super) max_nodes_out_percent: u8,
     /// When back-offs were last looked at.
     pub(super) looked_at: Timestamp,
 }
@@ -106,6 +108,18 @@ pub(super) struct Node {
     pub(super) faults: Vec<Fault>,
     /// Their version; 0: to be told anew.
     pub(super) faults_version: u64,
+    pub(super) withdrawn: Withdrawn,
+}
+
+/// Whether a fault keeps new tasks from a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Withdrawn {
+    /// None asks for it, or nobody has looked yet: then it is closed.
+    #[default]
+    No,
+    Yes,
+    /// One asks for it, but too many nodes are out already.
+    Spared,
 }
 
 impl Node {

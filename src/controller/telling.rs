@@ -142,7 +142,8 @@ impl Telling {
 
 /// Nobody decided it, and what is known of it outlives a failed commit: it would not be seen again.
 fn is_seen(event: &Event) -> bool {
-    matches!(event.kind.as_str(), "node.unreachable" | "node.answers" | "clock.set") || event.kind.starts_with("gpu.")
+    matches!(event.kind.as_str(), "node.unreachable" | "node.answers" | "node.journal_lost" | "clock.set")
+        || event.kind.starts_with("gpu.")
 }
 
 fn bytes(untold: &Untold) -> Vec<u8> {

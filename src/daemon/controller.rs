@@ -139,6 +139,7 @@ fn parts(config: &ControllerConfig, store: Arc<dyn Store>, history: Arc<EventLog
         clock: Arc::new(SystemClock),
         policy: config.policy(),
         hardware_restarts: config.hardware_restarts.into(),
+        max_nodes_out_percent: config.max_nodes_out_percent,
         default_fs_uri: config.default_fs_uri.clone(),
         heartbeat: Duration::from_millis(u64::from(config.heartbeat_ms)),
         node_timeout: Duration::from_millis(u64::from(config.node_timeout_ms)),

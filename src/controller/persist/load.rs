@@ -1,6 +1,6 @@
 //! Reads everything anew: at the start, and when it is not known what the store took.
 
-use super::super::state::{Dirty, Node, State};
+use super::super::state::{Dirty, Node, State, Withdrawn};
 use super::keys::{corrupt, file_key, number_in};
 use super::record::{StoredNode, StoredSeat, StoredTask, decode, loaded_task};
 use crate::domain::command::Error;
@@ -42,6 +42,7 @@ pub(in crate::controller) async fn load(store: &dyn Store, cluster_id: String, t
         let node = Node {
             faults: faults.remove(&registration.name.0).unwrap_or_default(),
             faults_version: 0,
+            withdrawn: Withdrawn::default(),
             standing: standings.remove(&registration.name.0).unwrap_or_default(),
             registration,
             renewed: None,

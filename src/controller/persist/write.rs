@@ -29,6 +29,8 @@ pub(in crate::controller) struct Writes {
     /// The unit that makes a task's or a job's events true, by its place in `units`.
     of_task: HashMap<String, usize>,
     of_job: HashMap<u64, usize>,
+    /// The last that is of a node.
+    of_node: HashMap<String, usize>,
 }
 
 /// Why a batch was not written.
@@ -87,6 +89,7 @@ impl Writes {
         writes.headers(state, dirty);
         for name in &dirty.nodes {
             let key = key_of_node(name);
+            writes.of_node.insert(name.0.clone(), writes.units.len());
             writes.units.push(vec![match state.nodes.get(name) {
                 Some(node) => put(key, json(&StoredNode::of(&node.registration))),
                 None => Op::Delete { key },
@@ -95,6 +98,9 @@ impl Writes {
         for name in dirty.faults.union(&dirty.nodes) {
             let (key, node) = (key_of_faults(name), state.nodes.get(name));
             let unchanged = node.is_some() && !dirty.faults.contains(name);
+            if !unchanged {
+                writes.of_node.insert(name.0.clone(), writes.units.len());
+            }
             writes.units.extend((!unchanged).then(|| {
                 vec![match node.map(|node| &node.faults).filter(|faults| !faults.is_empty()) {
                     Some(faults) => put(key, json(faults)),
@@ -104,6 +110,7 @@ impl Writes {
         }
         for name in &dirty.standings {
             let (key, node) = (key_of_standing(name), state.nodes.get(name));
+            writes.of_node.insert(name.0.clone(), writes.units.len());
             writes.units.push(vec![match node.map(|node| &node.standing).filter(|s| **s != Standing::default()) {
                 Some(standing) => put(key, json(standing)),
                 None => Op::Delete { key },
@@ -164,7 +171,7 @@ impl Writes {
         let fence = fence(term);
         let kept = |events: &[Event]| keep(events).map(|value| put(LAST_EVENTS.into(), value));
         let all = kept(events);
-        let reserved = all.as_ref().map_or(0, op_bytes);
+        let reserved = if all.is_some() { LAST_EVENTS.len() + MAX_VALUE_BYTES } else { 0 };
         let true_with: Vec<Option<usize>> = events.iter().map(|event| self.unit_of(event)).collect();
         let mut ops: Vec<Op> = Vec::new();
         let mut bytes = 0;
@@ -175,12 +182,18 @@ impl Writes {
             if full && !ops.is_empty() {
                 let by_now = events.iter().zip(&true_with).filter(|(_, unit)| unit.is_some_and(|unit| unit < at));
                 let by_now: Vec<Event> = by_now.map(|(event, _)| event.clone()).collect();
-                ops.extend(kept(&by_now));
+                if bytes + reserved <= MAX_TRANSACTION_BYTES - FENCE_BYTES {
+                    ops.extend(kept(&by_now));
+                }
                 flush(store, &fence, std::mem::take(&mut ops), term).await?;
                 bytes = 0;
             }
             bytes += unit_bytes;
             ops.extend(unit);
+        }
+        // One unit may take more than what is not reserved.
+        if bytes + reserved > MAX_TRANSACTION_BYTES - FENCE_BYTES && !ops.is_empty() {
+            flush(store, &fence, std::mem::take(&mut ops), term).await?;
         }
         ops.extend(all);
         if ops.is_empty() { Ok(()) } else { flush(store, &fence, ops, term).await }
@@ -188,10 +201,13 @@ impl Writes {
 
     /// The unit with which an event becomes true; none for what is true with the whole.
     fn unit_of(&self, event: &Event) -> Option<usize> {
-        match (&event.task, event.job) {
-            (Some(task), _) => self.of_task.get(task).copied(),
-            (None, Some(job)) => self.of_job.get(&job).copied(),
-            (None, None) => None,
+        // A fault names whom it hit, and is its node's.
+        let is_fault = event.kind.starts_with("fault.");
+        match (&event.task, event.job, &event.node) {
+            (task, job, Some(node)) if is_fault || task.is_none() && job.is_none() => self.of_node.get(node).copied(),
+            (Some(task), ..) => self.of_task.get(task).copied(),
+            (None, Some(job), _) => self.of_job.get(&job).copied(),
+            (None, None, _) => None,
         }
     }
 }
@@ -345,11 +361,18 @@ mod tests {
         writes.of_job.insert(1, writes.units.len());
         writes.units.push(vec![put("job-1".into(), Vec::new())]);
         events.push(Event { kind: "job.ended".to_owned(), task: None, ..ended("") });
+        writes.of_node.insert("n1".to_owned(), writes.units.len());
+        writes.units.push(vec![put("n1".into(), Vec::new())]);
+        let (kind, node) = ("fault.opened".to_owned(), Some("n1".to_owned()));
+        events.push(Event { kind, node, ..ended("task-0") });
         (writes, events)
     }
 
     fn names(events: &[Event]) -> Option<Vec<u8>> {
-        let name = |event: &Event| event.task.clone().unwrap_or_else(|| "job-1".to_owned());
+        let name = |event: &Event| {
+            let of = event.node.clone().or_else(|| event.task.clone());
+            of.unwrap_or_else(|| "job-1".to_owned())
+        };
         (!events.is_empty()).then(|| json(&events.iter().map(name).collect::<BTreeSet<_>>()))
     }
 
@@ -372,7 +395,7 @@ mod tests {
             assert_eq!(kept, records, "transaction {failing}");
             written.push((records.len(), done.is_ok()));
         }
-        assert_eq!(written.last(), Some(&(TASKS + 1, true)), "{written:?}");
+        assert_eq!(written.last(), Some(&(TASKS + 2, true)), "{written:?}");
         assert!(written.iter().any(|(count, _)| *count > 0 && *count < TASKS), "{written:?}");
     }
 }

@@ -307,6 +307,7 @@ fn parts(
         clock: clock.clone(),
         policy: Policy::default(),
         hardware_restarts: HARDWARE_RESTARTS,
+        max_nodes_out_percent: 20,
         default_fs_uri: "hdfs://default:9000".to_owned(),
         heartbeat: HEARTBEAT,
         node_timeout,

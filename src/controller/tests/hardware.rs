@@ -2,12 +2,15 @@
 
 use super::cluster::Cluster;
 use super::jobs::{job, role};
-use super::user;
+use super::{node_agent, user};
 use crate::api::ControllerApi;
+use crate::domain::command::Heartbeat;
 use crate::domain::exit::{Exit, ExitClass};
-use crate::domain::ids::GpuUuid;
+use crate::domain::fault::{Action, Fault, FaultId, FaultKind, FaultState, Subject, Verdict};
+use crate::domain::ids::{GpuUuid, JournalId, NodeUid};
 use crate::domain::retry::HARDWARE_RESTARTS;
 use crate::domain::run::{AVOIDED_FOR, Phase};
+use crate::domain::time::Timestamp;
 
 fn fault_of(gpu: &GpuUuid) -> Exit {
     let exit = Exit::without_status(ExitClass::Hardware, "fault 7, Xid 94");
@@ -63,4 +66,74 @@ async fn a_job_that_every_gpu_fails_ends_and_says_so() {
     assert_eq!((view.state.as_str(), exit.class), ("FAILED", ExitClass::Hardware));
     let said = "not run again: it was restarted 5 times after hardware faults, and hardware_restarts allows 5";
     assert!(exit.reason.ends_with(said), "{}", exit.reason);
+}
+
+/// A file system that went read-only, as a node tells it.
+fn read_only(node: u64) -> Fault {
+    Fault {
+        id: FaultId(node * 10_000 + 1),
+        kind: FaultKind::ReadOnly,
+        code: None,
+        node: None,
+        subject: Subject::device("sda1"),
+        pid: None,
+        process: None,
+        verdict: Verdict::Node,
+        action: Action::Inspect,
+        by_driver: false,
+        reason: "A file system became read-only.".to_owned(),
+        count: 1,
+        related: 0,
+        first_seen: Some(Timestamp(i64::try_from(node).unwrap())),
+        last_seen: Some(Timestamp(9)),
+        first_seen_boot_us: None,
+        last_seen_boot_us: None,
+        state: FaultState::Active,
+        evidence: Vec::new(),
+        task: None,
+        job: None,
+    }
+}
+
+async fn tell(cluster: &Cluster, node: u64, version: u64, faults: Vec<Fault>) {
+    let heartbeat = Heartbeat {
+        node_uid: NodeUid::from(format!("uid-n{node}").as_str()),
+        journal_id: JournalId::from("journal"),
+        samples: Vec::new(),
+        progress: Vec::new(),
+        faults_version: version,
+        faults: Some(faults),
+    };
+    cluster.controller.heartbeat(&node_agent(), heartbeat).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_hits_all_nodes_at_once_closes_no_more_than_a_part_of_them() {
+    let nodes: Vec<String> = (1..=10).map(|node| format!("n{node}")).collect();
+    let sizes: Vec<(&str, u32)> = nodes.iter().map(|name| (name.as_str(), 1)).collect();
+    let mut cluster = Cluster::new(&sizes).await;
+    for node in (1..=10).rev() {
+        tell(&cluster, node, 7, vec![read_only(node)]).await;
+    }
+    let shown = async |cluster: &Cluster| {
+        let nodes = cluster.controller.list_nodes(&user("ann")).await.unwrap();
+        let closed: Vec<String> =
+            nodes.iter().filter(|node| node.state == "CORDONED").map(|node| node.name.clone()).collect();
+        let spared = nodes.iter().filter(|node| {
+            node.state == "READY"
+                && node.reason.as_ref().is_some_and(|why| why.contains("max_nodes_out_percent, 20 %"))
+        });
+        (closed, spared.count())
+    };
+    // Those that were first told are closed, and stay so.
+    assert_eq!(shown(&cluster).await, (vec!["n10".to_owned(), "n9".to_owned()], 8));
+    let over = Fault { state: FaultState::Cleared, ..read_only(10) };
+    tell(&cluster, 10, 8, vec![over]).await;
+    // The oldest fault of the rest takes its place.
+    assert_eq!(shown(&cluster).await, (vec!["n1".to_owned(), "n9".to_owned()], 7));
+    cluster.restart().await;
+    let back = |c: &Cluster| c.agents.iter().filter(|agent| c.is_ready(&agent.name)).count() == 10;
+    cluster.until("all are back", back).await;
+    cluster.some_ticks().await;
+    assert_eq!(shown(&cluster).await.1, 7, "no more are closed, and those that are not say why");
 }

@@ -131,6 +131,7 @@ impl Fleet {
             clock: self.clock.clone(),
             policy: Policy::default(),
             hardware_restarts: 5,
+            max_nodes_out_percent: 20,
             default_fs_uri: "hdfs://default:9000".to_owned(),
             heartbeat: HEARTBEAT,
             node_timeout: NODE_TIMEOUT,
