@@ -161,7 +161,7 @@ impl Actor {
             Inside::LookedAt { reply } => drop(reply.send(self.looked_at())),
             Inside::SelfChecked(checked) => self.self_checked(*checked),
             Inside::Remedied { fault, outcome } => self.remedied(fault, outcome),
-            Inside::OperatorChecked(gpus) => self.operator_checked(&gpus),
+            Inside::OperatorChecked => self.operator_checked(),
             Inside::Ended(event) => self.take_event(event.id, event.kind),
             Inside::Gpus(report) => self.gpu_report(*report),
             Inside::LeaseRenewed(id) => {

@@ -24,7 +24,7 @@ use crate::domain::ids::GpuUuid;
 use crate::domain::lifecycle::TaskEvent;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::quantity::DEFAULT_GRACE_MS;
-use crate::health::{Change, Clears, Heard, Observation};
+use crate::health::{Change, Clears, Heard, Observation, Source};
 use std::collections::{BTreeMap, BTreeSet};
 use tracing::{info, warn};
 
@@ -41,7 +41,7 @@ impl Actor {
             }
             match heard {
                 Heard::Observation(observation) => changed.extend(self.count(*observation)),
-                Heard::Identity { pci, uuid } => self.fault_book.faults.identify(pci, uuid),
+                Heard::Identity { pci, uuid } => self.fault_book.faults.identify(Some(&self.facts.name), pci, uuid),
                 Heard::Suppressed { .. } | Heard::Nothing => {}
             }
         }
@@ -69,7 +69,12 @@ impl Actor {
         observation.node = Some(self.facts.name.clone());
         self.attribute(&mut observation);
         self.weigh(&mut observation);
-        if let Some(gpu) = observation.subject.gpu.as_ref().filter(|_| observation.kind == FaultKind::GpuLost) {
+        if let Some(gpu) = observation
+            .subject
+            .gpu
+            .as_ref()
+            .filter(|_| observation.kind == FaultKind::GpuLost && observation.source == Source::KernelLog)
+        {
             self.fault_book.resets.lost(gpu, observation.seen.time);
         }
         let recovered = observation.clears == Clears::Recovered;

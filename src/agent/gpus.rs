@@ -157,6 +157,8 @@ impl Actor {
             }
         }
         self.inventory.gpu_conditions = now;
+        self.hold_for_remedy();
+        self.hold_for_test();
     }
 
     fn say_driver(&self, driver: &GpuDriver) {

@@ -62,6 +62,7 @@ pub struct Observed {
 /// What a round looked at beside what it found wrong.
 #[derive(Debug)]
 pub struct Looked {
+    pub begun: Timestamp,
     /// What was found in order; what was not is among the observations.
     pub found: Found,
     /// What the devices said; empty where they were not asked.

@@ -12,7 +12,7 @@ use crate::domain::checked::CheckedNode;
 use crate::domain::command::{CommandHeader, Error, Heartbeat, Registered, Registration, SequencedStatus};
 use crate::domain::exit::Exit;
 use crate::domain::fault::{Fault, FaultId};
-use crate::domain::ids::{GpuUuid, TaskId};
+use crate::domain::ids::TaskId;
 use crate::domain::metrics::Sample;
 use crate::domain::principal::Principal;
 use crate::domain::ssh::SshSeed;
@@ -154,7 +154,7 @@ pub enum Inside {
     /// The check of one GPU.
     SelfChecked(Box<SelfChecked>),
     /// A check that an operator asked for is over; it kept these GPUs from tasks.
-    OperatorChecked(Vec<GpuUuid>),
+    OperatorChecked,
     /// What came of what was done about a fault.
     Remedied {
         fault: FaultId,

@@ -314,9 +314,13 @@ impl Fault {
     /// What runs on its part cannot go on. Who has a part that is hot, slow, worn out or waits for a reset keeps it, and
     /// what the driver recommends may be to let end what runs.
     pub const fn ends_tasks(&self) -> bool {
+        // A row that is replaced with the next reset, and the driver's recommendation of one.
+        let waits = matches!((self.kind, self.code), (FaultKind::Xid, Some(63 | 154)));
         let lasts = matches!(
             self.kind,
+            // What the driver refuses ends by itself.
             FaultKind::RecoveryAction
+                | FaultKind::ResetRequired
                 | FaultKind::RowRemap
                 | FaultKind::RetiredPages
                 | FaultKind::SramEcc
@@ -331,8 +335,9 @@ impl Fault {
                 | FaultKind::GpuCount
                 | FaultKind::GpuWorker
                 | FaultKind::Infiniband
+                | FaultKind::SelfCheck
         );
-        self.takes_out_of_use() && !lasts
+        self.takes_out_of_use() && !lasts && !waits
     }
 
     /// Its whole node is kept from new tasks: it is no single GPU's. Where some GPUs are missing the others are good, and a
@@ -340,8 +345,8 @@ impl Fault {
     pub fn withdraws_node(&self) -> bool {
         let whole = match self.kind {
             FaultKind::Sxid => true,
-            FaultKind::GpuCount => false,
-            FaultKind::Infiniband => self.verdict == Verdict::Node,
+            // An adapter that is gone may have been given to a machine or a container of its own.
+            FaultKind::GpuCount | FaultKind::Infiniband => false,
             _ => matches!(self.verdict, Verdict::Node | Verdict::Fabric),
         };
         self.takes_out_of_use() && whole && self.subject.gpu.is_none()
@@ -417,9 +422,11 @@ mod tests {
     #[test]
     fn who_has_a_part_that_wears_out_keeps_it() {
         let ends = |kind| Fault { kind, ..fault() }.ends_tasks();
-        assert!(ends(FaultKind::Xid) && ends(FaultKind::GpuLost) && ends(FaultKind::ResetRequired));
+        assert!(ends(FaultKind::Xid) && ends(FaultKind::GpuLost) && !ends(FaultKind::ResetRequired));
         assert!(!ends(FaultKind::Thermal) && !ends(FaultKind::RowRemap) && !ends(FaultKind::RecoveryAction));
-        assert!(!Fault { action: Action::RestartApp, ..fault() }.ends_tasks());
+        assert!(!ends(FaultKind::SelfCheck) && !Fault { action: Action::RestartApp, ..fault() }.ends_tasks());
+        let xid = |code| Fault { code: Some(code), action: Action::ResetGpu, ..fault() }.ends_tasks();
+        assert!(xid(64) && xid(95) && !xid(63) && !xid(154));
     }
 
     #[test]
@@ -432,7 +439,7 @@ mod tests {
         assert!(of(FaultKind::Sxid, Verdict::Fabric, None) && !of(FaultKind::Fabric, Verdict::Fabric, Some("A")));
         assert!(!of(FaultKind::Nic, Verdict::Link, None) && !of(FaultKind::Xid, Verdict::Gpu, None));
         assert!(!of(FaultKind::GpuCount, Verdict::Node, None));
-        assert!(of(FaultKind::Infiniband, Verdict::Node, None) && !of(FaultKind::Infiniband, Verdict::Fabric, None));
+        assert!(!of(FaultKind::Infiniband, Verdict::Node, None) && !of(FaultKind::Infiniband, Verdict::Fabric, None));
         let observed = Fault { verdict: Verdict::Node, action: Action::None, ..fault() };
         assert!(!observed.withdraws_node());
     }

@@ -86,9 +86,11 @@ pub fn rule(kind: FaultKind, action: Action) -> Rule {
             Action::ResetGpu | Action::Reboot => reset,
         },
         FaultKind::Nvlink => Rule { clean: Some(30 * MINUTE), ..reset },
-        FaultKind::Thermal | FaultKind::HwSlowdown | FaultKind::PowerBrake | FaultKind::PcieLink => {
+        FaultKind::Thermal | FaultKind::HwSlowdown | FaultKind::PowerBrake => {
             Rule { replaced: true, ..clean(10 * MINUTE) }
         }
+        // A link is judged under load, which a GPU without tasks never has again.
+        FaultKind::PcieLink => Rule { clean: Some(10 * MINUTE), ..rebooted },
         FaultKind::PcieReplay => Rule { clean: Some(30 * MINUTE), ..rebooted },
         FaultKind::Fabric | FaultKind::GpuWorker => Rule { clean: Some(MINUTE), ..reset },
         FaultKind::GpuCount | FaultKind::DriverMismatch | FaultKind::MemoryHeld | FaultKind::DeviceAccess => {

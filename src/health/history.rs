@@ -126,6 +126,8 @@ pub fn escalated(
 pub struct Exceptions {
     /// Of a GPU, by its name.
     seen: BTreeMap<(String, Engine), Vec<(Timestamp, String)>>,
+    /// Programs that met exceptions at several places of a GPU: they say nothing of one place.
+    wide: BTreeMap<(String, String), Timestamp>,
 }
 
 impl Exceptions {
@@ -133,6 +135,9 @@ impl Exceptions {
     /// its command's. Judges the GPU once enough programs have met one.
     pub fn note(&mut self, gpu: &str, engine: Engine, program: &str, now: Timestamp) -> Option<Judgement> {
         self.forget(now);
+        if self.is_wide(gpu, engine, program, now) {
+            return None;
+        }
         if self.seen.len() >= MAX_ENGINES && !self.seen.contains_key(&(gpu.to_owned(), engine)) {
             let oldest = self.seen.iter().min_by_key(|(_, seen)| seen.last().map(|(at, _)| *at))?.0.clone();
             self.seen.remove(&oldest);
@@ -148,7 +153,27 @@ impl Exceptions {
         (programs.len() >= PROGRAMS).then(|| Judgement::new(Verdict::Gpu, Action::Inspect, reason()))
     }
 
+    /// Whether the program is wrong all over the chip; what it met is then no evidence anywhere.
+    fn is_wide(&mut self, gpu: &str, engine: Engine, program: &str, now: Timestamp) -> bool {
+        let key = (gpu.to_owned(), program.to_owned());
+        let elsewhere = |((on, at), seen): (&(String, Engine), &Vec<(Timestamp, String)>)| {
+            on == gpu && *at != engine && seen.iter().any(|(_, known)| known == program)
+        };
+        if !self.wide.contains_key(&key) && !self.seen.iter().any(elsewhere) {
+            return false;
+        }
+        for (_, programs) in self.seen.iter_mut().filter(|((on, _), _)| on == gpu) {
+            programs.retain(|(_, known)| known != program);
+        }
+        if self.wide.len() >= MAX_ENGINES {
+            self.wide.pop_first();
+        }
+        self.wide.insert(key, now);
+        true
+    }
+
     fn forget(&mut self, now: Timestamp) {
+        self.wide.retain(|_, at| now.since(*at) <= EXCEPTION_MEMORY);
         for programs in self.seen.values_mut() {
             programs.retain(|(at, _)| now.since(*at) <= EXCEPTION_MEMORY);
         }
@@ -230,7 +255,9 @@ mod tests {
             exceptions.note("GPU-1", engine, program, Timestamp(hours * HOUR)).map(|judgement| judgement.action)
         };
         assert_eq!((note(engine, "a", 0), note(engine, "a", 1), note(engine, "a", 2)), (None, None, None));
-        assert_eq!((note(engine, "b", 3), note(other, "c", 3)), (None, None));
+        // One that is wrong everywhere says nothing of one place, also where it was first.
+        assert_eq!((note(engine, "w", 3), note(other, "w", 3), note(engine, "w", 3)), (None, None, None));
+        assert_eq!((note(engine, "b", 3), note(other, "x", 3)), (None, None));
         assert_eq!(note(engine, "c", 4), Some(Action::Inspect));
         assert_eq!((note(engine, "d", 40), note(engine, "e", 41)), (None, None));
     }

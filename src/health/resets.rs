@@ -90,6 +90,10 @@ impl Resets {
             }
         };
         let mark = self.mark(&device.gpu);
+        // What was seen after the look had begun, it does not know.
+        if mark.at.is_some_and(|at| at > now) {
+            return None;
+        }
         let evidence = forgotten(mark, snapshot);
         let after = mark.at;
         mark.take(snapshot, now);

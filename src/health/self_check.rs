@@ -167,8 +167,12 @@ fn recovery(snapshot: &HealthSnapshot, looked: &mut Looked) {
     }
     let (what, allowed) = ("reset", "not needed");
     match (&snapshot.needs_reset, &snapshot.needs_drain) {
-        (Reading::Known(true), _) | (_, Reading::Known(true)) => {
+        (Reading::Known(true), _) => {
             looked.wrong(what, "needed", allowed, FaultKind::ResetRequired, needs_reset());
+        }
+        // What runs there may end first.
+        (_, Reading::Known(true)) => {
+            looked.wrong(what, "needed once it is idle", allowed, FaultKind::RecoveryAction, needs_reset());
         }
         (Reading::Known(false), _) => looked.fine(what, "not needed", allowed),
         (other, _) => looked.no_reading(what, other, allowed),
@@ -192,7 +196,8 @@ pub fn of_memory(deep: &DeepCheck) -> Looked {
     match deep {
         DeepCheck::NotPossible(why) => looked.noted(what, why.clone(), allowed),
         DeepCheck::Broken(why) => {
-            let judgement = on_gpu(Action::ResetGpu, "It could not do what a test of its memory asks.");
+            // Looks that are quick do not say that it can again.
+            let judgement = on_gpu(Action::Reboot, "It could not do what a test of its memory asks.");
             looked.wrong(what, why.clone(), allowed, FaultKind::SelfCheck, judgement);
         }
         DeepCheck::Looked(MemoryLook { memory_mb, wrong_words: 0, .. }) => {
@@ -303,9 +308,6 @@ mod tests {
         assert_eq!((found(&looked), looked.things.len()), (vec![], 2));
         let looked = of_memory(&DeepCheck::Looked(MemoryLook { wrong_words: 1, ..look }));
         assert_eq!(found(&looked), [(FaultKind::SelfCheck, Action::Inspect)]);
-        assert_eq!(
-            found(&of_memory(&DeepCheck::Broken("700".to_owned()))),
-            [(FaultKind::SelfCheck, Action::ResetGpu)]
-        );
+        assert_eq!(found(&of_memory(&DeepCheck::Broken("700".to_owned()))), [(FaultKind::SelfCheck, Action::Reboot)]);
     }
 }

@@ -17,7 +17,7 @@ const SLACK: Duration = Duration::from_secs(5);
 impl Actor {
     /// Adds what only the node knows: which GPU is there, and who had it.
     pub(in crate::agent) fn attribute(&mut self, observation: &mut Observation) {
-        self.fault_book.faults.resolve(&mut observation.subject);
+        self.fault_book.faults.resolve(observation.node.as_ref(), &mut observation.subject);
         let (subject, at) = (&observation.subject, observation.seen.time);
         let gpu = subject.gpu.as_ref().map(|gpu| (gpu, subject.gpu_instance));
         let holders = gpu.map_or_else(Vec::new, |(gpu, instance)| self.holders(gpu, instance, at));
@@ -33,7 +33,8 @@ impl Actor {
                 known.or_else(|| several.first().copied())
             }
         };
-        let task = task.or(former);
+        // What a check found is of the task that it was for, if nobody else has the GPU.
+        let task = task.or(former).or(observation.task);
         observation.task = task;
         observation.job = task.map(|task| task.job);
     }

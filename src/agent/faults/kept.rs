@@ -182,7 +182,7 @@ impl Actor {
     pub(in crate::agent) fn identify_gpus(&mut self) {
         for gpu in self.inventory.gpus.iter().filter(|gpu| gpu.mig_parent.is_none() && !gpu.uuid.is_placeholder()) {
             if let Ok(address) = gpu.pci.parse() {
-                self.fault_book.faults.identify(address, gpu.uuid.clone());
+                self.fault_book.faults.identify(Some(&self.facts.name), address, gpu.uuid.clone());
             }
         }
     }

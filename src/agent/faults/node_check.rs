@@ -48,6 +48,10 @@ impl Actor {
             let message = format!("check of node {node}: another one is going on");
             return Err(Error { retry_after_ms: Some(5000), ..Error::unavailable(message) });
         }
+        if deep && self.remedies.is_busy() {
+            let message = format!("check --deep of node {node}: a fault is being remedied there");
+            return Err(Error { retry_after_ms: Some(5000), ..Error::unavailable(message) });
+        }
         let devices: Vec<&Gpu> = self.inventory.gpus.iter().filter(|gpu| gpu.mig_parent.is_none()).collect();
         let chosen = if gpus.is_empty() { devices.clone() } else { chosen(&devices, gpus)? };
         let with_holder = |gpu: &Gpu| (gpu.clone(), self.holders(&gpu.uuid, None, None).first().copied());
@@ -69,9 +73,8 @@ impl Actor {
         self.self_checks.for_operator = true;
         let kept: Vec<GpuUuid> =
             if deep { devices.iter().map(|(gpu, _)| gpu.uuid.clone()).collect() } else { Vec::new() };
-        for gpu in self.with_slices(&kept) {
-            self.ledger.mark_unavailable(&gpu, UNDER_TEST.to_owned());
-        }
+        self.self_checks.under_test = self.with_slices(&kept);
+        self.hold_for_test();
         let (executor, node, time) = (self.executor.clone(), self.facts.name.clone(), self.clock.now());
         let driver = self.inventory.gpu_driver.clone();
         self.executor.tracker.spawn(async move {
@@ -85,19 +88,27 @@ impl Actor {
                 CheckedNode::new(node, time, host, gpus)
             };
             let Some(checked) = executor.cancel.run_until_cancelled(looking).await else { return };
-            let _ = executor.inside.send(Inside::OperatorChecked(kept)).await;
+            let _ = executor.inside.send(Inside::OperatorChecked).await;
             // Whoever asked may have gone.
             let _ = reply.send(Ok(checked));
         });
     }
 
     /// The look is over: what it kept can be used again, if nothing else stands against it.
-    pub(in crate::agent) fn operator_checked(&mut self, kept: &[GpuUuid]) {
+    pub(in crate::agent) fn operator_checked(&mut self) {
         self.self_checks.for_operator = false;
-        for gpu in self.with_slices(kept) {
+        for gpu in std::mem::take(&mut self.self_checks.under_test) {
             self.ledger.mark_available(&gpu);
         }
         self.judge_gpus();
+        self.consider_remedies();
+    }
+
+    /// What is being tested is given to nobody, whatever becomes of its conditions meanwhile.
+    pub(in crate::agent) fn hold_for_test(&mut self) {
+        for gpu in &self.self_checks.under_test {
+            self.ledger.mark_unavailable(gpu, UNDER_TEST.to_owned());
+        }
     }
 
     pub(super) fn with_slices(&self, devices: &[GpuUuid]) -> Vec<GpuUuid> {

@@ -54,8 +54,8 @@ impl Actor {
 
     /// Takes over what a round has found in order.
     pub(super) fn looked(&mut self, looked: &Looked) -> Vec<Change> {
-        self.note_clean(&looked.found);
-        let resets = self.fault_book.resets.look(&looked.gpus, self.clock.now());
+        self.note_clean(&looked.found, looked.begun);
+        let resets = self.fault_book.resets.look(&looked.gpus, looked.begun);
         for Reset { gpu, evidence, .. } in &resets {
             info!(node = %self.facts.name, %gpu, evidence, "a GPU was reset, or its driver loaded anew");
         }
@@ -118,17 +118,18 @@ impl Actor {
         observation.judgement = escalated(judgement, observation.kind, observation.code, &recoveries, now);
     }
 
-    /// Runs of one program have one name: their user's and their job's.
+    /// All that one user runs counts as one program: nobody can tell a new program from an old one with another name.
     fn program_of(&self, observation: &Observation) -> Option<String> {
-        let spec = self.entries.get(&observation.task?)?.record.spec.as_ref()?;
-        Some(format!("{} {}", spec.user, spec.job_name))
+        Some(self.entries.get(&observation.task?)?.record.spec.as_ref()?.user.clone())
     }
 
-    fn note_clean(&mut self, found: &Found) {
+    /// A round says nothing about what was seen after it had begun.
+    fn note_clean(&mut self, found: &Found, begun: Timestamp) {
         let now = self.clock.boottime();
         let mut still = std::mem::take(&mut self.fault_book.clean);
         for fault in self.fault_book.faults.iter().filter(|fault| fault.state == FaultState::Active) {
-            if found.is_clean(fault.kind, &fault.subject) {
+            let since = fault.last_seen.is_some_and(|seen| seen > begun);
+            if !since && found.is_clean(fault.kind, &fault.subject) {
                 let before = still.remove(&fault.id).filter(|before| before.last_seen == fault.last_seen);
                 let from = before.map_or(now, |before| before.from);
                 self.fault_book.clean.insert(fault.id, Clean { last_seen: fault.last_seen, from, to: now });
@@ -151,6 +152,10 @@ impl Actor {
     fn is_replaced(&self, fault: &Fault) -> bool {
         let (Some(pci), Some(was)) = (fault.subject.pci, &fault.subject.gpu) else { return false };
         let shown = &self.gpu_book.found.present;
+        // Boards that were swapped, or numbers of the bus that moved, replace nothing.
+        if shown.contains(was) {
+            return false;
+        }
         let mut here = self.inventory.gpus.iter().filter(|gpu| gpu.mig_parent.is_none() && shown.contains(&gpu.uuid));
         here.any(|gpu| gpu.pci.parse() == Ok(pci) && gpu.uuid != *was && !gpu.uuid.is_placeholder())
     }

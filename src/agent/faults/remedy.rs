@@ -23,6 +23,8 @@ const DEADLINE: Duration = Duration::from_secs(600);
 /// Of what a command prints, the end is kept.
 const KEPT_BYTES: usize = 300;
 /// Why the GPU is given to nobody meanwhile.
+/// Between two tries to ask the GPUs again.
+const TAKE_UP_AGAIN: Duration = Duration::from_secs(2);
 const UNDER_REMEDY: &str = "a fault of it is being remedied";
 /// How an outcome begins in a fault's evidence. The controller tells history of it.
 const MARK: &str = "remediation";
@@ -51,10 +53,17 @@ pub struct Remedies {
 struct Current {
     fault: FaultId,
     gpu: GpuUuid,
+    /// The whole machine.
+    reboots: bool,
     begun: bool,
 }
 
 impl Remedies {
+    /// Something is being done right now.
+    pub const fn is_busy(&self) -> bool {
+        self.current.is_some()
+    }
+
     pub fn new(policy: Remediation, done: Done) -> Self {
         Self { policy, done, current: None }
     }
@@ -63,7 +72,7 @@ impl Remedies {
 impl Actor {
     /// Begins with the first fault that something is to be done about, once the journal has that.
     pub(in crate::agent) fn consider_remedies(&mut self) {
-        if self.remedies.policy == Remediation::None || self.remedies.current.is_some() {
+        if self.remedies.policy == Remediation::None || self.remedies.is_busy() || self.self_checks.for_operator {
             return;
         }
         let due = |fault: &&Fault| {
@@ -75,11 +84,26 @@ impl Actor {
         let known = |id: &FaultId| self.fault_book.faults.get(*id).is_some();
         self.remedies.done.retain(|id, _| known(id));
         self.remedies.done.insert(id, Remedied { at: self.clock.now(), outcome: None });
-        for device in self.with_slices(std::slice::from_ref(&gpu)) {
+        let reboots = fault.action == Action::Reboot;
+        self.remedies.current = Some(Current { fault: id, gpu, reboots, begun: false });
+        self.hold_for_remedy();
+        self.keep_remedies();
+    }
+
+    /// What a remedy works on is given to nobody, whatever becomes of its conditions meanwhile.
+    pub(in crate::agent) fn hold_for_remedy(&mut self) {
+        for device in self.under_remedy() {
             self.ledger.mark_unavailable(&device, UNDER_REMEDY.to_owned());
         }
-        self.remedies.current = Some(Current { fault: id, gpu, begun: false });
-        self.keep_remedies();
+    }
+
+    /// A GPU and its slices; of a machine that is about to be booted, all.
+    fn under_remedy(&self) -> Vec<GpuUuid> {
+        match &self.remedies.current {
+            None => Vec::new(),
+            Some(current) if current.reboots => self.inventory.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
+            Some(current) => self.with_slices(std::slice::from_ref(&current.gpu)),
+        }
     }
 
     /// Nothing of a task's is in the way: not on the GPU, and for a reboot not on the node.
@@ -117,7 +141,8 @@ impl Actor {
 
     /// What came of it. The fault ends by its own rules: when a reset is seen, or an operator says so.
     pub(in crate::agent) fn remedied(&mut self, id: FaultId, outcome: Result<String, String>) {
-        let Some(current) = self.remedies.current.take_if(|current| current.fault == id) else { return };
+        let held = self.under_remedy();
+        let Some(_) = self.remedies.current.take_if(|current| current.fault == id) else { return };
         let (node, remediation) = (&self.facts.name, self.remedies.policy.name().to_owned());
         let sentence = match outcome {
             Ok(said) => {
@@ -130,8 +155,8 @@ impl Actor {
             }
         };
         self.tell_remedied(id, sentence);
-        for device in self.with_slices(&[current.gpu]) {
-            self.ledger.mark_available(&device);
+        for device in &held {
+            self.ledger.mark_available(device);
         }
         self.judge_gpus();
         self.look_at_gpus_now();
@@ -165,11 +190,10 @@ async fn apply(
     gpu: &GpuUuid,
 ) -> Result<String, String> {
     let resets = fault.action == Action::ResetGpu;
-    if resets {
-        // A handle that is open stands in the way of a reset.
-        source.let_go().await.map_err(|error| error.to_string())?;
-    }
+    // A handle that is open stands in the way of a reset.
+    let let_go = if resets { source.let_go().await.map_err(|error| error.to_string()) } else { Ok(()) };
     let done = match policy {
+        _ if let_go.is_err() => let_go.map(|()| String::new()),
         Remediation::None => Ok(String::new()),
         Remediation::ResetGpu => run(&["nvidia-smi", "--gpu-reset", "-i", &gpu.0], None).await,
         Remediation::Command(words) => {
@@ -179,8 +203,10 @@ async fn apply(
             run(&words, Some(line)).await
         }
     };
-    if resets && let Err(error) = source.take_up().await {
+    // However it ended: a node that asks no more has no GPUs.
+    while resets && let Err(error) = source.take_up().await {
         warn!(%error, "asking the GPUs again");
+        tokio::time::sleep(TAKE_UP_AGAIN).await;
     }
     done
 }

@@ -15,7 +15,7 @@ use crate::domain::time::Timestamp;
 use crate::gpu::{CHECK_DEADLINE, GpuSource};
 use crate::health::self_check::{Finding, Looked, of_device};
 use crate::health::{Change, Observation, SeenAt, Source};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -34,6 +34,8 @@ pub struct SelfChecks {
     well_since: BTreeMap<GpuUuid, Timestamp>,
     /// An operator's, one at a time.
     pub(super) for_operator: bool,
+    /// GPUs and slices whose memory is being tested for one.
+    pub(super) under_test: Vec<GpuUuid>,
 }
 
 impl SelfChecks {
@@ -118,25 +120,21 @@ impl Actor {
         self.self_checks.well_since.remove(&gpu);
         let place = self.inventory.gpus.iter().find(|known| known.uuid == gpu).map(|known| known.pci.parse());
         let pci = place.and_then(Result::ok);
-        let mut changes = Vec::new();
+        let mut changed = BTreeSet::new();
         for Finding { kind, judgement, evidence } in findings {
             let subject = Subject { part: Part::Gpu, gpu: Some(gpu.clone()), pci, ..Subject::default() };
             let seen = SeenAt { time: Some(self.clock.now()), ..SeenAt::default() };
             let mut observation = Observation::new(Source::Driver, kind, subject, judgement, seen);
-            observation.node = Some(self.facts.name.clone());
-            observation.evidence = evidence;
-            self.attribute(&mut observation);
-            observation.task = observation.task.or(task);
-            observation.job = observation.task.map(|task| task.job);
-            changes.extend(self.fault_book.faults.observe(observation));
+            (observation.evidence, observation.task) = (evidence, task);
+            changed.extend(self.count(observation));
         }
-        self.changed(changes);
+        self.act_on(&changed);
     }
 
     /// One look may have met a good moment: the faults of earlier checks end once all looks for a while found nothing.
     fn found_well(&mut self, gpu: &GpuUuid) {
         let of_check = |fault: &&Fault| {
-            let kind = fault.kind == FaultKind::SelfCheck && fault.action != Action::Inspect;
+            let kind = fault.kind == FaultKind::SelfCheck && fault.action == Action::ResetGpu;
             kind && fault.state == FaultState::Active && fault.subject.gpu.as_ref() == Some(gpu)
         };
         let ill: Vec<FaultId> = self.fault_book.faults.iter().filter(of_check).map(|fault| fault.id).collect();

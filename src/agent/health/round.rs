@@ -91,7 +91,8 @@ impl Rounds {
         let at = self.ask(|reply| Inside::LookedAt { reply }).await?;
         // What is seen from here on may have happened at any time before.
         let boot_us = u64::try_from(self.clock.boottime().as_micros()).ok();
-        let seen = SeenAt { time: Some(self.clock.now()), boot_us, order: 0 };
+        let begun = self.clock.now();
+        let seen = SeenAt { time: Some(begun), boot_us, order: 0 };
         let tells = self.source.tells_health();
         let (gpus, pci, infiniband) = tokio::join!(
             optional(tells, bounded("their health", self.source.health())),
@@ -112,7 +113,7 @@ impl Rounds {
             infiniband: infiniband.as_deref(),
         });
         let observations = std::mem::take(&mut found.observations);
-        let looked = Looked { found, gpus: gpus.unwrap_or_default() };
+        let looked = Looked { begun, found, gpus: gpus.unwrap_or_default() };
         self.ask(|reply| Inside::Observed(Box::new(Observed { observations, looked: Some(looked), reply }))).await
     }
 
