@@ -113,7 +113,8 @@ fn exec_tells_transport_from_mistakes() {
         cluster.cli(&["--json", "exec", &id, "--", "/bin/sh", "-c", "echo x; exit 4"]).expect(4).json_lines();
     assert_eq!(pieces[0], serde_json::json!({ "stream": "stdout", "text": "x\n" }));
     assert_eq!(pieces.last(), Some(&serde_json::json!({ "exit_code": 4 })));
-    let running = cluster.spawn(&["exec", &id, "--", "/bin/sh", "-c", "echo up; sleep 600"]);
+    // A shell that is just starting another program may swallow the signal; one that becomes it cannot.
+    let running = cluster.spawn(&["exec", &id, "--", "/bin/sh", "-c", "echo up; exec sleep 600"]);
     until("the command runs", || (running.stdout_so_far() == b"up\n").then_some(()));
     running.signal(nix::sys::signal::Signal::SIGINT);
     running.finish().expect(130);

@@ -52,13 +52,16 @@ struct Score {
     attribution: attribution::Attribution,
     latency: Latencies,
     /// Through the kernel's own log, where this user may write to it.
-    kernels: Option<Latencies>,
+    kernels: Option<(attribution::Attribution, Latencies)>,
     parser: parser::Parsed,
 }
 
 impl Score {
     fn is_good(&self) -> bool {
-        self.precision.is_perfect() && self.attribution.is_perfect() && self.coverage.part() >= COVERAGE_FLOOR
+        let kernels = self.kernels.as_ref().is_none_or(|(attribution, _)| attribution.is_perfect());
+        let understood = self.parser.missed.len() == parser::NOT_ABOUT_HARDWARE;
+        let named = self.attribution.is_perfect() && kernels;
+        self.precision.is_perfect() && named && understood && self.coverage.part() >= COVERAGE_FLOOR
     }
 }
 
@@ -68,7 +71,7 @@ fn score(amount: Amount) -> Score {
     let precision = precision::score(&site, amount.noise);
     drop(site);
     let kernels = amount.everything.then(Site::with_kernels_log).flatten();
-    let kernels = kernels.map(|site| attribution::score(&site, amount.injections, 0).1);
+    let kernels = kernels.map(|site| attribution::score(&site, amount.injections, 0));
     Score {
         attribution,
         latency,

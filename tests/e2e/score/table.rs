@@ -32,7 +32,7 @@ pub(super) fn text(score: &Score) -> String {
     let right = attribution.injected - attribution.wrong.len();
     line("attribution", format!("{right} of {} faults name the right task, or rightly none", attribution.injected));
     line("latency, a file", times(latency));
-    if let Some(kernels) = kernels {
+    if let Some((_, kernels)) = kernels {
         line("latency, /dev/kmsg", times(kernels));
     }
     line("parser", format!("{} of {} lines understood", parser.lines - parser.missed.len(), parser.lines));
@@ -67,7 +67,7 @@ pub(super) fn json(score: &Score) -> Value {
         "coverage": { "seen": coverage.seen(), "interruptions": coverage.interruptions(), "part": coverage.part(), "floor": COVERAGE_FLOOR, "causes": causes },
         "precision": { "lines": precision.lines, "wrong": precision.wrong, "real": precision.real.1, "real_acted_on": precision.real.0 },
         "attribution": { "injected": attribution.injected, "wrong": attribution.wrong },
-        "latency": { "file": times(latency), "kernel": kernels.as_ref().map(times) },
+        "latency": { "file": times(latency), "kernel": kernels.as_ref().map(|(_, latencies)| times(latencies)) },
         "parser": { "lines": parser.lines, "missed": parser.missed },
     })
 }
