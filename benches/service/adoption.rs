@@ -15,36 +15,37 @@ const PAGE: u32 = 500;
 /// From the start of the program to all tasks taken over and told to whoever asks; in turns, after kills.
 pub async fn run(folder: &Path, rounds: usize, table: &mut Table) {
     let node = "runtime = 'process'\ngpus = 'none'".to_owned();
-    let mut full = Cluster::start(&folder.join("full"), std::slice::from_ref(&node)).await;
-    let mut empty = Cluster::start(&folder.join("empty"), &[node]).await;
-    let id = full.submit(&job("many", "none", TASKS, "sleep 3600")).await;
-    full.wait_running(id, TASKS).await;
+    let mut cluster = Cluster::start(&folder.join("adoption"), &[node.clone(), node]).await;
+    let id = cluster.submit(&job("many", "none", TASKS, "sleep 3600")).await;
+    cluster.wait_running(id, TASKS).await;
+    // Tasks are packed: one node has them all, and the other none.
+    let full = if answers(&cluster, 0, 0).await { 1 } else { 0 };
     let (mut ours, mut theirs) = <(Sample, Sample)>::default();
     for _ in 0..rounds {
-        ours.0.push(until_adopted(&mut full, TASKS as usize).await);
-        theirs.0.push(until_adopted(&mut empty, 0).await);
+        ours.0.push(until_adopted(&mut cluster, full, TASKS as usize).await);
+        theirs.0.push(until_adopted(&mut cluster, 1 - full, 0).await);
     }
     table.pair("agent killed: start to 100 tasks taken over", "ms", &ours, "without tasks", &theirs);
-    full.stop(id).await;
+    cluster.stop(id).await;
 }
 
-async fn until_adopted(cluster: &mut Cluster, tasks: usize) -> f64 {
-    let started = cluster.crash_agent(0);
+async fn until_adopted(cluster: &mut Cluster, at: usize, tasks: usize) -> f64 {
+    let started = cluster.crash_agent(at);
     let end = started + PATIENCE;
     loop {
-        if answers(cluster, tasks).await {
+        if answers(cluster, at, tasks).await {
             return started.elapsed().as_secs_f64() * 1e3;
         }
-        assert!(Instant::now() < end, "not taken over: {}", cluster.log_of_agent(0));
+        assert!(Instant::now() < end, "not taken over: {}", cluster.log_of_agent(at));
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
 /// It tells of so many tasks, and has looked at each.
-async fn answers(cluster: &Cluster, tasks: usize) -> bool {
-    if cluster.log_of_agent(0).lines().filter(|line| line.contains("taken over")).count() < tasks {
+async fn answers(cluster: &Cluster, at: usize, tasks: usize) -> bool {
+    if cluster.log_of_agent(at).lines().filter(|line| line.contains("taken over")).count() < tasks {
         return false;
     }
-    let client = AgentClient::new(&cluster.address_of_agent(0)).expect("the address is one");
+    let client = AgentClient::new(&cluster.address_of_agent(at)).expect("the address is one");
     client.list_tasks(&cluster.who, PAGE, "").await.is_ok_and(|(shown, _)| shown.len() == tasks)
 }
