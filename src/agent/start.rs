@@ -25,6 +25,7 @@ use crate::domain::ssh::SEED_FEATURE;
 use crate::domain::task::Inventory;
 use crate::gpu::GpuSource;
 use crate::gpu::events::GpuEvents;
+use crate::health::checks::Modes;
 use crate::health::table::Table;
 use crate::kernel_log::{KernelLog, KernelLogOptions};
 use crate::runtime::{Records, Runtime, RuntimeEvent};
@@ -210,6 +211,7 @@ pub async fn start(mut parts: AgentParts, cancel: CancellationToken) -> Result<(
         task_ip: parts.task_ip,
         version: parts.version,
     };
+    let modes = parts.tuning.looking.as_ref().map_or_else(Modes::default, |looking| looking.modes.clone());
     let tracker = TaskTracker::new();
     let (requests, requests_in) = mpsc::channel(REQUESTS);
     let (inside, inside_in) = mpsc::channel(INSIDE);
@@ -248,7 +250,7 @@ pub async fn start(mut parts: AgentParts, cancel: CancellationToken) -> Result<(
         gpu_book,
         fault_book,
         tally: Tally::default(),
-        self_checks: SelfChecks::default(),
+        self_checks: SelfChecks::new(modes),
         remedies: Remedies::new(parts.tuning.remediation, journal.remedies),
         writer: Writer::new(Arc::clone(&parts.store), journal.sequence),
         executor,

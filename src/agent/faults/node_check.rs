@@ -10,9 +10,11 @@ use crate::domain::gpu::{DriverState, Gpu, GpuDriver};
 use crate::domain::host::{InfinibandDevice, PortState};
 use crate::domain::ids::{GpuUuid, TaskId};
 use crate::domain::principal::{Principal, Role};
-use crate::health::self_check::{Looked, of_memory};
+use crate::health::checks::{Check, Mode, Modes};
+use crate::health::self_check::{Looked, memory_is_off, of_memory};
 use crate::host::infiniband;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Files of the kernel's are read at once, unless a device hangs.
@@ -77,13 +79,16 @@ impl Actor {
         self.hold_for_test();
         let (executor, node, time) = (self.executor.clone(), self.facts.name.clone(), self.clock.now());
         let driver = self.inventory.gpu_driver.clone();
+        let modes = Arc::clone(&self.self_checks.modes);
         self.executor.tracker.spawn(async move {
             let looking = async {
-                let mut host = vec![of_driver(&driver)];
-                host.push(of_infiniband(adapters().await));
+                let mut host = vec![of_driver(&driver, &modes)];
+                if modes.of(Check::InfinibandState) != Mode::Off {
+                    host.push(of_infiniband(adapters().await));
+                }
                 let mut gpus = Vec::new();
                 for (gpu, task) in devices {
-                    gpus.push(executor.check_one(&gpu, task, deep).await);
+                    gpus.push(executor.check_one(&gpu, task, deep, &modes).await);
                 }
                 CheckedNode::new(node, time, host, gpus)
             };
@@ -120,26 +125,26 @@ impl Actor {
 }
 
 impl Executor {
-    async fn check_one(&self, gpu: &Gpu, task: Option<TaskId>, deep: bool) -> CheckedGpu {
-        let mut looked = look(&self.gate.source, &gpu.uuid).await.unwrap_or_else(|| {
+    async fn check_one(&self, gpu: &Gpu, task: Option<TaskId>, deep: bool, modes: &Modes) -> CheckedGpu {
+        let mut looked = look(&self.gate.source, &gpu.uuid, modes).await.unwrap_or_else(|| {
             let not_asked = CheckedThing::new("answer", "it could not be asked now", "its UUID", CheckOutcome::Noted);
             Looked { things: vec![not_asked], ..Looked::default() }
         });
         // One that does not answer is not touched any further.
-        if deep && looked.findings.is_empty() {
+        if deep && modes.of(Check::SelfCheck) == Mode::Off {
+            looked.extend(memory_is_off());
+        } else if deep && looked.condemned().is_none() {
             let deep = tokio::time::timeout(DEEP_DEADLINE, self.gate.source.deep_check(&gpu.uuid)).await;
             let late = || format!("no answer within {} s", DEEP_DEADLINE.as_secs());
-            let memory = match deep {
-                Ok(Ok(deep)) => of_memory(&deep),
-                Ok(Err(error)) => of_memory(&DeepCheck::NotPossible(error.to_string())),
-                Err(_) => of_memory(&DeepCheck::Broken(late())),
+            let deep = match deep {
+                Ok(Ok(deep)) => deep,
+                Ok(Err(error)) => DeepCheck::NotPossible(error.to_string()),
+                Err(_) => DeepCheck::Broken(late()),
             };
-            looked.things.extend(memory.things);
-            looked.findings.extend(memory.findings);
+            looked.extend(of_memory(&deep, modes));
         }
-        if !looked.findings.is_empty() {
-            let findings = Some(looked.findings);
-            let checked = SelfChecked { gpu: gpu.uuid.clone(), task: None, findings };
+        if !looked.wrong.is_empty() {
+            let checked = SelfChecked { gpu: gpu.uuid.clone(), task: None, wrong: Some(looked.wrong) };
             let _ = self.inside.send(Inside::SelfChecked(Box::new(checked))).await;
         }
         CheckedGpu { uuid: gpu.uuid.clone(), index: gpu.index, model: gpu.model.clone(), task, checks: looked.things }
@@ -169,10 +174,13 @@ fn chosen<'a>(devices: &[&'a Gpu], named: &[String]) -> Result<Vec<&'a Gpu>, Err
     Ok(chosen)
 }
 
-fn of_driver(driver: &GpuDriver) -> CheckedThing {
+fn of_driver(driver: &GpuDriver, modes: &Modes) -> CheckedThing {
+    let enforced = |check| modes.of(check) == Mode::Enforce;
     let outcome = match driver.state {
         DriverState::Ok => CheckOutcome::Ok,
         DriverState::None => CheckOutcome::Noted,
+        DriverState::VersionMismatch if !enforced(Check::DriverMismatch) => CheckOutcome::Noted,
+        DriverState::Hung if !enforced(Check::GpuHung) => CheckOutcome::Noted,
         _ => CheckOutcome::Failed,
     };
     let version = driver.driver_version.as_ref().map_or_else(String::new, |version| format!(", version {version}"));
@@ -224,7 +232,7 @@ mod tests {
     fn a_machine_without_infiniband_or_driver_has_no_failures() {
         assert_eq!(of_infiniband(Ok(Vec::new())).outcome, CheckOutcome::Ok);
         assert_eq!(of_infiniband(Err("late".to_owned())).outcome, CheckOutcome::Noted);
-        let state = |state| of_driver(&GpuDriver { state, ..GpuDriver::default() }).outcome;
+        let state = |state| of_driver(&GpuDriver { state, ..GpuDriver::default() }, &Modes::default()).outcome;
         assert_eq!(state(DriverState::None), CheckOutcome::Noted);
         assert_eq!(state(DriverState::Hung), CheckOutcome::Failed);
     }

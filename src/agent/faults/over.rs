@@ -179,7 +179,7 @@ impl Actor {
 
 /// Somebody looks whether it is still true.
 fn has_check(kind: FaultKind) -> bool {
-    Check::ALL.iter().any(|check| check.kind() == kind)
+    Check::ALL.iter().any(|check| check.kind() == kind && check.is_of_rounds())
 }
 
 /// The fault is one of before the reset: seen at the look before at the latest. Where it was seen since then, only the

@@ -13,7 +13,8 @@ use crate::domain::gpu::health::{DeviceHealth, NoAnswer, NoSnapshot};
 use crate::domain::ids::{GpuUuid, TaskId};
 use crate::domain::time::Timestamp;
 use crate::gpu::{CHECK_DEADLINE, GpuSource};
-use crate::health::self_check::{Finding, Looked, of_device};
+use crate::health::checks::Modes;
+use crate::health::self_check::{Looked, Wrong, of_device};
 use crate::health::{Change, Observation, SeenAt, Source};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,6 +30,8 @@ const WELL_AFTER: Duration = Duration::from_secs(120);
 /// Checks that are going on.
 #[derive(Debug, Default)]
 pub struct SelfChecks {
+    /// How far each check may go, as in the rounds.
+    pub(super) modes: Arc<Modes>,
     running: BTreeMap<GpuUuid, CheckUnderWay>,
     /// Since when checks of a GPU that has failed one find nothing.
     well_since: BTreeMap<GpuUuid, Timestamp>,
@@ -39,6 +42,10 @@ pub struct SelfChecks {
 }
 
 impl SelfChecks {
+    pub fn new(modes: Modes) -> Self {
+        Self { modes: Arc::new(modes), ..Self::default() }
+    }
+
     /// Those of these GPUs, or of their devices.
     pub fn of(&self, gpus: &[Gpu]) -> Vec<(GpuUuid, CheckUnderWay)> {
         let of = |gpu: &Gpu| {
@@ -56,7 +63,7 @@ pub struct SelfChecked {
     /// After whose failure.
     pub task: Option<TaskId>,
     /// None: nobody could look.
-    pub findings: Option<Vec<Finding>>,
+    pub wrong: Option<Vec<Wrong>>,
 }
 
 impl Actor {
@@ -94,16 +101,16 @@ impl Actor {
         if begun.is_empty() {
             return;
         }
-        let executor = self.executor.clone();
+        let (executor, modes) = (self.executor.clone(), Arc::clone(&self.self_checks.modes));
         self.executor.tracker.spawn(async move {
             for (gpu, done) in begun {
-                let checked = look(&executor.gate.source, &gpu);
+                let checked = look(&executor.gate.source, &gpu, &modes);
                 let Some(looked) = executor.cancel.run_until_cancelled(checked).await else { return };
-                let findings = looked.map(|looked| looked.findings);
-                let first = findings.as_ref().and_then(|findings| findings.first());
-                let verdict = first.map_or(Ok(()), |finding| Err(finding.judgement.reason.clone()));
+                let condemned = looked.as_ref().and_then(Looked::condemned);
+                let verdict = condemned.map_or(Ok(()), |wrong| Err(wrong.judgement.reason.clone()));
                 // The actor first: whoever is turned away at the gate is not sent here again.
-                let word = Inside::SelfChecked(Box::new(SelfChecked { gpu, task, findings }));
+                let wrong = looked.map(|looked| looked.wrong);
+                let word = Inside::SelfChecked(Box::new(SelfChecked { gpu, task, wrong }));
                 let _ = executor.inside.send(word).await;
                 done.send_replace(Some(verdict));
             }
@@ -111,17 +118,18 @@ impl Actor {
     }
 
     /// Takes note of what a check found.
-    pub(in crate::agent) fn self_checked(&mut self, SelfChecked { gpu, task, findings }: SelfChecked) {
+    pub(in crate::agent) fn self_checked(&mut self, SelfChecked { gpu, task, wrong }: SelfChecked) {
         self.self_checks.running.remove(&gpu);
-        let Some(findings) = findings else { return };
-        if findings.is_empty() {
-            return self.found_well(&gpu);
+        let Some(wrong) = wrong else { return };
+        if wrong.iter().any(Wrong::condemns) {
+            self.self_checks.well_since.remove(&gpu);
+        } else {
+            self.found_well(&gpu);
         }
-        self.self_checks.well_since.remove(&gpu);
         let place = self.inventory.gpus.iter().find(|known| known.uuid == gpu).map(|known| known.pci.parse());
         let pci = place.and_then(Result::ok);
         let mut changed = BTreeSet::new();
-        for Finding { kind, judgement, evidence } in findings {
+        for Wrong { kind, judgement, evidence } in wrong {
             let subject = Subject { part: Part::Gpu, gpu: Some(gpu.clone()), pci, ..Subject::default() };
             let seen = SeenAt { time: Some(self.clock.now()), ..SeenAt::default() };
             let mut observation = Observation::new(Source::Driver, kind, subject, judgement, seen);
@@ -154,9 +162,9 @@ impl Actor {
 }
 
 /// A quick look, over in time whatever the source does. `None`: nobody could look, which is no fault of the GPU.
-pub(super) async fn look(source: &Arc<dyn GpuSource>, gpu: &GpuUuid) -> Option<Looked> {
+pub(super) async fn look(source: &Arc<dyn GpuSource>, gpu: &GpuUuid, modes: &Modes) -> Option<Looked> {
     match tokio::time::timeout(CHECK_DEADLINE + SLACK, source.check(gpu)).await {
-        Ok(Ok(check)) => Some(of_device(gpu, &check)),
+        Ok(Ok(check)) => Some(of_device(gpu, &check, modes)),
         Ok(Err(error)) => {
             warn!(%gpu, %error, "a GPU could not be checked");
             None
@@ -165,7 +173,7 @@ pub(super) async fn look(source: &Arc<dyn GpuSource>, gpu: &GpuUuid) -> Option<L
             let sentence = format!("no answer within {} s", CHECK_DEADLINE.as_secs());
             let answer = Err(NoSnapshot { why: NoAnswer::Hung, sentence });
             let health = DeviceHealth { gpu: gpu.clone(), index: 0, answer };
-            Some(of_device(gpu, &DeviceCheck { health, node: None }))
+            Some(of_device(gpu, &DeviceCheck { health, node: None }, modes))
         }
     }
 }

@@ -2,13 +2,15 @@
 
 use super::gpus::{Board, node, until};
 use super::machine::failed;
-use super::{Node, eventually, header, me, spec, task};
+use super::{Node, eventually, header, me, spec, task, tuning};
+use crate::agent::{Looking, Tuning};
 use crate::api::AgentApi;
 use crate::domain::checked::CheckOutcome;
 use crate::domain::command::ErrorKind;
 use crate::domain::gpu::GpuState;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::task::TaskState;
+use crate::health::checks::{Check, Mode, Modes};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +74,27 @@ async fn a_gpu_that_fails_its_check_is_out_of_use_until_it_has_passed_for_a_whil
     node.clock.advance(Duration::from_secs(121));
     until(&node, "A", GpuState::Free).await;
     node.agent.prepare(header(1), spec(task(2), &["A"])).await.unwrap();
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_check_that_only_observes_keeps_no_gpu_from_tasks() {
+    let board = Board::of(&["A"]);
+    let modes = Modes::new([(Check::SelfCheck, Mode::Observe)]);
+    // Nothing but these checks looks.
+    let looking = Looking { period: Duration::from_secs(3600), modes, ..Looking::default() };
+    let mut node = Node::with_gpus(board.clone(), None, Tuning { looking: Some(looking), ..tuning() }).await;
+    board.change(|state| state.shut = vec!["A"]);
+    fail_on(&node, 0, "A").await;
+    node.agent.release(header(1), task(0)).await.unwrap();
+    // The next one has waited for the look.
+    node.agent.prepare(header(1), spec(task(1), &["A"])).await.unwrap();
+    let checked = node.agent.check_health(&operator(), Vec::new(), false).await.unwrap();
+    let door = checked.gpus[0].checks.iter().find(|thing| thing.what == "device node").unwrap();
+    assert_eq!((door.outcome, checked.outcome), (CheckOutcome::Noted, CheckOutcome::Ok));
+    let shown = node.agent.get_node(&operator()).await.unwrap().gpus;
+    assert_eq!(shown[0].state, GpuState::Held, "{:?}", shown[0].reason);
+    assert!(!shown[0].faults.is_empty(), "it is reported all the same");
     node.end().await;
 }
 

@@ -16,16 +16,21 @@ pub(super) fn rows(reading: &Reading<RemappedRows>) -> Finding {
         Reading::Failed { .. } => return Finding::Unseen,
     };
     let RemappedRows { corrected, uncorrected, is_pending, has_failed } = rows;
-    let evidence =
-        format!("rows remapped: {corrected} after corrected errors, {uncorrected} after uncorrectable ones");
-    let (action, reason) = match (has_failed, is_pending) {
-        (true, _) => (Action::Inspect, "A bad row of the GPU's memory could not be replaced: no spare row is left."),
+    let (action, reason, state) = match (has_failed, is_pending) {
+        (true, _) => (
+            Action::Inspect,
+            "A bad row of the GPU's memory could not be replaced: no spare row is left.",
+            "one could not be replaced",
+        ),
         (false, true) => (
             Action::ResetGpu,
             "A bad row of the GPU's memory is replaced with the next reset; until then it is used.",
+            "one waits for a reset",
         ),
         (false, false) => return Finding::InOrder,
     };
+    let evidence =
+        format!("rows remapped: {corrected} after corrected errors, {uncorrected} after uncorrectable ones; {state}");
     Finding::fault(Judgement::new(Verdict::Gpu, action, reason), evidence)
 }
 
@@ -43,6 +48,7 @@ pub(super) fn pages(pages: &RetiredPages) -> Finding {
     match &pages.is_pending {
         Reading::Known(true) => {
             let reason = "A bad page of the GPU's memory is retired with the next reset; until then it is used.";
+            let evidence = format!("{evidence}; one waits for a reset");
             Finding::fault(Judgement::new(Verdict::Gpu, Action::ResetGpu, reason), evidence)
         }
         Reading::Known(false) => Finding::InOrder,

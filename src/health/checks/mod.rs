@@ -11,6 +11,7 @@
 //! compared from there on. So the first round after a start finds states, and no growth.
 
 mod answers;
+mod at_once;
 mod driver;
 mod ecc;
 mod fabric;
@@ -31,7 +32,9 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use at_once::{as_far_as, at_once};
 pub use modes::{Check, Mode, Modes};
+pub use round::Finding;
 
 use super::{Observation, SeenAt};
 

@@ -52,6 +52,11 @@ pub enum Check {
     DriverMismatch,
     /// No GPU memory is held by nobody.
     MemoryHeld,
+    /// Tasks can still open the devices that they hold.
+    DeviceAccess,
+    /// At a look after a task that failed, or that an operator asks for: the GPU answers in time and for itself, its
+    /// device node opens, its memory keeps what is written.
+    SelfCheck,
     /// Ports that were active are active.
     InfinibandState,
     /// They stay so.
@@ -84,6 +89,8 @@ words!(Check {
     GpuCount = "gpu_count",
     DriverMismatch = "driver_mismatch",
     MemoryHeld = "memory_held",
+    DeviceAccess = "device_access",
+    SelfCheck = "self_check",
     InfinibandState = "infiniband_state",
     InfinibandFlaps = "infiniband_flaps",
     InfinibandRate = "infiniband_rate",
@@ -112,16 +119,24 @@ impl Check {
             Self::GpuCount => FaultKind::GpuCount,
             Self::DriverMismatch => FaultKind::DriverMismatch,
             Self::MemoryHeld => FaultKind::MemoryHeld,
+            Self::DeviceAccess => FaultKind::DeviceAccess,
+            Self::SelfCheck => FaultKind::SelfCheck,
             Self::InfinibandState | Self::InfinibandFlaps | Self::InfinibandRate | Self::InfinibandErrors => {
                 FaultKind::Infiniband
             }
         }
     }
 
+    /// It looks again and again, so that what it finds in order says that a fault is over.
+    pub const fn is_of_rounds(self) -> bool {
+        !matches!(self, Self::SelfCheck)
+    }
+
     /// Who says what it judges.
     pub const fn source(self) -> Source {
         match self {
             Self::GpuCount
+            | Self::DeviceAccess
             | Self::InfinibandState
             | Self::InfinibandFlaps
             | Self::InfinibandRate

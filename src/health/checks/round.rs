@@ -1,5 +1,6 @@
 //! What is found during one round, put in order: judged as far as each check's mode goes, and what nobody doubts.
 
+use super::at_once::as_far_as;
 use super::modes::{Check, Mode, Modes};
 use super::{CheckedPart, Found};
 use crate::domain::fault::{Action, FaultKind, Subject, Verdict};
@@ -9,7 +10,7 @@ use std::collections::BTreeSet;
 
 /// What a check says of one part.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Finding {
+pub enum Finding {
     /// The part has no such thing.
     NotThere,
     /// It could not be seen, or not long enough: neither good nor bad.
@@ -54,10 +55,7 @@ impl<'a> Round<'a> {
 
     /// Takes what `check` says of `subject`.
     pub fn file(&mut self, check: Check, subject: &Subject, finding: Finding) {
-        let mode = self.modes.of(check);
-        if mode == Mode::Off {
-            return;
-        }
+        let Some(finding) = as_far_as(self.modes.of(check), finding) else { return };
         let parts = CheckedPart::all_of(subject).into_iter().map(|part| (check.kind(), part));
         match finding {
             Finding::NotThere => {}
@@ -65,7 +63,6 @@ impl<'a> Round<'a> {
             Finding::InOrder => self.in_order.extend(parts),
             Finding::Fault { judgement, evidence, count } => {
                 self.doubtful.extend(parts);
-                let judgement = if mode == Mode::Observe { observed(judgement) } else { judgement };
                 let found = Observation::new(check.source(), check.kind(), subject.clone(), judgement, self.seen);
                 self.observations.push(Observation { evidence, count, ..found });
             }
@@ -91,7 +88,7 @@ impl<'a> Round<'a> {
 }
 
 /// Reported only.
-fn observed(judgement: Judgement) -> Judgement {
+pub(super) fn observed(judgement: Judgement) -> Judgement {
     let would = match judgement.action {
         Action::None => "",
         Action::RestartApp => " Only observed; enforced it would be restart_app.",
