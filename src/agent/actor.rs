@@ -151,10 +151,12 @@ impl Actor {
             Inside::Registration { reply } => drop(reply.send(self.registration())),
             Inside::Registered { registered, reply } => drop(reply.send(self.registered(registered))),
             Inside::Heartbeat { reply } => drop(reply.send(self.heartbeat())),
-            Inside::HeartbeatAnswered { sent_boottime, faults_version } => {
+            Inside::Unheard { why } => self.controller_is_silent(&why),
+            Inside::HeartbeatAnswered { sent_boottime, faults_version, asked, permit } => {
                 self.tally.heartbeats += 1;
                 self.controller_has_faults(faults_version);
                 self.renew_leases(sent_boottime);
+                self.permit_said(asked, permit);
             }
             Inside::Kernel(batch) => self.kernel_said(*batch),
             Inside::Observed(observed) => self.observed(*observed),

@@ -8,6 +8,7 @@ mod control_group;
 mod kept;
 mod node_check;
 mod over;
+mod permit;
 mod remedy;
 mod self_check;
 

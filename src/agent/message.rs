@@ -15,6 +15,7 @@ use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::TaskId;
 use crate::domain::metrics::Sample;
 use crate::domain::principal::Principal;
+use crate::domain::remediation::{GoingOut, Permit};
 use crate::domain::ssh::SshSeed;
 use crate::domain::task::{TaskSpec, TaskStatus};
 use crate::runtime::{Records, RuntimeEvent};
@@ -138,6 +139,13 @@ pub enum Inside {
         sent_boottime: Duration,
         /// The version of this node's faults that the controller has; 0 is none.
         faults_version: u64,
+        /// What it asked for, and whether it may.
+        asked: Option<GoingOut>,
+        permit: Option<Permit>,
+    },
+    /// The controller did not answer, or not as it should.
+    Unheard {
+        why: String,
     },
     /// A stretch of the kernel's log.
     Kernel(Box<KernelBatch>),

@@ -145,6 +145,7 @@ impl Actor {
             progress: self.progress(),
             faults_version,
             faults,
+            going_out: self.going_out(),
         }
     }
 

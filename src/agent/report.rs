@@ -82,6 +82,7 @@ impl Reporter {
                 warn!(node = self.node, reason = error.message, "waiting for the controller to accept this node");
                 said.clone_from(&error.message);
             }
+            self.tell(Inside::Unheard { why: error.message.clone() }).await?;
             let wait = if is_refusal(error.kind) { REFUSED_WAIT } else { backoff.next_wait() };
             let asked = error.retry_after_ms.map_or(Duration::ZERO, Duration::from_millis);
             tokio::time::sleep(wait.max(asked.min(REFUSED_WAIT))).await;
@@ -120,9 +121,9 @@ impl Reporter {
             told = self.hint.borrow().faults;
             let heartbeat = self.ask(|reply| Inside::Heartbeat { reply }).await?;
             // Before the call: the lease must not outlive what the controller counts from its own clock.
-            let sent_boottime = self.clock.boottime();
+            let (sent_boottime, asked) = (self.clock.boottime(), heartbeat.going_out);
             match deadline("heartbeat", self.controller.heartbeat(&self.me(), heartbeat)).await {
-                Ok(HeartbeatReply { term, register_again, faults_version }) => {
+                Ok(HeartbeatReply { term, register_again, faults_version, permit }) => {
                     if std::mem::take(&mut silent) {
                         info!(node = self.node, "the controller answers heartbeats again");
                     }
@@ -130,13 +131,14 @@ impl Reporter {
                         info!(node = self.node, term = term.0, register_again, "registering anew");
                         return Ok(());
                     }
-                    self.tell(Inside::HeartbeatAnswered { sent_boottime, faults_version }).await?;
+                    self.tell(Inside::HeartbeatAnswered { sent_boottime, faults_version, asked, permit }).await?;
                 }
                 Err(error) if error.kind == ErrorKind::NotFound || error.kind == ErrorKind::Stale => return Ok(()),
                 Err(error) => {
                     if !std::mem::replace(&mut silent, true) {
                         warn!(node = self.node, reason = error.message, "heartbeats are not answered");
                     }
+                    self.tell(Inside::Unheard { why: error.message }).await?;
                 }
             }
         }

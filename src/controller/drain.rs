@@ -28,13 +28,14 @@ use crate::domain::view::NodeView;
 use crate::scheduler::NodeState;
 use std::collections::BTreeSet;
 
-/// As `wharf nodes` shows it, and as the scheduler takes it. A fault of the machine closes an open node as an operator would.
+/// As `wharf nodes` shows it, and as the scheduler takes it. A fault of the machine closes an open node as an operator would, and
+/// so does its own remedy of one.
 pub(super) fn state_of(node: &Node) -> NodeState {
     if !node.answers() {
         return NodeState::Unreachable;
     }
     match standing_of(&node.standing) {
-        NodeState::Ready if faults::withdraws(node).is_some() => NodeState::Cordoned,
+        NodeState::Ready if faults::withdraws(node).is_some() || node.permit.is_some() => NodeState::Cordoned,
         standing => standing,
     }
 }

@@ -106,9 +106,21 @@ pub(super) fn limit_withdrawn(state: &mut State, now: Timestamp) {
     }
 }
 
+/// How many nodes may be out at once; one always.
+pub(super) fn most_out(state: &State) -> usize {
+    (state.nodes.len() * usize::from(state.max_nodes_out_percent) / 100).max(1)
+}
+
+/// Nodes that are out by their own remedies are out too; what is closed stays so.
+fn room_to_close(state: &State) -> usize {
+    let closed = |node: &Node| node.withdrawn == Withdrawn::Yes && closing(node).is_some();
+    let away = state.nodes.values().filter(|node| node.permit.is_some() && closing(node).is_none()).count();
+    most_out(state).saturating_sub(away).max(state.nodes.values().filter(|node| closed(node)).count())
+}
+
 /// The same without a word: what was read from the store was told before. The nodes that it changed.
 pub(super) fn judge_withdrawn(state: &mut State) -> Vec<(NodeName, Withdrawn)> {
-    let most = (state.nodes.len() * usize::from(state.max_nodes_out_percent) / 100).max(1);
+    let most = room_to_close(state);
     let ill = state
         .nodes
         .iter()

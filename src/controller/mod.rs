@@ -41,6 +41,7 @@ mod lost;
 mod metrics;
 mod node_detail;
 mod nodes;
+mod permits;
 mod persist;
 mod placing;
 mod possible;

@@ -4,6 +4,7 @@ use super::apply::{Context, change_run};
 use super::faults;
 use super::holdings;
 use super::lost;
+use super::permits;
 use super::persist::registration_bytes;
 use super::schedule;
 use super::state::{Node, State};
@@ -81,7 +82,8 @@ pub(super) fn register(
     let other_journal = known.is_some_and(|known| known.registration.journal_id != registration.journal_id);
     let samples = known.map_or_else(HashMap::new, |known| known.samples.clone());
     // Those of another machine are none of this one.
-    let (faults, withdrawn) = known.map(|known| (known.faults.clone(), known.withdrawn)).unwrap_or_default();
+    let (faults, withdrawn, permit) =
+        known.map(|known| (known.faults.clone(), known.withdrawn, known.permit)).unwrap_or_default();
     // It is asked for its list, and what it answers tells.
     let unanswered = known.and_then(|known| known.unanswered.clone());
     if news {
@@ -114,6 +116,7 @@ pub(super) fn register(
         faults,
         faults_version: 0,
         withdrawn,
+        permit,
     };
     state.nodes.insert(name.clone(), node);
     schedule::nodes_changed(state);
@@ -208,13 +211,14 @@ fn rename(state: &mut State, registration: &Registration) -> Result<Option<Stand
 pub(super) fn heartbeat(state: &mut State, heartbeat: Heartbeat, context: &mut Context<'_>) -> HeartbeatReply {
     let term = state.term;
     let Some(name) = state.node_by_uid(&heartbeat.node_uid).map(|(name, _)| name.clone()) else {
-        return HeartbeatReply { term, register_again: true, faults_version: 0 };
+        return HeartbeatReply { term, register_again: true, faults_version: 0, permit: None };
     };
     let Some(node) = state.nodes.get_mut(&name) else {
-        return HeartbeatReply { term, register_again: true, faults_version: 0 };
+        return HeartbeatReply { term, register_again: true, faults_version: 0, permit: None };
     };
     // Not heard since this start, or silent for long: what is on it has to be compared first.
     let register_again = !node.reachable || node.registration.journal_id != heartbeat.journal_id;
+    let mut permit = None;
     if !register_again {
         (node.heard, node.renewed) = (Some(context.instant), Some(context.running_for));
         node.last_heartbeat = Some(context.now);
@@ -223,9 +227,11 @@ pub(super) fn heartbeat(state: &mut State, heartbeat: Heartbeat, context: &mut C
         if let Some(told) = heartbeat.faults {
             faults::told(state, &name, told, heartbeat.faults_version, context.now);
         }
+        // After its faults: one that closes the node takes no other's place.
+        permit = permits::answer(state, &name, heartbeat.going_out, context.now);
     }
     let faults_version = state.nodes.get(&name).map_or(0, |node| node.faults_version);
-    HeartbeatReply { term, register_again, faults_version }
+    HeartbeatReply { term, register_again, faults_version, permit }
 }
 
 /// Nodes that have had their time to be heard and were not.

@@ -5,7 +5,7 @@ use super::deaf::Unanswered;
 use super::placing::Placing;
 use crate::domain::command::Registration;
 use crate::domain::event::Event;
-use crate::domain::fault::Fault;
+use crate::domain::fault::{Fault, FaultId};
 use crate::domain::gpu::GpuSample;
 use crate::domain::ids::{Generation, GpuUuid, JobId, NodeName, NodeUid, RunId, TaskId, Term};
 use crate::domain::job::{Job, JobState};
@@ -109,6 +109,8 @@ pub(super) struct Node {
     /// Their version; 0: to be told anew.
     pub(super) faults_version: u64,
     pub(super) withdrawn: Withdrawn,
+    /// It may take itself out because of this fault, or is out.
+    pub(super) permit: Option<FaultId>,
 }
 
 /// Whether a fault keeps new tasks from a node.

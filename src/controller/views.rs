@@ -222,7 +222,8 @@ pub(super) fn node(state: &State, node: &Node, holdings: &Holdings) -> NodeView 
 fn why(state: &State, node: &Node) -> Option<String> {
     let wished = node.standing.sentence();
     if node.answers() {
-        let parts: Vec<String> = wished.into_iter().chain(faults::why(state, node)).collect();
+        let goes = node.permit.map(|fault| format!("it remedies fault {fault}, which may take it out"));
+        let parts: Vec<String> = wished.into_iter().chain(faults::why(state, node)).chain(goes).collect();
         return Some(parts.join("; ")).filter(|why| !why.is_empty());
     }
     let doubt = state.suspicion.filter(|_| node.standing.lost_at.is_some());

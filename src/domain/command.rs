@@ -5,6 +5,7 @@ use super::gpu::GpuSample;
 use super::ids::{Generation, GpuUuid, JournalId, NodeName, NodeUid, TaskId, Term};
 use super::level::Level;
 use super::principal::Principal;
+use super::remediation::{GoingOut, Permit};
 use super::task::{Inventory, TaskStatus};
 
 /// Goes with every command to an agent.
@@ -60,15 +61,19 @@ pub struct Heartbeat {
     pub faults_version: u64,
     /// The faults themselves, where the controller has another version.
     pub faults: Option<Vec<Fault>>,
+    /// The node is about to take itself out because of a fault, or has.
+    pub going_out: Option<GoingOut>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeartbeatReply {
     pub term: Term,
     /// The controller does not know this agent (any more).
     pub register_again: bool,
     /// Of the node's faults as the controller has them; 0 is none.
     pub faults_version: u64,
+    /// Whether the node may take itself out, where it has asked; none also of controllers that know no permits.
+    pub permit: Option<Permit>,
 }
 
 /// A status and its place in the agent's journal.

@@ -1,6 +1,11 @@
-//! What a node does by itself about a fault of a GPU that nobody holds.
+//! What a node does by itself about a fault of a GPU that nobody holds, or of its own; and how many may at once.
+//!
+//! A remedy that takes a whole node out, as a reboot does, waits for a permit: the controller counts the nodes that are
+//! out, an agent knows itself alone. The agent asks with each heartbeat for as long as it wants to, works or is away; a
+//! heartbeat that does not ask gives the permit back. What was granted is not stored: a controller that has just begun
+//! takes nodes that it has not heard for nodes that are out, and believes an agent that has begun.
 
-use super::fault::Action;
+use super::fault::{Action, FaultId};
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::{Serialize, Serializer};
 
@@ -26,6 +31,11 @@ impl Remediation {
         }
     }
 
+    /// Whether it is also for faults that are no GPU's but close the whole node.
+    pub const fn is_for_nodes(&self) -> bool {
+        matches!(self, Self::Command(_))
+    }
+
     /// The word for it, for people.
     pub fn name(&self) -> &str {
         match self {
@@ -34,6 +44,23 @@ impl Remediation {
             Self::Command(words) => words.first().map_or("none", String::as_str),
         }
     }
+}
+
+/// What an agent asks for with its heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GoingOut {
+    /// Because of which fault.
+    pub fault: FaultId,
+    /// The permit was used: the remedy is under way, or its reboot is.
+    pub begun: bool,
+}
+
+/// The answer to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permit {
+    pub fault: FaultId,
+    /// None: granted.
+    pub refusal: Option<String>,
 }
 
 impl Serialize for Remediation {

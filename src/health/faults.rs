@@ -186,6 +186,12 @@ impl Faults {
         Some(Change::Again(id))
     }
 
+    /// The same in the place of the line that begins like this.
+    pub fn note_instead(&mut self, id: FaultId, mark: &str, line: &str) -> Option<Change> {
+        self.kept.get_mut(&id)?.fault.evidence.retain(|line| !line.starts_with(mark));
+        self.note(id, line)
+    }
+
     /// Adds the GPU that is at the subject's address, or the address of its GPU, by what [`identify`](Self::identify) said.
     pub fn resolve(&self, node: Option<&NodeName>, subject: &mut Subject) {
         match (subject.pci, &subject.gpu) {

@@ -148,6 +148,7 @@ fn keep_alive(runtime: &tokio::runtime::Runtime, cluster: &Cluster, name: &'stat
                 progress: Vec::new(),
                 faults_version: 0,
                 faults: None,
+                going_out: None,
             };
             match client.heartbeat(&agent_principal(name), heartbeat).await {
                 Ok(reply) if reply.register_again => drop(join(&client, name, &address).await),

@@ -1,9 +1,11 @@
 //! What this node does by itself about a fault, where that is configured: once per fault, never while a task holds the
-//! GPU, and written down before it begins, so that a restart of the agent does not do it again.
+//! GPU, and written down before it begins, so that a restart of the agent does not do it again. What takes the whole node
+//! out waits for a permit: see [`super::permit`].
 
 use super::super::actor::Actor;
 use super::super::journal;
 use super::super::message::Inside;
+use super::permit::{Permits, WAITS};
 use crate::domain::fault::{Action, Fault, FaultId};
 use crate::domain::ids::GpuUuid;
 use crate::domain::remediation::Remediation;
@@ -22,9 +24,9 @@ use tracing::{info, warn};
 const DEADLINE: Duration = Duration::from_secs(600);
 /// Of what a command prints, the end is kept.
 const KEPT_BYTES: usize = 300;
-/// Why the GPU is given to nobody meanwhile.
 /// Between two tries to ask the GPUs again.
 const TAKE_UP_AGAIN: Duration = Duration::from_secs(2);
+/// Why the GPU is given to nobody meanwhile.
 const UNDER_REMEDY: &str = "a fault of it is being remedied";
 /// How an outcome begins in a fault's evidence. The controller tells history of it.
 const MARK: &str = "remediation";
@@ -35,6 +37,9 @@ pub struct Remedied {
     pub at: Timestamp,
     /// None: it had begun when this was written.
     pub outcome: Option<String>,
+    /// It was to take the node out and did not fail, as far as it is known: when its part in that was over.
+    #[serde(default)]
+    pub out_since: Option<Timestamp>,
 }
 
 /// The value of `meta/remedies`.
@@ -44,17 +49,19 @@ pub type Done = BTreeMap<FaultId, Remedied>;
 #[derive(Debug, Default)]
 pub struct Remedies {
     policy: Remediation,
-    done: Done,
+    pub(super) done: Done,
     /// One at a time.
-    current: Option<Current>,
+    pub(super) current: Option<Current>,
+    pub(super) permit: Permits,
 }
 
 #[derive(Debug, Clone)]
-struct Current {
-    fault: FaultId,
-    gpu: GpuUuid,
+pub(super) struct Current {
+    pub fault: FaultId,
+    /// None: the node's own.
+    gpu: Option<GpuUuid>,
     /// The whole machine.
-    reboots: bool,
+    pub takes_node: bool,
     begun: bool,
 }
 
@@ -65,7 +72,7 @@ impl Remedies {
     }
 
     pub fn new(policy: Remediation, done: Done) -> Self {
-        Self { policy, done, current: None }
+        Self { policy, done, current: None, permit: Permits::default() }
     }
 }
 
@@ -75,19 +82,28 @@ impl Actor {
         if self.remedies.policy == Remediation::None || self.remedies.is_busy() || self.self_checks.for_operator {
             return;
         }
-        let due = |fault: &&Fault| {
-            let new = !self.remedies.done.contains_key(&fault.id);
-            new && fault.takes_out_of_use() && self.remedies.policy.is_for(fault.action) && self.is_let_be(fault)
-        };
-        let Some(fault) = self.fault_book.faults.iter().find(due) else { return };
-        let Some((id, gpu)) = fault.subject.gpu.clone().map(|gpu| (fault.id, gpu)) else { return };
+        let may = |fault: &&Fault| !self.needs_permit(fault) || self.remedies.permit.is_for(fault.id);
+        let Some(fault) = self.due_remedies().find(may) else { return };
+        let (id, gpu, takes_node) = (fault.id, fault.subject.gpu.clone(), takes_node(fault));
         let known = |id: &FaultId| self.fault_book.faults.get(*id).is_some();
         self.remedies.done.retain(|id, _| known(id));
-        self.remedies.done.insert(id, Remedied { at: self.clock.now(), outcome: None });
-        let reboots = fault.action == Action::Reboot;
-        self.remedies.current = Some(Current { fault: id, gpu, reboots, begun: false });
+        self.remedies.done.insert(id, Remedied { at: self.clock.now(), outcome: None, out_since: None });
+        self.remedies.current = Some(Current { fault: id, gpu, takes_node, begun: false });
         self.hold_for_remedy();
         self.keep_remedies();
+    }
+
+    /// Faults that something may be done about right now, the oldest first.
+    pub(super) fn due_remedies(&self) -> impl Iterator<Item = &Fault> {
+        let due = |fault: &&Fault| {
+            let new = !self.remedies.done.contains_key(&fault.id);
+            let whose = fault.subject.gpu.is_some() || fault.withdraws_node() && self.remedies.policy.is_for_nodes();
+            new && whose
+                && fault.takes_out_of_use()
+                && self.remedies.policy.is_for(fault.action)
+                && self.is_let_be(fault)
+        };
+        self.fault_book.faults.iter().filter(due)
     }
 
     /// What a remedy works on is given to nobody, whatever becomes of its conditions meanwhile.
@@ -101,17 +117,16 @@ impl Actor {
     fn under_remedy(&self) -> Vec<GpuUuid> {
         match &self.remedies.current {
             None => Vec::new(),
-            Some(current) if current.reboots => self.inventory.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
-            Some(current) => self.with_slices(std::slice::from_ref(&current.gpu)),
+            Some(Current { gpu: Some(gpu), takes_node: false, .. }) => self.with_slices(std::slice::from_ref(gpu)),
+            Some(_) => self.inventory.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
         }
     }
 
     /// Nothing of a task's is in the way: not on the GPU, and for a reboot not on the node.
     fn is_let_be(&self, fault: &Fault) -> bool {
-        let Some(gpu) = &fault.subject.gpu else { return false };
-        match fault.action {
-            Action::Reboot => self.ledger.held().next().is_none(),
-            _ => self.holders(gpu, None, None).is_empty(),
+        match &fault.subject.gpu {
+            Some(gpu) if !takes_node(fault) => self.holders(gpu, None, None).is_empty(),
+            _ => self.ledger.held().next().is_none(),
         }
     }
 
@@ -131,9 +146,10 @@ impl Actor {
         let Current { fault: id, gpu, .. } = current.clone();
         let Some(fault) = self.fault_book.faults.get(id).cloned() else { return };
         let (executor, policy) = (self.executor.clone(), self.remedies.policy.clone());
-        warn!(node = %self.facts.name, fault = id.0, %gpu, remediation = policy.name(), "remedying a fault");
+        let of = gpu.as_ref().map(ToString::to_string);
+        warn!(node = %self.facts.name, fault = id.0, gpu = of, remediation = policy.name(), "remedying a fault");
         self.executor.tracker.spawn(async move {
-            let remedy = apply(&executor.gate.source, &policy, &fault, &gpu);
+            let remedy = apply(&executor.gate.source, &policy, &fault, gpu.as_ref());
             let Some(outcome) = executor.cancel.run_until_cancelled(remedy).await else { return };
             let _ = executor.inside.send(Inside::Remedied { fault: id, outcome }).await;
         });
@@ -142,7 +158,10 @@ impl Actor {
     /// What came of it. The fault ends by its own rules: when a reset is seen, or an operator says so.
     pub(in crate::agent) fn remedied(&mut self, id: FaultId, outcome: Result<String, String>) {
         let held = self.under_remedy();
-        let Some(_) = self.remedies.current.take_if(|current| current.fault == id) else { return };
+        let Some(current) = self.remedies.current.take_if(|current| current.fault == id) else { return };
+        if current.takes_node && outcome.is_ok() {
+            self.goes_out(id);
+        }
         let (node, remediation) = (&self.facts.name, self.remedies.policy.name().to_owned());
         let sentence = match outcome {
             Ok(said) => {
@@ -161,10 +180,12 @@ impl Actor {
         self.judge_gpus();
         self.look_at_gpus_now();
         self.consider_remedies();
+        // Others may wait for its permit.
+        self.hint.send_modify(|hint| hint.faults += 1);
     }
 
     fn tell_remedied(&mut self, id: FaultId, sentence: String) {
-        let change = self.fault_book.faults.note(id, &sentence);
+        let change = self.fault_book.faults.note_instead(id, WAITS, &sentence);
         if let Some(done) = self.remedies.done.get_mut(&id) {
             done.outcome = Some(sentence);
         }
@@ -178,24 +199,35 @@ impl Actor {
         let cut_off: Vec<FaultId> = self.remedies.done.iter().filter_map(cut_off).collect();
         for id in cut_off {
             warn!(node = %self.facts.name, fault = id.0, "the agent ended while a fault was being remedied; it is not tried again");
+            if self.fault_book.faults.get(id).is_some_and(takes_node) {
+                self.goes_out(id);
+            }
             self.tell_remedied(id, format!("{MARK} cut off: the agent ended meanwhile; it is not tried again"));
         }
     }
+}
+
+/// What is done about it takes the node out: a boot, or whatever an operator's command does about the node's own fault.
+pub(super) fn takes_node(fault: &Fault) -> bool {
+    fault.action == Action::Reboot || fault.subject.gpu.is_none()
 }
 
 async fn apply(
     source: &Arc<dyn GpuSource>,
     policy: &Remediation,
     fault: &Fault,
-    gpu: &GpuUuid,
+    gpu: Option<&GpuUuid>,
 ) -> Result<String, String> {
-    let resets = fault.action == Action::ResetGpu;
+    let resets = fault.action == Action::ResetGpu && gpu.is_some();
     // A handle that is open stands in the way of a reset.
     let let_go = if resets { source.let_go().await.map_err(|error| error.to_string()) } else { Ok(()) };
     let done = match policy {
         _ if let_go.is_err() => let_go.map(|()| String::new()),
         Remediation::None => Ok(String::new()),
-        Remediation::ResetGpu => run(&["nvidia-smi", "--gpu-reset", "-i", &gpu.0], None).await,
+        Remediation::ResetGpu => match gpu {
+            Some(gpu) => run(&["nvidia-smi", "--gpu-reset", "-i", &gpu.0], None).await,
+            None => Err("it is no GPU's".to_owned()),
+        },
         Remediation::Command(words) => {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             let mut line = serde_json::to_vec(fault).unwrap_or_default();

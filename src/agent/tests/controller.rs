@@ -12,6 +12,7 @@ use crate::domain::ids::{JournalId, NodeUid, TaskId, Term};
 use crate::domain::level::Level;
 use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
+use crate::domain::remediation::{GoingOut, Permit};
 use crate::domain::task::TaskStatus;
 use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, Submitted};
 use async_trait::async_trait;
@@ -42,6 +43,11 @@ pub struct Seen {
     pub lose_answers: usize,
     pub hang_reports: bool,
     pub forgets: bool,
+    /// What the last heartbeat asked for, and what such are answered; none: as by one that knows no permits.
+    pub going_out: Option<GoingOut>,
+    pub permit: Option<Result<(), String>>,
+    /// Heartbeats get no answer.
+    pub loses_heartbeats: bool,
     pub refuses: Option<Error>,
 }
 
@@ -60,6 +66,9 @@ impl Default for Seen {
             lose_answers: 0,
             hang_reports: false,
             forgets: false,
+            going_out: None,
+            permit: None,
+            loses_heartbeats: false,
             refuses: None,
         }
     }
@@ -156,6 +165,10 @@ impl ControllerApi for Scripted {
         self.with(|seen| {
             seen.progress = heartbeat.progress;
             seen.heartbeats += 1;
+            seen.going_out = heartbeat.going_out;
+            if seen.loses_heartbeats {
+                return Err(Error::unavailable("nobody is there"));
+            }
             if let Some(faults) = heartbeat.faults {
                 seen.faults = faults;
             }
@@ -163,6 +176,10 @@ impl ControllerApi for Scripted {
                 term: seen.term,
                 register_again: seen.forgets,
                 faults_version: heartbeat.faults_version,
+                permit: heartbeat
+                    .going_out
+                    .zip(seen.permit.clone())
+                    .map(|(out, said)| Permit { fault: out.fault, refusal: said.err() }),
             })
         })
     }

@@ -24,7 +24,7 @@ const GSP: &str =
 
 /// Two GPUs that say how they are.
 #[derive(Debug)]
-struct Sick {
+pub(super) struct Sick {
     state: Mutex<State>,
 }
 
@@ -36,7 +36,7 @@ struct State {
 }
 
 impl Sick {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         let of = |gpu: &str| HealthSnapshot { gpu: gpu.into(), ..HealthSnapshot::default() };
         let state = State { health: [of("GPU-0"), of("GPU-1")], silent: false, looks: 0 };
         Arc::new(Self { state: Mutex::new(state) })
@@ -104,30 +104,30 @@ impl GpuSource for Sick {
 }
 
 /// A kernel log that a test writes.
-struct Log {
+pub(super) struct Log {
     folder: tempfile::TempDir,
     next: std::cell::Cell<u64>,
 }
 
 impl Log {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let log = Self { folder: tempfile::tempdir().unwrap(), next: std::cell::Cell::new(0) };
         log.begin();
         log
     }
 
     /// As it is after a boot.
-    fn begin(&self) {
+    pub(super) fn begin(&self) {
         std::fs::write(self.folder.path().join("kmsg"), "").unwrap();
         self.next.set(0);
     }
 
-    fn tuning(&self, boot: &str) -> Tuning {
+    pub(super) fn tuning(&self, boot: &str) -> Tuning {
         let (path, cursor) = (self.folder.path().join("kmsg"), self.folder.path().join("cursor"));
         Tuning { kernel_log: Some(KernelLogOptions::new(path, boot.to_owned(), cursor)), ..watching() }
     }
 
-    fn say(&self, node: &Node, text: &str) {
+    pub(super) fn say(&self, node: &Node, text: &str) {
         let (sequence, at_us) = (self.next.replace(self.next.get() + 1), node.clock.boottime().as_micros());
         let mut file = std::fs::OpenOptions::new().append(true).open(self.folder.path().join("kmsg")).unwrap();
         file.write_all(format!("3,{sequence},{at_us},-;{text}\n").as_bytes()).unwrap();
@@ -140,7 +140,7 @@ fn watching() -> Tuning {
     Tuning { sample_period: Duration::from_millis(5), looking: Some(looking), ..tuning() }
 }
 
-async fn gpu(node: &Node, gpu: &str) -> GpuView {
+pub(super) async fn gpu(node: &Node, gpu: &str) -> GpuView {
     let gpus = node.agent.get_node(&me()).await.unwrap().gpus;
     gpus.into_iter().find(|view| view.uuid == gpu).unwrap()
 }

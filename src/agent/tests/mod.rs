@@ -8,6 +8,7 @@ mod gpus;
 mod levels;
 mod life;
 mod machine;
+mod remedies;
 mod reporting;
 mod restart;
 mod store;

@@ -43,6 +43,7 @@ pub(in crate::controller) async fn load(store: &dyn Store, cluster_id: String, t
             faults: faults.remove(&registration.name.0).unwrap_or_default(),
             faults_version: 0,
             withdrawn: Withdrawn::default(),
+            permit: None,
             standing: standings.remove(&registration.name.0).unwrap_or_default(),
             registration,
             renewed: None,

@@ -12,6 +12,7 @@ use crate::domain::ids::{Generation, GpuUuid, JournalId, NodeName, NodeUid, Task
 use crate::domain::level::Level;
 use crate::domain::lifecycle::{Effect, TaskEvent, TaskRecord, step};
 use crate::domain::principal::Principal;
+use crate::domain::remediation::{GoingOut, Permit};
 use crate::domain::run::Verb;
 use crate::domain::ssh::SshSeed;
 use crate::domain::task::{Inventory, TaskSpec, TaskState, TaskStatus};
@@ -49,6 +50,8 @@ pub struct Script {
     pub refuses: Option<Error>,
     /// Lists that were asked of it.
     pub lists: u32,
+    /// It asks for a permit to take itself out.
+    pub going_out: Option<GoingOut>,
     /// Environments are not kept: those of a big gang would take a gigabyte.
     pub forgets_environments: bool,
 }
@@ -71,6 +74,8 @@ pub struct Inner {
     pub registrations: u32,
     /// Told with every heartbeat.
     pub progress: Vec<(TaskId, String)>,
+    /// As the last heartbeat's answer had it.
+    pub permit: Option<Permit>,
     reports: Vec<SequencedStatus>,
     sequence: u64,
     joined: Option<(String, Term)>,
@@ -110,6 +115,11 @@ impl Agent {
 
     pub fn see<T>(&self, look: impl FnOnce(&Inner) -> T) -> T {
         look(&self.inner.lock().unwrap())
+    }
+
+    /// A heartbeat was answered.
+    pub fn answered(&self, permit: Option<Permit>) {
+        self.inner.lock().unwrap().permit = permit;
     }
 
     /// Changes the agent, which then has something to say.

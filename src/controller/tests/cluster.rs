@@ -351,9 +351,13 @@ async fn say(agent: &Agent, controller: &Controller) -> bool {
     let (me, uid, journal) = (node_agent(), agent.uid.lock().unwrap().clone(), JournalId::from("journal"));
     let progress = agent.see(|inner| inner.progress.clone());
     let (node_uid, journal_id) = (uid.clone(), journal.clone());
-    let heartbeat =
-        Heartbeat { node_uid, journal_id, samples: Vec::new(), progress, faults_version: 0, faults: None };
-    let known = controller.heartbeat(&me, heartbeat).await.is_ok_and(|reply| !reply.register_again);
+    let going_out = agent.see(|inner| inner.script.going_out);
+    let (samples, faults_version, faults) = (Vec::new(), 0, None);
+    let heartbeat = Heartbeat { node_uid, journal_id, samples, progress, faults_version, faults, going_out };
+    let known = controller.heartbeat(&me, heartbeat).await.is_ok_and(|reply| {
+        agent.answered(reply.permit);
+        !reply.register_again
+    });
     // It may have fallen silent while it was answered.
     let reports = if agent.see(|inner| inner.script.silent) { Vec::new() } else { agent.reports() };
     if !reports.is_empty()

@@ -8,6 +8,7 @@ use crate::domain::command::Heartbeat;
 use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::fault::{Action, Fault, FaultId, FaultKind, FaultState, Subject, Verdict};
 use crate::domain::ids::{GpuUuid, JournalId, NodeUid};
+use crate::domain::remediation::GoingOut;
 use crate::domain::retry::HARDWARE_RESTARTS;
 use crate::domain::run::{AVOIDED_FOR, Phase};
 use crate::domain::time::Timestamp;
@@ -103,6 +104,7 @@ async fn tell(cluster: &Cluster, node: u64, version: u64, faults: Vec<Fault>) {
         progress: Vec::new(),
         faults_version: version,
         faults: Some(faults),
+        going_out: None,
     };
     cluster.controller.heartbeat(&node_agent(), heartbeat).await.unwrap();
 }
@@ -136,4 +138,53 @@ async fn what_hits_all_nodes_at_once_closes_no_more_than_a_part_of_them() {
     cluster.until("all are back", back).await;
     cluster.some_ticks().await;
     assert_eq!(shown(&cluster).await.1, 7, "no more are closed, and those that are not say why");
+}
+
+/// Says whether the node has its permit, or why not.
+fn permit(cluster: &Cluster, node: &str) -> Option<Result<FaultId, String>> {
+    let permit = cluster.agent(node).see(|inner| inner.permit.clone())?;
+    Some(permit.refusal.map_or(Ok(permit.fault), Err))
+}
+
+#[tokio::test]
+async fn nodes_take_themselves_out_one_after_the_other() {
+    // 20 % of three allow one.
+    let mut cluster = Cluster::new(&[("n1", 1), ("n2", 1), ("n3", 1)]).await;
+    let out = |fault, begun| Some(GoingOut { fault: FaultId(fault), begun });
+    let ask = |cluster: &Cluster, node: &str, asked| cluster.agent(node).with(|inner| inner.script.going_out = asked);
+    ask(&cluster, "n1", out(11, false));
+    cluster.until("the first may", |c| permit(c, "n1") == Some(Ok(FaultId(11)))).await;
+    ask(&cluster, "n2", out(21, false));
+    let waits = |c: &Cluster, node: &str| permit(c, node).is_some_and(|permit| permit.is_err());
+    cluster.until("the second waits", |c| waits(c, "n2")).await;
+    let why = permit(&cluster, "n2").unwrap().unwrap_err();
+    assert!(why.contains("1 of 3 nodes are out") && why.contains("20 %, allows 1"), "{why}");
+    let state = async |cluster: &Cluster, name: &str| {
+        let nodes = cluster.controller.list_nodes(&user("ann")).await.unwrap();
+        nodes.into_iter().find(|node| node.name == name).map(|node| (node.state, node.reason)).unwrap()
+    };
+    let (first, reason) = state(&cluster, "n1").await;
+    assert!(first == "CORDONED" && reason.clone().unwrap_or_default().contains("remedies fault 11"), "{reason:?}");
+    assert_eq!(state(&cluster, "n2").await.0, "READY", "who waits is not out");
+
+    // It is away; a controller that has just begun does not know of it, and it is not heard.
+    ask(&cluster, "n1", out(11, true));
+    cluster.agent("n1").script(|script| script.silent = true);
+    cluster.restart().await;
+    cluster.until("the others are back", |c| c.is_ready(&"n2".into()) && c.is_ready(&"n3".into())).await;
+    cluster.agent("n2").answered(None);
+    cluster.until("the second waits again", |c| permit(c, "n2").is_some()).await;
+    assert!(waits(&cluster, "n2"));
+
+    // Back, and still at it: it is believed.
+    cluster.agent("n1").script(|script| script.silent = false);
+    cluster.until("it is heard", |c| c.is_ready(&"n1".into())).await;
+    cluster.until("its word counts", |c| permit(c, "n1") == Some(Ok(FaultId(11)))).await;
+    assert!(waits(&cluster, "n2"));
+    ask(&cluster, "n1", None);
+    cluster.until("the second may", |c| permit(c, "n2") == Some(Ok(FaultId(21)))).await;
+    assert_eq!(state(&cluster, "n1").await.0, "READY");
+    // The third may not be closed for a fault meanwhile.
+    tell(&cluster, 3, 5, vec![read_only(3)]).await;
+    assert!(state(&cluster, "n3").await.1.is_some_and(|why| why.contains("It stays open")));
 }

@@ -68,6 +68,7 @@ async fn an_unknown_node_is_asked_to_register() {
         progress: Vec::new(),
         faults_version: 0,
         faults: None,
+        going_out: None,
     };
     let reply = cluster.controller.heartbeat(&node_agent(), beat("nobody", "journal")).await.unwrap();
     assert!(reply.register_again);

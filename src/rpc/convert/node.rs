@@ -6,9 +6,11 @@ use super::{
 };
 use crate::api::agent::{NodeInfo, WatchedStatus};
 use crate::domain::command::{Heartbeat, HeartbeatReply, Registered, Registration, Violation};
+use crate::domain::fault::FaultId;
 use crate::domain::ids::{GpuUuid, JournalId, NodeName, NodeUid, TaskId, Term};
 use crate::domain::level::Level;
 use crate::domain::principal::Principal;
+use crate::domain::remediation::{GoingOut, Permit};
 use crate::domain::view::{NodeDetail, NodeTask, NodeView};
 use crate::rpc::generated as pb;
 
@@ -255,7 +257,7 @@ impl TryFrom<pb::RegisterReply> for Registered {
 
 /// The request that keeps a node alive.
 pub(in crate::rpc) fn heartbeat_request(who: Principal, heartbeat: Heartbeat) -> pb::HeartbeatRequest {
-    let Heartbeat { node_uid, journal_id, samples, progress, faults_version, faults } = heartbeat;
+    let Heartbeat { node_uid, journal_id, samples, progress, faults_version, faults, going_out } = heartbeat;
     let told = |(task, text): (TaskId, String)| pb::TaskProgress { task: task.to_string(), text };
     pb::HeartbeatRequest {
         principal: Some(who.into()),
@@ -265,6 +267,7 @@ pub(in crate::rpc) fn heartbeat_request(who: Principal, heartbeat: Heartbeat) ->
         progress: progress.into_iter().map(told).collect(),
         faults_version,
         faults: faults.map(fault::list),
+        going_out: going_out.map(|out| pb::GoingOut { fault: out.fault.0, begun: out.begun }),
     }
 }
 
@@ -284,13 +287,19 @@ impl TryFrom<pb::HeartbeatRequest> for Heartbeat {
         let progress = std::mem::take(&mut wire.progress).into_iter().enumerate().map(told).collect::<Parsed<_>>()?;
         let (node_uid, journal_id) = journal(wire.node_uid, wire.journal_id)?;
         let faults = wire.faults.map(fault::parsed);
-        Ok(Self { node_uid, journal_id, samples, progress, faults_version: wire.faults_version, faults })
+        let going_out = wire.going_out.map(|out| GoingOut { fault: FaultId(out.fault), begun: out.begun });
+        Ok(Self { node_uid, journal_id, samples, progress, faults_version: wire.faults_version, faults, going_out })
     }
 }
 
 impl From<HeartbeatReply> for pb::HeartbeatReply {
-    fn from(HeartbeatReply { term, register_again, faults_version }: HeartbeatReply) -> Self {
-        Self { term: term.0, register_again, faults_version }
+    fn from(HeartbeatReply { term, register_again, faults_version, permit }: HeartbeatReply) -> Self {
+        let permit = permit.map(|Permit { fault, refusal }| pb::Permit {
+            fault: fault.0,
+            granted: refusal.is_none(),
+            reason: refusal.unwrap_or_default(),
+        });
+        Self { term: term.0, register_again, faults_version, permit }
     }
 }
 
@@ -299,6 +308,11 @@ impl TryFrom<pb::HeartbeatReply> for HeartbeatReply {
 
     fn try_from(wire: pb::HeartbeatReply) -> Parsed<Self> {
         let faults_version = wire.faults_version;
-        Ok(Self { term: Term(wire.term), register_again: wire.register_again, faults_version })
+        let permit = wire.permit.map(|permit| {
+            let reason = text(permit.reason, "permit.reason", MAX_SENTENCE_BYTES)?;
+            Ok(Permit { fault: FaultId(permit.fault), refusal: (!permit.granted).then_some(reason) })
+        });
+        let permit = permit.transpose()?;
+        Ok(Self { term: Term(wire.term), register_again: wire.register_again, faults_version, permit })
     }
 }

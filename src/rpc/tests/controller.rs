@@ -6,8 +6,10 @@ use super::*;
 use crate::api::controller::{ControllerApi, EventFilter, JobFilter, Submit};
 use crate::api::stream::{ExecOutput, ExecSpec, LogQuery, StreamFilter};
 use crate::domain::command::{ErrorKind, HeartbeatReply, Registered, Registration, SequencedStatus};
+use crate::domain::fault::FaultId;
 use crate::domain::level::Level;
 use crate::domain::node::NodeChange;
+use crate::domain::remediation::Permit;
 use crate::domain::ssh::{SshAccess, SshSeed};
 use std::sync::atomic::Ordering;
 
@@ -76,7 +78,12 @@ async fn what_agents_say_arrives_whole() {
         let registered = Registered { cluster_id: "c-1".into(), term: Term(5), heartbeat_ms: 2000, level: Level(4) };
         assert_eq!(client.register(&who, samples::registration()).await.unwrap(), registered);
         assert_eq!(controller.0.last(), Notes::form("register", &who, &samples::registration()));
-        let reply = HeartbeatReply { term: Term(5), register_again: true, faults_version: 9 };
+        let reply = HeartbeatReply {
+            term: Term(5),
+            register_again: true,
+            faults_version: 9,
+            permit: Some(Permit { fault: FaultId(7), refusal: Some("2 of 10 nodes are out".to_owned()) }),
+        };
         assert_eq!(client.heartbeat(&who, samples::heartbeat()).await.unwrap(), reply);
         assert_eq!(controller.0.last(), Notes::form("heartbeat", &who, &samples::heartbeat()));
         let statuses = vec![SequencedStatus { sequence: 77, status: samples::status(3) }];

@@ -6,10 +6,12 @@ use crate::api::controller::{ControllerApi, EventFilter, JobFilter, Submit};
 use crate::api::stream::*;
 use crate::domain::command::*;
 use crate::domain::event::Event;
+use crate::domain::fault::FaultId;
 use crate::domain::ids::*;
 use crate::domain::level::Level;
 use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
+use crate::domain::remediation::Permit;
 use crate::domain::ssh::{SshAccess, SshSeed};
 use crate::domain::task::*;
 use crate::domain::time::Timestamp;
@@ -301,7 +303,12 @@ impl ControllerApi for FakeController {
 
     async fn heartbeat(&self, who: &Principal, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
         self.0.note("heartbeat", who, &heartbeat)?;
-        Ok(HeartbeatReply { term: Term(5), register_again: true, faults_version: 9 })
+        Ok(HeartbeatReply {
+            term: Term(5),
+            register_again: true,
+            faults_version: 9,
+            permit: Some(Permit { fault: FaultId(7), refusal: Some("2 of 10 nodes are out".to_owned()) }),
+        })
     }
 
     async fn report(

@@ -14,6 +14,7 @@ use crate::domain::gpu::{
 };
 use crate::domain::ids::{Generation, GpuUuid, JobId, Term};
 use crate::domain::level::Level;
+use crate::domain::remediation::GoingOut;
 use crate::domain::task::{AssignedPorts, Inventory, TaskSpec, TaskState, TaskStatus};
 use crate::domain::time::Timestamp;
 use crate::domain::view::{
@@ -389,6 +390,7 @@ pub(super) fn heartbeat() -> Heartbeat {
         progress: vec![("7.9.0.3".parse().unwrap(), "pulling x: 3 of 7 layers".into())],
         faults_version: 9,
         faults: Some(vec![fault()]),
+        going_out: Some(GoingOut { fault: FaultId(1_234_560_001), begun: true }),
     }
 }
 
