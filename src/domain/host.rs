@@ -1,5 +1,7 @@
-//! What a machine has beside GPUs, as its kernel shows it: functions on the PCI bus, InfiniBand devices and their ports.
+//! What a machine has beside GPUs, as its kernel shows it: functions on the PCI bus, InfiniBand devices and their ports,
+//! and what tasks see of their device nodes.
 
+use super::ids::TaskId;
 use std::collections::BTreeMap;
 
 /// One function of a PCI device.
@@ -127,4 +129,33 @@ pub enum PhysState {
 pub enum LinkLayer {
     Infiniband,
     Ethernet,
+}
+
+/// A task that was promised device nodes, by a process of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceUser {
+    pub task: TaskId,
+    pub pid: i32,
+    /// Names below `/dev`, such as `nvidia0`.
+    pub nodes: Vec<String>,
+}
+
+/// How its device nodes look right now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DevicesSeen {
+    pub task: TaskId,
+    pub nodes: Vec<DeviceNode>,
+}
+
+/// Major and minor number of a device.
+pub type DeviceNumber = (u64, u64);
+
+/// One device node; no number: there is no such device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceNode {
+    pub name: String,
+    pub on_host: Option<DeviceNumber>,
+    pub inside: Option<DeviceNumber>,
+    /// Whether the task's control group lets it be read and written; none where the kernel does not say.
+    pub is_allowed: Option<bool>,
 }

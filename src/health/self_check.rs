@@ -371,6 +371,8 @@ mod tests {
                 utilization: &BTreeMap::new(),
                 pci: None,
                 infiniband: None,
+                device_users: &BTreeSet::new(),
+                devices: None,
             });
             let in_rounds: Vec<_> =
                 round.observations.iter().map(|found| (found.kind, found.judgement.action)).collect();

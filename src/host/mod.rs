@@ -1,4 +1,5 @@
-//! What the kernel shows of the machine beside GPUs: PCI functions of NVIDIA's, InfiniBand ports, the boot.
+//! What the kernel shows of the machine beside GPUs: PCI functions of NVIDIA's, InfiniBand ports, what tasks see of their
+//! device nodes, the boot.
 //!
 //! ```text
 //!  async ── Host ──a thread per look, one of each kind──> files below /sys and /proc
@@ -7,9 +8,11 @@
 //! Some of these files are answered by the hardware, so that reading one can hang. A look has a deadline and is then
 //! not waited for; while one hangs, no other of its kind is begun.
 
+pub mod devices;
 pub mod infiniband;
 pub mod pci;
 
+use crate::domain::host::{DeviceUser, DevicesSeen};
 use infiniband::InfinibandDevice;
 use pci::PciFunction;
 use std::io;
@@ -99,12 +102,13 @@ pub struct Host {
     limit: Duration,
     pci: Arc<AtomicBool>,
     infiniband: Arc<AtomicBool>,
+    devices: Arc<AtomicBool>,
 }
 
 impl Host {
     /// `root`: `/`. `limit`: how long one look may take.
     pub fn new(root: PathBuf, limit: Duration) -> Self {
-        Self { root, limit, pci: Arc::default(), infiniband: Arc::default() }
+        Self { root, limit, pci: Arc::default(), infiniband: Arc::default(), devices: Arc::default() }
     }
 
     /// See [`pci::nvidia_functions`].
@@ -117,11 +121,17 @@ impl Host {
         self.look("the InfiniBand devices", &self.infiniband, infiniband::devices).await
     }
 
+    /// See [`devices::seen_by`].
+    pub async fn devices_seen_by(&self, users: Vec<DeviceUser>) -> Result<Vec<DevicesSeen>, LookError> {
+        let look = move |root: &Path| devices::seen_by(root, &users);
+        self.look("the device nodes of tasks", &self.devices, look).await
+    }
+
     async fn look<T: Send + 'static>(
         &self,
         what: &'static str,
         is_busy: &Arc<AtomicBool>,
-        look: fn(&Path) -> io::Result<T>,
+        look: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T, LookError> {
         if is_busy.swap(true, Ordering::AcqRel) {
             return Err(LookError::Hangs { what });

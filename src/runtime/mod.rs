@@ -171,6 +171,11 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// A process of the task's that sees the machine as its command does. Never waits.
+    fn process_of(&self, _id: TaskId) -> Option<i32> {
+        None
+    }
+
     /// The folder with the task's log segments and exit record; see `logs`.
     fn log_dir(&self, id: TaskId) -> PathBuf;
 

@@ -8,18 +8,23 @@ use super::super::actor::Actor;
 use super::super::health::{Looked, LookedAt};
 use super::super::journal;
 use crate::domain::fault::{Action, Fault, FaultId, FaultKind, FaultState, Part};
-use crate::domain::ids::GpuUuid;
+use crate::domain::host::DeviceUser;
+use crate::domain::ids::{GpuUuid, TaskId};
+use crate::domain::task::TaskState;
 use crate::domain::time::Timestamp;
 use crate::health::checks::{Check, Found};
 use crate::health::clearing::{Ended, Since, ended};
 use crate::health::history::escalated;
 use crate::health::resets::Reset;
 use crate::health::{Change, Observation, verdict};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tracing::info;
 
 /// What was only reported and is not looked at any more is forgotten after it.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
+/// Nodes that every program with a GPU opens beside the GPU's own.
+const SHARED_NODES: [&str; 2] = ["nvidiactl", "nvidia-uvm"];
 /// Exceptions of programs.
 const EXCEPTIONS: [u32; 2] = [13, 31];
 
@@ -49,7 +54,27 @@ impl Actor {
             known: self.inventory.gpus.clone(),
             busy,
             utilization: self.samples.iter().filter_map(used).collect(),
+            device_users: self.device_users(),
         }
+    }
+
+    /// Tasks that run with GPUs, and the device nodes that they were promised.
+    fn device_users(&self) -> Vec<DeviceUser> {
+        let minor = |uuid: &GpuUuid| {
+            let gpu = self.inventory.gpus.iter().find(|gpu| gpu.uuid == *uuid)?;
+            let device = gpu.mig_parent.as_ref();
+            let device = device.and_then(|of| self.inventory.gpus.iter().find(|gpu| gpu.uuid == *of));
+            Some(device.unwrap_or(gpu).minor)
+        };
+        let user = |(id, entry): (&TaskId, &super::super::entry::Entry)| {
+            let record = &entry.record;
+            let gpus = record.spec.as_ref().filter(|_| record.state == TaskState::Running)?.gpus.as_slice();
+            let pid = self.executor.runtime.process_of(*id).filter(|_| !gpus.is_empty())?;
+            let own: BTreeSet<String> = gpus.iter().filter_map(minor).map(|minor| format!("nvidia{minor}")).collect();
+            let nodes = own.into_iter().chain(SHARED_NODES.map(str::to_owned)).collect();
+            Some(DeviceUser { task: *id, pid, nodes })
+        };
+        self.entries.iter().filter_map(user).collect()
     }
 
     /// Takes over what a round has found in order.

@@ -5,6 +5,7 @@ use super::{Looked, Observed};
 use crate::agent::gpus::bounded;
 use crate::agent::message::{Inside, Reply};
 use crate::domain::gpu::Gpu;
+use crate::domain::host::DeviceUser;
 use crate::domain::ids::GpuUuid;
 use crate::gpu::GpuSource;
 use crate::health::SeenAt;
@@ -48,6 +49,8 @@ pub struct LookedAt {
     pub known: Vec<Gpu>,
     pub busy: BTreeSet<GpuUuid>,
     pub utilization: BTreeMap<GpuUuid, u32>,
+    /// Tasks that run with device nodes of their own.
+    pub device_users: Vec<DeviceUser>,
 }
 
 /// Runs until the actor is gone; dropped to cancel.
@@ -94,13 +97,17 @@ impl Rounds {
         let begun = self.clock.now();
         let seen = SeenAt { time: Some(begun), boot_us, order: 0 };
         let tells = self.source.tells_health();
-        let (gpus, pci, infiniband) = tokio::join!(
+        let device_users = at.device_users.iter().map(|user| user.task).collect();
+        let (gpus, pci, infiniband, devices) = tokio::join!(
             optional(tells, bounded("their health", self.source.health())),
             optional(tells, self.host.nvidia_functions()),
             optional(true, self.host.infiniband()),
+            // Also where there is none: that is when those of before are gone.
+            optional(true, self.host.devices_seen_by(at.device_users)),
         );
         let (gpus, pci) = (self.heard("the GPUs", gpus), self.heard("the PCI bus", pci));
         let infiniband = self.heard("InfiniBand", infiniband);
+        let devices = self.heard("the device nodes of tasks", devices);
         let mut found = self.checks.look(&Look {
             seen,
             gpus: gpus.as_deref(),
@@ -111,6 +118,8 @@ impl Rounds {
             utilization: &at.utilization,
             pci: pci.as_deref(),
             infiniband: infiniband.as_deref(),
+            device_users: &device_users,
+            devices: devices.as_deref(),
         });
         let observations = std::mem::take(&mut found.observations);
         let looked = Looked { begun, found, gpus: gpus.unwrap_or_default() };

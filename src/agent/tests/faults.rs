@@ -3,7 +3,7 @@
 use super::{Node, PATIENCE, TwoGpus, me, tuning};
 use crate::agent::{Looking, Tuning};
 use crate::api::AgentApi;
-use crate::domain::fault::FaultId;
+use crate::domain::fault::{Action, Fault, FaultId, FaultKind, FaultState, Verdict};
 use crate::domain::gpu::health::{DeviceHealth, HealthSnapshot, Reading, RecoveryAction};
 use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{Gpu, GpuDriver, GpuSample, GpuState, Topology};
@@ -293,5 +293,49 @@ async fn what_nobody_understands_is_over_after_an_hour_of_silence() {
         }
     });
     waited.await.expect("it is over");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_container_that_lost_its_gpu_is_told_of_its_task_and_condemns_nothing() {
+    let (gpus, root) = (Sick::new(), tempfile::tempdir().unwrap());
+    let put = |path: &str, text: &str| {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let list = "sys/fs/cgroup/devices/docker/abc/devices.list";
+    std::fs::create_dir(root.path().join("dev")).unwrap();
+    std::os::unix::fs::symlink("/dev/null", root.path().join("dev/nvidia0")).unwrap();
+    put("proc/77/root/etc/hostname", "");
+    put("proc/77/cgroup", "4:devices:/docker/abc\n");
+    put(list, "c 1:3 rwm\n");
+    let mut tuning = watching();
+    let there = root.path().to_owned();
+    tuning.looking = tuning.looking.map(|looking| Looking { root: there, ..looking });
+    let controller = Arc::new(super::controller::Scripted::default());
+    let mut node = Node::with_gpus(gpus.clone(), Some(controller.clone()), tuning).await;
+    controller.until("it has joined", |seen| seen.heartbeats > 0).await;
+    let id = super::task(0);
+    node.machine.set_process(id, 77);
+    node.agent.prepare(super::header(1), super::spec(id, &["GPU-0"])).await.unwrap();
+    node.agent.launch(super::header(1), id, Vec::new(), None).await.unwrap();
+    node.until(id, crate::domain::task::TaskState::Running).await;
+    gpus.rounds().await;
+    controller.with(|seen| assert_eq!(seen.faults, []));
+
+    // As systemd makes it anew.
+    put(list, "c 1:9 rwm\n");
+    controller.until("it is told", |seen| seen.faults.iter().any(|fault| fault.task == Some(id))).await;
+    let fault = controller.with(|seen| seen.faults[0].clone());
+    assert_eq!((fault.kind, fault.verdict), (FaultKind::DeviceAccess, Verdict::Node));
+    assert_eq!((fault.action, fault.job), (Action::RestartApp, Some(id.job)));
+    assert!(fault.evidence[0].contains("does not allow /dev/nvidia0"), "{:?}", fault.evidence);
+    let view = gpu(&node, "GPU-0").await;
+    assert_eq!((view.state, view.task.is_some()), (GpuState::Held, true), "{view:?}");
+
+    node.agent.release(super::header(1), id).await.unwrap();
+    let over = |fault: &Fault| fault.state == FaultState::Cleared;
+    controller.until("it ends with its task", |seen| seen.faults.iter().all(over)).await;
     node.end().await;
 }

@@ -40,6 +40,7 @@ struct State {
     /// Ends only when told, also after a stop.
     stubborn: bool,
     leases: Vec<(TaskId, Duration)>,
+    processes: BTreeMap<TaskId, i32>,
 }
 
 #[derive(Debug)]
@@ -62,6 +63,11 @@ impl Machine {
 
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.state.lock().unwrap())
+    }
+
+    /// The task's own process.
+    pub fn set_process(&self, id: TaskId, pid: i32) {
+        self.with(|state| state.processes.insert(id, pid));
     }
 
     pub fn hang(&self, operation: &'static str, id: TaskId) {
@@ -254,6 +260,10 @@ impl Runtime for Scripted {
         let (stdin, _) = mpsc::channel(1);
         let (_, output) = mpsc::channel(1);
         Ok(ExecSession { input: stdin, output })
+    }
+
+    fn process_of(&self, id: TaskId) -> Option<i32> {
+        self.machine.with(|state| state.processes.get(&id).copied())
     }
 
     fn log_dir(&self, id: TaskId) -> PathBuf {

@@ -60,6 +60,8 @@ impl Node {
             utilization: &utilization,
             pci: Some(&self.bus),
             infiniband: None,
+            device_users: &Default::default(),
+            devices: None,
         })
     }
 

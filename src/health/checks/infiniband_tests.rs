@@ -52,6 +52,8 @@ impl Node {
             utilization: &utilization,
             pci: None,
             infiniband: devices,
+            device_users: &Default::default(),
+            devices: None,
         })
     }
 

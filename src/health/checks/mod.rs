@@ -12,6 +12,7 @@
 
 mod answers;
 mod at_once;
+mod device_access;
 mod driver;
 mod ecc;
 mod fabric;
@@ -41,9 +42,10 @@ use super::{Observation, SeenAt};
 use crate::domain::fault::{FaultKind, Part, Subject};
 use crate::domain::gpu::health::DeviceHealth;
 use crate::domain::gpu::{Gpu, GpuDriver};
-use crate::domain::host::{InfinibandDevice, PciFunction};
-use crate::domain::ids::GpuUuid;
+use crate::domain::host::{DevicesSeen, InfinibandDevice, PciFunction};
+use crate::domain::ids::{GpuUuid, TaskId};
 use crate::domain::pci::PciAddress;
+use device_access::DeviceAccess;
 use driver::Driver;
 use gpu::{GpuMemory, Place};
 use gpu_count::GpuCount;
@@ -72,6 +74,10 @@ pub struct Look<'a> {
     pub utilization: &'a BTreeMap<GpuUuid, u32>,
     pub pci: Option<&'a [PciFunction]>,
     pub infiniband: Option<&'a [InfinibandDevice]>,
+    /// Tasks that hold devices ...
+    pub device_users: &'a BTreeSet<TaskId>,
+    /// ... and how these look to them.
+    pub devices: Option<&'a [DevicesSeen]>,
 }
 
 /// What the checks found in one round.
@@ -130,6 +136,7 @@ pub struct Checks {
     gpus: BTreeMap<GpuUuid, GpuMemory>,
     count: GpuCount,
     infiniband: Infiniband,
+    device_access: DeviceAccess,
 }
 
 impl Checks {
@@ -151,6 +158,7 @@ impl Checks {
             self.gpus.entry(device.gpu.clone()).or_default().look(device, &place, &mut round);
         }
         self.infiniband.look(look, &mut round);
+        self.device_access.look(look, &mut round);
         round.end()
     }
 }

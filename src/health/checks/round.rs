@@ -4,6 +4,7 @@ use super::at_once::as_far_as;
 use super::modes::{Check, Mode, Modes};
 use super::{CheckedPart, Found};
 use crate::domain::fault::{Action, FaultKind, Subject, Verdict};
+use crate::domain::ids::TaskId;
 use crate::health::verdict::Judgement;
 use crate::health::{Clears, Observation, Relation, SeenAt};
 use std::collections::BTreeSet;
@@ -66,6 +67,15 @@ impl<'a> Round<'a> {
                 let found = Observation::new(check.source(), check.kind(), subject.clone(), judgement, self.seen);
                 self.observations.push(Observation { evidence, count, ..found });
             }
+        }
+    }
+
+    /// The same of what one task alone is concerned by.
+    pub fn file_of_task(&mut self, check: Check, subject: &Subject, finding: Finding, task: TaskId) {
+        let before = self.observations.len();
+        self.file(check, subject, finding);
+        for found in &mut self.observations[before..] {
+            (found.task, found.job) = (Some(task), Some(task.job));
         }
     }
 

@@ -18,6 +18,8 @@ struct Node {
     utilization: BTreeMap<GpuUuid, u32>,
     pci: Option<Vec<PciFunction>>,
     infiniband: Option<Vec<InfinibandDevice>>,
+    users: BTreeSet<TaskId>,
+    devices: Option<Vec<DevicesSeen>>,
 }
 
 impl Node {
@@ -32,6 +34,8 @@ impl Node {
             utilization: &self.utilization,
             pci: self.pci.as_deref(),
             infiniband: self.infiniband.as_deref(),
+            device_users: &self.users,
+            devices: self.devices.as_deref(),
         })
     }
 }
@@ -78,6 +82,7 @@ fn healthy(round: usize) -> Node {
         utilization: (0..8).map(|number| (uuid(number), if works(&number) { 97 } else { 0 })).collect(),
         pci: Some((0..8).map(function).collect()),
         infiniband: Some(vec![adapter(round, "mlx5_0", true), adapter(round, "mlx5_1", false)]),
+        ..Node::default()
     }
 }
 
@@ -449,6 +454,7 @@ impl Dice {
             utilization: (0..6).map(|number| (uuid(number), self.short())).collect(),
             pci: self.maybe(|dice| (0..dice.below(8)).map(|_| dice.function()).collect()),
             infiniband: self.maybe(|dice| (0..dice.below(4)).map(|_| dice.adapter()).collect()),
+            ..Node::default()
         }
     }
 }
@@ -483,4 +489,34 @@ proptest! {
             prop_assert!(checks.gpus.len() <= 6);
         }
     }
+}
+
+#[test]
+fn a_task_that_lost_its_devices_is_named_and_its_end_ends_the_fault() {
+    use crate::domain::host::DeviceNode;
+    let task: TaskId = "7.9.0.1".parse().unwrap();
+    let with = |is_allowed| {
+        let node = DeviceNode {
+            name: "nvidia0".to_owned(),
+            on_host: Some((195, 0)),
+            inside: Some((195, 0)),
+            is_allowed: Some(is_allowed),
+        };
+        let devices = Some(vec![DevicesSeen { task, nodes: vec![node] }]);
+        Node { users: BTreeSet::from([task]), devices, ..Node::default() }
+    };
+    let mut checks = Checks::default();
+    let (subject, kind) = (Subject::device("task 7.9.0.1"), FaultKind::DeviceAccess);
+    assert!(with(true).look(&mut checks, at(0)).is_clean(kind, &subject));
+    with(false).look(&mut checks, at(1));
+    let found = with(false).look(&mut checks, at(2));
+    let [seen] = found.observations.as_slice() else { panic!("{:?}", found.observations) };
+    assert_eq!((seen.kind, &seen.subject, seen.task), (kind, &subject, Some(task)));
+    assert!(!takes_out_of_use(seen.judgement.verdict, seen.judgement.action), "no GPU is condemned for it");
+    assert!(seen.evidence.contains("does not allow /dev/nvidia0, device 195:0"), "{}", seen.evidence);
+    // Nobody could look, then the task is gone.
+    let unseen = Node { users: BTreeSet::from([task]), ..Node::default() };
+    assert!(!unseen.look(&mut checks, at(3)).is_clean(kind, &subject));
+    let gone = Node { devices: Some(Vec::new()), ..Node::default() };
+    assert!(gone.look(&mut checks, at(4)).is_clean(kind, &subject));
 }

@@ -295,6 +295,13 @@ impl<K: Kind> Runtime for Shimmed<K> {
         })
     }
 
+    fn process_of(&self, id: TaskId) -> Option<i32> {
+        match self.core.lock().get(&id)? {
+            Slot::Live(task) => Some(task.shim.pid),
+            Slot::Preparing { .. } => None,
+        }
+    }
+
     fn log_dir(&self, id: TaskId) -> PathBuf {
         self.core.layout.task(id).dir
     }
