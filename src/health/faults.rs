@@ -299,9 +299,14 @@ impl Faults {
 
     fn attach(&mut self, id: FaultId, observation: Observation) -> Option<Change> {
         let open = self.kept.get_mut(&id)?;
-        open.fault.related = open.fault.related.saturating_add(observation.count);
         let takes_over = belongs::takes_over(&open.fault, &observation);
+        let related = if takes_over { open.fault.count } else { observation.count };
+        open.fault.related = open.fault.related.saturating_add(related);
         if takes_over {
+            open.counts = [0; 3];
+            open.counts[slot(observation.source)] = observation.count;
+            open.fault.count = observation.count;
+            open.fault.verdict = observation.judgement.verdict;
             open.fault.kind = observation.kind;
             open.fault.code = observation.code;
             open.fault.reason.clone_from(&observation.judgement.reason);

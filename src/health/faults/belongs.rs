@@ -19,6 +19,8 @@ const CONSEQUENCES: [(u32, &[u32]); 8] = [
     (120, &[119]),
     (31, &[43]),
 ];
+/// Memory that could not be corrected, in whichever of the driver's words.
+const LOST_DATA: [u32; 7] = [48, 63, 64, 94, 95, 171, 172];
 /// What programs meet when anything else has gone wrong on their GPU.
 const AFTERMATH: [u32; 2] = [43, 45];
 
@@ -32,6 +34,10 @@ pub fn belongs(fault: &Fault, address: Option<u64>, later: &Observation) -> bool
         Relation::FollowUp | Relation::FollowUpOrOwn => continues(fault, later),
         Relation::ByCode => match (later.kind, later.code) {
             (FaultKind::Xid, Some(code)) => follows(fault, address, code, later),
+            // The counters tell what the driver's message has told, some rounds later.
+            (FaultKind::Ecc | FaultKind::SramEcc, _) if later.judgement.action <= Action::RestartApp => {
+                is_of_lost_data(fault) && on_one_gpu(fault, later)
+            }
             (FaultKind::GpuLost, _) => is_xid(fault, FALLEN_OFF) && on_one_gpu(fault, later),
             (FaultKind::RecoveryAction | FaultKind::ResetRequired, _) => waits(fault) && on_one_gpu(fault, later),
             _ => false,
@@ -46,7 +52,20 @@ pub fn for_ever(fault: &Fault, later: &Observation) -> bool {
 
 /// The Xid of what was first seen without one.
 pub fn takes_over(fault: &Fault, later: &Observation) -> bool {
-    fault.kind == FaultKind::GpuLost && later.kind == FaultKind::Xid && later.code == Some(FALLEN_OFF)
+    let code = later.code.filter(|_| later.kind == FaultKind::Xid);
+    match fault.kind {
+        FaultKind::GpuLost => code == Some(FALLEN_OFF),
+        FaultKind::Ecc | FaultKind::SramEcc => code.is_some_and(|code| LOST_DATA.contains(&code)),
+        _ => false,
+    }
+}
+
+/// An Xid about data that was lost, or the same by the driver's other words.
+fn is_of_lost_data(fault: &Fault) -> bool {
+    match fault.kind {
+        FaultKind::Xid => fault.code.is_some_and(|code| LOST_DATA.contains(&code)),
+        _ => false,
+    }
 }
 
 /// What was first heard of by its address alone turns out to be a GPU, whose errors mean something else.
@@ -71,6 +90,9 @@ fn continues(fault: &Fault, later: &Observation) -> bool {
 
 fn follows(fault: &Fault, address: Option<u64>, code: u32, later: &Observation) -> bool {
     let lost = fault.kind == FaultKind::GpuLost || is_xid(fault, FALLEN_OFF);
+    if takes_over(fault, later) && fault.action <= Action::RestartApp {
+        return on_one_gpu(fault, later) && in_one_slice(fault, later);
+    }
     if fault.kind != FaultKind::Xid && !lost || fault.code == Some(code) || !on_one_gpu(fault, later) {
         return false;
     }

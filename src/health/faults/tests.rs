@@ -492,3 +492,41 @@ proptest! {
         prop_assert!(log.faults.iter().filter(condemned).all(|fault| !benign.contains(&fault.code.unwrap_or(0))));
     }
 }
+
+/// The driver's message of lost data, and the counter that grew by it.
+#[test]
+fn an_error_beyond_correction_is_one_fault_whichever_source_is_first() {
+    let line =
+        "[  100.0] NVRM: Xid (PCI:0000:9b:00): 94, pid=7, name=python, Contained: SM (0x1). RST: No, D-RST: No";
+    let counted = |kind, action, seconds: u64| {
+        let judgement = Judgement::new(Verdict::Gpu, action, "Data was lost.");
+        let seen = SeenAt { boot_us: Some(seconds * 1_000_000), order: seconds, ..SeenAt::default() };
+        let subject = Subject::gpu_at("0000:9b:00".parse().unwrap());
+        Observation { count: 2, ..Observation::new(Source::Driver, kind, subject, judgement, seen) }
+    };
+    for counter_first in [true, false] {
+        for kind in [FaultKind::Ecc, FaultKind::SramEcc] {
+            let mut log = Log::new();
+            if counter_first {
+                log.faults.observe(counted(kind, Action::RestartApp, 95));
+            }
+            log.line(line);
+            if !counter_first {
+                log.faults.observe(counted(kind, Action::RestartApp, 110));
+            }
+            let [fault] = log.faults.iter().collect::<Vec<_>>()[..] else { panic!("{:?}", log.told()) };
+            assert_eq!((fault.kind, fault.code, fault.count, fault.related), (FaultKind::Xid, Some(94), 1, 2));
+            assert!(fault.evidence.iter().any(|line| line.contains("Xid")), "{:?}", fault.evidence);
+            // Later ones are others.
+            log.faults.observe(counted(kind, Action::RestartApp, 900));
+            assert_eq!(log.faults.iter().count(), 2);
+        }
+    }
+    // SRAM that is worn out is more than one error of it.
+    let mut log = of(&[line]);
+    log.faults.observe(counted(FaultKind::SramEcc, Action::Inspect, 110));
+    assert_eq!(
+        log.faults.iter().map(|fault| fault.action).collect::<Vec<_>>(),
+        [Action::RestartApp, Action::Inspect]
+    );
+}
