@@ -14,6 +14,8 @@ use std::collections::HashMap;
 
 /// Faults of a node that are kept; agents tell of no more.
 const KEPT: usize = 64;
+/// Faults that a node has left out of its list, remembered.
+const MOST_UNLISTED: usize = 256;
 /// What they may take in the store, whose values have a limit.
 const MAX_BYTES: usize = 200 * 1024;
 
@@ -37,13 +39,15 @@ pub(super) fn told(state: &mut State, name: &NodeName, mut told: Vec<Fault>, ver
     let Some(node) = state.nodes.get_mut(name) else { return };
     node.faults_version = version;
     let before = std::mem::replace(&mut node.faults, told.clone());
+    let unlisted = take_unlisted(node, &before);
     limit_withdrawn(state, now);
     if before.iter().map(shape).ne(told.iter().map(shape)) {
         state.dirty.faults.insert(name.clone());
     }
-    let known = |id: FaultId| before.iter().find(|fault| fault.id == id);
+    let known = |id: FaultId| before.iter().chain(&unlisted).find(|fault| fault.id == id);
     for fault in &told {
         match known(fault.id) {
+            None if !is_news(fault, &before) => continue,
             None => note(state, now, "fault.opened", fault),
             Some(before) if (before.verdict, before.action) != (fault.verdict, fault.action) => {
                 note(state, now, "fault.raised", fault);
@@ -61,6 +65,22 @@ pub(super) fn told(state: &mut State, name: &NodeName, mut told: Vec<Fault>, ver
             note(state, now, "fault.cleared", fault);
         }
     }
+}
+
+/// A node with more faults than it tells leaves out others each time. Those that were active are kept aside, so that
+/// their return is no news and their end is told; answers with those that were there before this list.
+fn take_unlisted(node: &mut Node, before: &[Fault]) -> Vec<Fault> {
+    let earlier = std::mem::take(&mut node.unlisted_faults);
+    let listed = |fault: &&Fault| node.faults.iter().any(|told| told.id == fault.id);
+    let left_out = before.iter().chain(&earlier).filter(|fault| fault.state == FaultState::Active);
+    node.unlisted_faults = left_out.filter(|fault| !listed(fault)).take(MOST_UNLISTED).cloned().collect();
+    earlier
+}
+
+/// Ids grow, so one that is not known and below the others was left out before. Those of a journal that was begun anew
+/// may be lower, and are younger.
+fn is_news(fault: &Fault, before: &[Fault]) -> bool {
+    before.iter().all(|known| known.id < fault.id) || before.iter().all(|known| known.first_seen < fault.first_seen)
 }
 
 fn note(state: &mut State, now: Timestamp, kind: &str, fault: &Fault) {

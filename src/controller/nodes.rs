@@ -84,6 +84,7 @@ pub(super) fn register(
     // Those of another machine are none of this one.
     let (faults, withdrawn, permit) =
         known.map(|known| (known.faults.clone(), known.withdrawn, known.permit)).unwrap_or_default();
+    let unlisted_faults = known.map_or_else(Vec::new, |known| known.unlisted_faults.clone());
     // It is asked for its list, and what it answers tells.
     let unanswered = known.and_then(|known| known.unanswered.clone());
     if news {
@@ -114,6 +115,7 @@ pub(super) fn register(
         // The next heartbeat tells.
         progress: HashMap::new(),
         faults,
+        unlisted_faults,
         faults_version: 0,
         withdrawn,
         permit,

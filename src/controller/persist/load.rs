@@ -41,6 +41,7 @@ pub(in crate::controller) async fn load(store: &dyn Store, cluster_id: String, t
         let registration = decode::<StoredNode>(&key, &value)?.registration();
         let node = Node {
             faults: faults.remove(&registration.name.0).unwrap_or_default(),
+            unlisted_faults: Vec::new(),
             faults_version: 0,
             withdrawn: Withdrawn::default(),
             permit: None,

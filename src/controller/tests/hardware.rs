@@ -188,3 +188,31 @@ async fn nodes_take_themselves_out_one_after_the_other() {
     tell(&cluster, 3, 5, vec![read_only(3)]).await;
     assert!(state(&cluster, "n3").await.1.is_some_and(|why| why.contains("It stays open")));
 }
+
+#[tokio::test]
+async fn a_node_with_more_faults_than_it_tells_opens_each_of_them_once() {
+    let cluster = Cluster::new(&[("n1", 1)]).await;
+    let nth =
+        |n: u64, state| Fault { id: FaultId(10_000 + n), state, first_seen: Some(Timestamp(5)), ..read_only(1) };
+    let active = |range: std::ops::Range<u64>| range.map(|n| nth(n, FaultState::Active)).collect::<Vec<_>>();
+    let counts = async || {
+        cluster.some_ticks().await;
+        let events = cluster.history.read(0, 1000).await.unwrap().events;
+        let of = |kind: &str| events.iter().filter(|event| event.kind == kind).count();
+        (of("fault.opened"), of("fault.cleared"))
+    };
+    tell(&cluster, 1, 1, active(0..64)).await;
+    assert_eq!(counts().await, (64, 0));
+    // Ten newer ones take the place of the ten oldest, end, and let them back in, again and again.
+    for round in 0..3 {
+        tell(&cluster, 1, 2 + round * 2, active(10..74)).await;
+        tell(&cluster, 1, 3 + round * 2, active(0..64)).await;
+    }
+    assert_eq!(counts().await, (74, 0));
+    // One ends while it is left out.
+    tell(&cluster, 1, 20, active(10..74)).await;
+    let mut last = active(10..73);
+    last.insert(0, nth(3, FaultState::Cleared));
+    tell(&cluster, 1, 21, last).await;
+    assert_eq!(counts().await, (74, 1));
+}
