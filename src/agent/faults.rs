@@ -26,8 +26,36 @@ use crate::domain::lifecycle::TaskEvent;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::quantity::DEFAULT_GRACE_MS;
 use crate::health::{Change, Clears, Heard, Observation, Source};
+use kept::Written;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use tracing::{info, warn};
+
+/// What is seen again in round after round is written down so often.
+const WRITTEN_AGAIN: Duration = Duration::from_secs(60);
+
+/// What has changed about faults.
+#[derive(Debug, Default)]
+struct Changed {
+    ids: BTreeSet<FaultId>,
+    /// Those of them that were more than seen again.
+    news: BTreeSet<FaultId>,
+}
+
+impl Changed {
+    fn add(&mut self, more: Self) {
+        self.ids.extend(more.ids);
+        self.news.extend(more.news);
+    }
+}
+
+/// When it has to be in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Now,
+    /// Where it is only seen again: the next round sees it, too, also after a restart.
+    OnceAMinute,
+}
 
 impl Actor {
     /// Counts what the kernel said.
@@ -35,19 +63,19 @@ impl Actor {
         let KernelBatch { heard, records, lost, next, reply } = batch;
         self.tally.records += records;
         self.tally.lost_records += lost;
-        let mut changed = BTreeSet::new();
+        let mut changed = Changed::default();
         for (sequence, heard) in heard {
             if sequence < self.fault_book.next_record {
                 continue;
             }
             match heard {
-                Heard::Observation(observation) => changed.extend(self.count(*observation)),
+                Heard::Observation(observation) => changed.add(self.count(*observation)),
                 Heard::Identity { pci, uuid } => self.fault_book.faults.identify(Some(&self.facts.name), pci, uuid),
                 Heard::Suppressed { .. } | Heard::Nothing => {}
             }
         }
         self.fault_book.next_record = self.fault_book.next_record.max(next);
-        self.act_on(&changed);
+        self.act_on(&changed, Keep::Now);
         self.fault_book.tell_if_saved();
         // Whoever reads has gone where nobody waits.
         let _ = reply.send(());
@@ -56,17 +84,19 @@ impl Actor {
     /// Counts what another source saw.
     pub(super) fn observed(&mut self, observed: Observed) {
         let Observed { observations, looked, reply } = observed;
-        let mut changed: BTreeSet<FaultId> =
-            observations.into_iter().flat_map(|observation| self.count(observation)).collect();
+        let mut changed = Changed::default();
+        observations.into_iter().for_each(|observation| changed.add(self.count(observation)));
+        let keep = if looked.is_some() { Keep::OnceAMinute } else { Keep::Now };
         if let Some(looked) = looked {
             let over = self.looked(&looked);
-            changed.extend(self.note_changes(over));
+            changed.add(self.note_changes(over));
         }
-        self.act_on(&changed);
+        self.act_on(&changed, keep);
+        self.keep_marks();
         let _ = reply.send(());
     }
 
-    fn count(&mut self, mut observation: Observation) -> BTreeSet<FaultId> {
+    fn count(&mut self, mut observation: Observation) -> Changed {
         observation.node = Some(self.facts.name.clone());
         self.attribute(&mut observation);
         self.weigh(&mut observation);
@@ -112,12 +142,12 @@ impl Actor {
     /// What follows from changes that no batch made.
     pub(super) fn changed(&mut self, changes: Vec<Change>) {
         let changed = self.note_changes(changes);
-        self.act_on(&changed);
+        self.act_on(&changed, Keep::Now);
     }
 
-    /// Writes down what has changed; the ids of what is still kept.
-    fn note_changes(&mut self, changes: Vec<Change>) -> BTreeSet<FaultId> {
-        let mut changed = BTreeSet::new();
+    /// Tells of what has changed, as far as it is still kept.
+    fn note_changes(&mut self, changes: Vec<Change>) -> Changed {
+        let mut changed = Changed::default();
         for change in changes {
             let (id, what) = match change {
                 Change::Opened(id) => (id, Some("a fault was seen")),
@@ -126,6 +156,7 @@ impl Actor {
                 Change::Again(id) => (id, None),
                 Change::Dropped(fault) => {
                     self.writer.forget_key(journal::fault_key(fault.id));
+                    self.fault_book.written.remove(&fault.id);
                     self.fault_book.version += 1;
                     continue;
                 }
@@ -133,31 +164,44 @@ impl Actor {
             if let Some(what) = what {
                 self.say(id, what);
                 self.hint.send_modify(|hint| hint.faults += 1);
+                changed.news.insert(id);
             }
-            changed.insert(id);
+            changed.ids.insert(id);
             self.fault_book.version += 1;
         }
         changed
     }
 
-    fn act_on(&mut self, changed: &BTreeSet<FaultId>) {
-        if changed.is_empty() {
+    fn act_on(&mut self, changed: &Changed, keep: Keep) {
+        if changed.ids.is_empty() {
             return;
         }
-        for id in changed {
-            if let Some(fault) = self.fault_book.faults.get(*id) {
-                self.writer.put_key(journal::fault_key(*id), journal::fault_value(fault));
-            }
-        }
-        self.writer.put_key(journal::FAULTS.to_owned(), self.fault_book.header());
-        self.fault_book.is_unsaved = true;
+        self.write_down(changed, keep);
         let before = self.inventory.gpu_conditions.clone();
         self.judge_gpus();
         if self.inventory.gpu_conditions != before {
             self.hint.send_modify(|hint| hint.register += 1);
         }
-        changed.iter().for_each(|id| self.end_whom_it_hits(*id));
+        changed.ids.iter().for_each(|id| self.end_whom_it_hits(*id));
         self.consider_remedies();
+    }
+
+    fn write_down(&mut self, changed: &Changed, keep: Keep) {
+        let now = self.clock.boottime();
+        let book = &mut self.fault_book;
+        let is_old = |id: &FaultId| book.written.get(id).is_none_or(|written| now >= written.at + WRITTEN_AGAIN);
+        let is_due = |id: &&FaultId| keep == Keep::Now || changed.news.contains(*id) || is_old(id);
+        let due: Vec<FaultId> = changed.ids.iter().filter(is_due).copied().collect();
+        for id in &due {
+            if let Some(fault) = book.faults.get(*id) {
+                self.writer.put_key(journal::fault_key(*id), journal::fault_value(fault));
+                book.written.insert(*id, Written { at: now, last_seen: fault.last_seen });
+            }
+        }
+        if !due.is_empty() {
+            self.writer.put_key(journal::FAULTS.to_owned(), book.header());
+            book.is_unsaved = true;
+        }
     }
 
     /// Tasks that hold a GPU which cannot be used any more end.

@@ -72,6 +72,20 @@ impl Resets {
         Self { marks: kept.collect() }
     }
 
+    /// The same but for its times.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let timeless = |mark: &Mark| Mark { at: None, ..mark.clone() };
+        let alike = |((gpu, mark), (of, theirs)): ((&GpuUuid, &Mark), (&GpuUuid, &Mark))| {
+            gpu == of && timeless(mark) == timeless(theirs)
+        };
+        self.marks.len() == other.marks.len() && self.marks.iter().zip(&other.marks).all(alike)
+    }
+
+    /// When the GPU last answered, or was last known to be lost.
+    pub fn time_of(&self, gpu: &GpuUuid) -> Option<Timestamp> {
+        self.marks.get(gpu)?.at
+    }
+
     pub fn is_empty(&self) -> bool {
         self.marks.is_empty()
     }

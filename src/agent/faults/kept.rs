@@ -12,6 +12,7 @@ use crate::health::resets::Resets;
 use crate::health::{Change, Faults, Limits};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Faults of a node that are kept, active and cleared.
@@ -53,12 +54,22 @@ pub struct Former {
     pub until: Timestamp,
 }
 
+/// When a fault was written down, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Written {
+    /// Since the machine was booted.
+    pub at: Duration,
+    pub last_seen: Option<Timestamp>,
+}
+
 #[derive(Debug)]
 pub struct FaultBook {
     pub(super) faults: Faults,
     boot_id: String,
     /// Records before this one are counted.
     pub(super) next_record: u64,
+    /// How the journal has each fault.
+    pub(super) written: BTreeMap<FaultId, Written>,
     /// Something of it is not in the journal yet.
     pub(super) is_unsaved: bool,
     done: watch::Sender<u64>,
@@ -87,6 +98,8 @@ impl FaultBook {
         let first = first_id(node).max(kept.header.next_id);
         let mut faults = Faults::new(FaultId(first), Limits { faults: KEPT, ..Limits::default() });
         faults.restore(kept.faults);
+        let as_kept = |fault: &Fault| (fault.id, Written { at: Duration::ZERO, last_seen: fault.last_seen });
+        let written = faults.iter().map(as_kept).collect();
         // Where nobody listens, nothing is known of boots.
         let boot_id = if boot_id.is_empty() { kept.header.boot_id.clone() } else { boot_id };
         let same_boot = kept.header.boot_id == boot_id;
@@ -96,6 +109,7 @@ impl FaultBook {
             next_record: if same_boot { kept.header.next_record } else { 0 },
             rebooted: !same_boot && !kept.header.boot_id.is_empty(),
             boot_id,
+            written,
             is_unsaved: false,
             done,
             version: u64::try_from(now.0).unwrap_or_default().max(1),

@@ -28,13 +28,16 @@ const SHARED_NODES: [&str; 2] = ["nvidiactl", "nvidia-uvm"];
 /// Exceptions of programs.
 const EXCEPTIONS: [u32; 2] = [13, 31];
 
-/// How long a check has found a fault's part in order, by the clock that nobody sets.
+/// How long a check has found a fault's part in order. Rounds that could not look neither count nor begin it anew: a link
+/// that is judged under load idles in between.
 #[derive(Debug, Clone, Copy)]
 pub struct Clean {
     /// The fault as it was then: seen since, it begins anew.
     last_seen: Option<Timestamp>,
-    from: Duration,
-    to: Duration,
+    /// In all, by the clock that nobody sets.
+    time: Duration,
+    /// The last round, where that has found it in order.
+    at: Option<Duration>,
 }
 
 /// What happened to the machine at once.
@@ -84,9 +87,7 @@ impl Actor {
         for Reset { gpu, evidence, .. } in &resets {
             info!(node = %self.facts.name, %gpu, evidence, "a GPU was reset, or its driver loaded anew");
         }
-        let changes = self.ended_faults(Happened { resets: &resets, ..Happened::default() });
-        self.keep_marks();
-        changes
+        self.ended_faults(Happened { resets: &resets, ..Happened::default() })
     }
 
     /// Ends what is over by now.
@@ -151,23 +152,33 @@ impl Actor {
     /// A round says nothing about what was seen after it had begun.
     fn note_clean(&mut self, found: &Found, begun: Timestamp) {
         let now = self.clock.boottime();
-        let mut still = std::mem::take(&mut self.fault_book.clean);
+        let mut before = std::mem::take(&mut self.fault_book.clean);
         for fault in self.fault_book.faults.iter().filter(|fault| fault.state == FaultState::Active) {
             let since = fault.last_seen.is_some_and(|seen| seen > begun);
-            if !since && found.is_clean(fault.kind, &fault.subject) {
-                let before = still.remove(&fault.id).filter(|before| before.last_seen == fault.last_seen);
-                let from = before.map_or(now, |before| before.from);
-                self.fault_book.clean.insert(fault.id, Clean { last_seen: fault.last_seen, from, to: now });
+            let before = before.remove(&fault.id).filter(|before| before.last_seen == fault.last_seen);
+            let is_clean = !since && found.is_clean(fault.kind, &fault.subject);
+            let begins = is_clean.then_some(Clean { last_seen: fault.last_seen, time: Duration::ZERO, at: None });
+            if let Some(Clean { time, at, .. }) = before.or(begins) {
+                let more = at.filter(|_| is_clean).map_or(Duration::ZERO, |at| now.saturating_sub(at));
+                let clean = Clean { last_seen: fault.last_seen, time: time + more, at: is_clean.then_some(now) };
+                self.fault_book.clean.insert(fault.id, clean);
             }
         }
     }
 
-    /// The marks of GPUs that wait for a reset outlive this process: it may be ended for the reset.
-    fn keep_marks(&mut self) {
+    /// The marks of GPUs that wait for a reset outlive this process: it may be ended for the reset. Their time alone is
+    /// written where the journal's would take a fault for younger than them.
+    pub(super) fn keep_marks(&mut self) {
+        let book = &self.fault_book;
         let waits = |fault: &&Fault| fault.takes_out_of_use() && fault.action == Action::ResetGpu;
-        let waiting = self.fault_book.faults.iter().filter(waits).filter_map(|fault| fault.subject.gpu.as_ref());
-        let kept = self.fault_book.resets.of(waiting);
-        if kept != self.fault_book.kept_resets {
+        let waiting =
+            || book.faults.iter().filter(waits).filter_map(|fault| Some((fault.id, fault.subject.gpu.as_ref()?)));
+        let kept = book.resets.of(waiting().map(|(_, gpu)| gpu));
+        let too_old = |(id, gpu): (FaultId, &GpuUuid)| {
+            let seen = book.written.get(&id).and_then(|written| written.last_seen);
+            book.kept_resets.time_of(gpu) < seen && seen <= kept.time_of(gpu)
+        };
+        if !kept.is_like(&book.kept_resets) || waiting().any(too_old) {
             self.writer.put_key(journal::RESETS.to_owned(), serde_json::to_vec(&kept).unwrap_or_default());
             self.fault_book.kept_resets = kept;
         }
@@ -188,7 +199,7 @@ impl Actor {
     /// How long it was not seen while its check looked, or somebody listened; none where nobody can say.
     fn clean_for(&self, fault: &Fault, now: Timestamp) -> Option<Duration> {
         let checked = self.fault_book.clean.get(&fault.id).filter(|clean| clean.last_seen == fault.last_seen);
-        let checked = checked.map(|clean| clean.to.saturating_sub(clean.from));
+        let checked = checked.map(|clean| clean.time);
         let silent = || {
             let listening = self.fault_book.listening_since?;
             Some(fault.last_seen.map_or(Duration::ZERO, |seen| now.since(seen.max(listening))))

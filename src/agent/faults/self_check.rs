@@ -5,6 +5,7 @@ use super::super::actor::Actor;
 use super::super::gpus::CheckUnderWay;
 use super::super::message::Inside;
 use super::attribution::is_crash;
+use super::{Changed, Keep};
 use crate::domain::checked::DeviceCheck;
 use crate::domain::exit::Exit;
 use crate::domain::fault::{Action, Fault, FaultId, FaultKind, FaultState, Part, Subject};
@@ -16,7 +17,7 @@ use crate::gpu::{CHECK_DEADLINE, GpuSource};
 use crate::health::checks::Modes;
 use crate::health::self_check::{Looked, Wrong, of_device};
 use crate::health::{Change, Observation, SeenAt, Source};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -128,15 +129,15 @@ impl Actor {
         }
         let place = self.inventory.gpus.iter().find(|known| known.uuid == gpu).map(|known| known.pci.parse());
         let pci = place.and_then(Result::ok);
-        let mut changed = BTreeSet::new();
+        let mut changed = Changed::default();
         for Wrong { kind, judgement, evidence } in wrong {
             let subject = Subject { part: Part::Gpu, gpu: Some(gpu.clone()), pci, ..Subject::default() };
             let seen = SeenAt { time: Some(self.clock.now()), ..SeenAt::default() };
             let mut observation = Observation::new(Source::Driver, kind, subject, judgement, seen);
             (observation.evidence, observation.task) = (evidence, task);
-            changed.extend(self.count(observation));
+            changed.add(self.count(observation));
         }
-        self.act_on(&changed);
+        self.act_on(&changed, Keep::Now);
     }
 
     /// One look may have met a good moment: the faults of earlier checks end once all looks for a while found nothing.

@@ -339,3 +339,23 @@ async fn a_container_that_lost_its_gpu_is_told_of_its_task_and_condemns_nothing(
     controller.until("it ends with its task", |seen| seen.faults.iter().all(over)).await;
     node.end().await;
 }
+
+#[tokio::test]
+async fn a_fault_that_lasts_is_not_written_down_in_every_round() {
+    let gpus = Sick::new();
+    let mut node = Node::with_gpus(gpus.clone(), None, watching()).await;
+    gpus.recommends(RecoveryAction::ResetGpu);
+    let view = until(&node, "GPU-0", GpuState::Faulty).await;
+    let (fault, marks) = (format!("fault/{:020}", view.faults[0]), "meta/gpu_marks");
+    let written = |node: &Node| (node.store.text(&fault), node.store.text(marks));
+    let is_there = || written(&node).0.is_some() && written(&node).1.is_some();
+    super::eventually("fault and marks are written", is_there).await;
+    gpus.rounds().await;
+    let before = written(&node);
+    node.clock.advance(Duration::from_secs(20));
+    gpus.rounds().await;
+    assert_eq!(written(&node), before);
+    node.clock.advance(Duration::from_secs(41));
+    super::eventually("it is written again", || written(&node).0 != before.0 && written(&node).1 != before.1).await;
+    node.end().await;
+}
