@@ -3,6 +3,7 @@
 //!
 //! Two more ends need no rule: a later Xid that cancels an earlier one (`cancels` in `xid.toml`), and an operator's word.
 
+use super::checks::Mode;
 use crate::domain::fault::{Action, Fault, FaultKind, takes_out_of_use};
 use std::time::Duration;
 
@@ -46,6 +47,10 @@ pub enum Ended {
     Rebooted,
     Replaced,
     Clean,
+    /// Its checks are off.
+    NotLookedAt,
+    /// Its checks observe at most, and it was condemned before they did.
+    NotEnforced,
 }
 
 impl Ended {
@@ -56,6 +61,8 @@ impl Ended {
             Self::Rebooted => "the machine was rebooted",
             Self::Replaced => "another GPU is in its place",
             Self::Clean => "it was not seen again for long enough",
+            Self::NotLookedAt => "its check is off in [checks], so nobody looks whether it lasts",
+            Self::NotEnforced => "its check only observes now, by [checks]",
         }
     }
 }
@@ -126,6 +133,30 @@ pub fn ended(fault: &Fault, since: &Since) -> Option<Ended> {
     }
 }
 
+/// Whether the settings have ended a fault: `modes` are those of the checks of its kind. What the driver's events or the
+/// kernel have told as well is theirs, and ends by its rule.
+pub fn no_longer_checked(fault: &Fault, modes: impl Iterator<Item = Mode>) -> Option<Ended> {
+    let by_others = |line: &String| line.starts_with("NVML event") || line.contains("NVRM");
+    if fault.evidence.iter().any(by_others) {
+        return None;
+    }
+    let condemned = takes_out_of_use(fault.verdict, fault.action);
+    // None has no checks at all.
+    match modes.map(rank).max()? {
+        0 => Some(Ended::NotLookedAt),
+        1 if condemned => Some(Ended::NotEnforced),
+        _ => None,
+    }
+}
+
+const fn rank(mode: Mode) -> u8 {
+    match mode {
+        Mode::Off => 0,
+        Mode::Observe => 1,
+        Mode::Enforce => 2,
+    }
+}
+
 /// The time that has to be clean after so many flaps: what comes and goes has to stay away longer each time, and at
 /// least a minute once it has come back.
 pub fn damped(time: Duration, flaps: u32) -> Duration {
@@ -182,6 +213,24 @@ mod tests {
         let state = fault(FaultKind::ResetRequired, Action::ResetGpu);
         let looked = Since { clean: Some(Duration::ZERO), ..Since::default() };
         assert_eq!((ended(&state, &Since::default()), ended(&state, &looked)), (None, Some(Ended::Clean)));
+    }
+
+    #[test]
+    fn settings_end_what_only_checks_have_found() {
+        use Mode::{Enforce, Observe, Off};
+        let found = fault(FaultKind::RowRemap, Action::ResetGpu);
+        let over = |fault: &Fault, modes: &[Mode]| no_longer_checked(fault, modes.iter().copied());
+        assert_eq!(over(&found, &[Off, Off]), Some(Ended::NotLookedAt));
+        assert_eq!(over(&found, &[Off, Observe]), Some(Ended::NotEnforced));
+        assert_eq!((over(&found, &[Off, Enforce]), over(&found, &[])), (None, None));
+        let noted = fault(FaultKind::Ecc, Action::RestartApp);
+        assert_eq!((over(&noted, &[Observe]), over(&noted, &[Off])), (None, Some(Ended::NotLookedAt)));
+        for line in
+            ["NVML event of GPU 3: DramRetirementFailure", "NVRM: GPU 0000:9b:00.0: GPU has fallen off the bus."]
+        {
+            let told = Fault { evidence: vec![line.to_owned()], ..found.clone() };
+            assert_eq!(over(&told, &[Off]), None);
+        }
     }
 
     #[test]

@@ -205,7 +205,8 @@ impl Actor {
     pub(in crate::agent) fn take_up_faults(&mut self) {
         self.identify_gpus();
         let rebooted = std::mem::take(&mut self.fault_book.rebooted);
-        let changes: Vec<Change> = self.ended_faults(Happened { rebooted, ..Happened::default() });
+        let mut changes: Vec<Change> = self.ended_faults(Happened { rebooted, ..Happened::default() });
+        changes.extend(self.end_what_is_off());
         self.changed(changes);
     }
 }

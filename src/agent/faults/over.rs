@@ -13,7 +13,7 @@ use crate::domain::ids::{GpuUuid, TaskId};
 use crate::domain::task::TaskState;
 use crate::domain::time::Timestamp;
 use crate::health::checks::{Check, Found};
-use crate::health::clearing::{Ended, Since, ended};
+use crate::health::clearing::{Ended, Since, ended, no_longer_checked};
 use crate::health::history::escalated;
 use crate::health::resets::Reset;
 use crate::health::{Change, Observation, verdict};
@@ -117,9 +117,28 @@ impl Actor {
                 match why {
                     Ended::Reset | Ended::Rebooted => self.fault_book.past.recovered(fault, now),
                     Ended::Clean => self.fault_book.past.ended_clean(fault, now),
-                    Ended::Replaced => {}
+                    Ended::Replaced | Ended::NotLookedAt | Ended::NotEnforced => {}
                 }
             }
+            changes.extend(self.fault_book.faults.clear(id));
+        }
+        changes
+    }
+
+    /// At the start: settings may have been changed since. What no check enforces any more is found anew, where one
+    /// still looks, and condemns nothing then.
+    pub(super) fn end_what_is_off(&mut self) -> Vec<Change> {
+        let modes = &self.self_checks.modes;
+        let over = |fault: &Fault| {
+            let checks = Check::ALL.iter().filter(|check| check.kind() == fault.kind);
+            Some((fault.id, no_longer_checked(fault, checks.map(|check| modes.of(*check)))?))
+        };
+        let active = self.fault_book.faults.iter().filter(|fault| fault.state == FaultState::Active);
+        let over: Vec<(FaultId, Ended)> = active.filter_map(over).collect();
+        let mut changes = Vec::new();
+        for (id, why) in over {
+            info!(node = %self.facts.name, fault = id.0, why = why.as_str(), "a fault has ended");
+            self.fault_book.faults.note(id, &format!("ended: {}", why.as_str()));
             changes.extend(self.fault_book.faults.clear(id));
         }
         changes

@@ -359,3 +359,42 @@ async fn a_fault_that_lasts_is_not_written_down_in_every_round() {
     super::eventually("it is written again", || written(&node).0 != before.0 && written(&node).1 != before.1).await;
     node.end().await;
 }
+
+#[tokio::test]
+async fn settings_end_faults_of_checks_and_say_so() {
+    let gpus = Sick::new();
+    let controller = Arc::new(super::controller::Scripted::default());
+    let mut node = Node::with_gpus(gpus.clone(), Some(controller.clone()), watching()).await;
+    gpus.recommends(RecoveryAction::ResetGpu);
+    until(&node, "GPU-0", GpuState::Faulty).await;
+    let with = |mode| {
+        let mut tuning = watching();
+        let modes = Modes::new([(Check::RecoveryAction, mode)]);
+        tuning.looking = tuning.looking.map(|looking| Looking { modes, ..looking });
+        tuning
+    };
+    node.tuning = with(Mode::Observe);
+    node.restart().await;
+    until(&node, "GPU-0", GpuState::Free).await;
+    let says = |words: &str| {
+        let has = |fault: &Fault| {
+            fault.state == FaultState::Cleared && fault.evidence.iter().any(|line| line.contains(words))
+        };
+        controller.with(|seen| seen.faults.iter().any(has))
+    };
+    super::eventually("it says why", || says("only observes now")).await;
+    // It is found anew, and listed.
+    let listed = async |count: usize| {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while gpu(&node, "GPU-0").await.faults.len() != count {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        waited.await.expect("it is listed, or no more");
+    };
+    listed(1).await;
+    node.tuning = with(Mode::Off);
+    node.restart().await;
+    super::eventually("it says why", || says("is off in [checks]")).await;
+    node.end().await;
+}
