@@ -1,4 +1,4 @@
-//! The check of single GPUs, between tasks and when an operator asks: what [`checks`] say of one look, with what people
+//! The check of single GPUs, between tasks and when an operator asks: what [`checks`](super::checks) say of one look, with what people
 //! want to know beside it: what was looked at, what was found, what is allowed.
 
 use super::checks::{Check, Finding, Mode, Modes, as_far_as, at_once};
