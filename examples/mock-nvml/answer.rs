@@ -3,7 +3,7 @@
 use crate::state::{Device, Slice, State, current};
 use nvml_wrapper_sys::bindings::{nvmlDevice_t, nvmlReturn_t};
 use std::ffi::c_char;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// `nvmlReturn_t` by name.
@@ -90,12 +90,14 @@ pub(crate) fn pause() {
 
 /// A call that concerns no device.
 pub(crate) fn call(name: &str, answer: impl FnOnce(&State) -> Answer) -> nvmlReturn_t {
-    finish(ready(name, None).and_then(|state| answer(&state)))
+    finish(ready(name, |_| None).and_then(|state| answer(&state)))
 }
 
 /// What a handle stands for: a device, or a slice of it. Handles are numbers, never addresses.
 pub(crate) struct Target<'a> {
+    /// In the list as it is now.
     pub(crate) index: usize,
+    pub(crate) state: &'a State,
     pub(crate) device: &'a Device,
     pub(crate) slice: Option<&'a Slice>,
 }
@@ -107,35 +109,52 @@ impl Target<'_> {
     }
 }
 
-/// A call on a device or a slice.
+/// A call on a device or a slice. One that has left the list is lost, and none of those behind it.
 pub(crate) fn on(name: &str, handle: nvmlDevice_t, answer: impl FnOnce(&Target<'_>) -> Answer) -> nvmlReturn_t {
-    let (index, slice) = positions(handle);
+    let number = handle.addr();
+    let (device, slice) = (number / SLICES, (number % SLICES).checked_sub(1));
+    let uuid = device.checked_sub(1).and_then(|at| known().get(at).cloned());
+    let index = |state: &State| state.devices.iter().position(|device| Some(&device.uuid) == uuid.as_ref());
     finish(ready(name, index).and_then(|state| {
-        let gone = || Code::named("INVALID_ARGUMENT");
-        let index = index.ok_or_else(gone)?;
-        let device = state.devices.get(index).ok_or_else(|| Code::named("GPU_IS_LOST"))?;
-        let slice = slice.map(|at| device.slices.get(at).ok_or_else(gone)).transpose()?;
-        answer(&Target { index, device, slice })
+        let wrong = || Code::named("INVALID_ARGUMENT");
+        uuid.as_ref().ok_or_else(wrong)?;
+        let index = index(&state).ok_or_else(|| Code::named("GPU_IS_LOST"))?;
+        let device = &state.devices[index];
+        let slice = slice.map(|at| device.slices.get(at).ok_or_else(wrong)).transpose()?;
+        answer(&Target { index, state: &state, device, slice })
     }))
+}
+
+/// A call that says which device by its place in the list.
+pub(crate) fn at(name: &str, index: usize, answer: impl FnOnce(&State) -> Answer) -> nvmlReturn_t {
+    finish(ready(name, |_| Some(index)).and_then(|state| answer(&state)))
 }
 
 const SLICES: usize = 64;
 
-/// A handle for the device at `index`, or for one of its slices.
-pub(crate) fn handle(index: usize, slice: Option<usize>) -> nvmlDevice_t {
-    std::ptr::without_provenance_mut((index + 1) * SLICES + slice.map_or(0, |at| at + 1))
+/// UUIDs of the devices that have handles: a handle goes on to be of its device when others leave the list.
+static KNOWN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn known() -> MutexGuard<'static, Vec<String>> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn positions(handle: nvmlDevice_t) -> (Option<usize>, Option<usize>) {
-    let number = handle.addr();
-    ((number / SLICES).checked_sub(1), (number % SLICES).checked_sub(1))
+/// A handle for the device at `index`, or for one of its slices.
+pub(crate) fn handle(state: &State, index: usize, slice: Option<usize>) -> Result<nvmlDevice_t, Code> {
+    let device = state.devices.get(index).ok_or_else(|| Code::named("INVALID_ARGUMENT"))?;
+    let mut known = known();
+    let at = known.iter().position(|uuid| *uuid == device.uuid).unwrap_or_else(|| {
+        known.push(device.uuid.clone());
+        known.len() - 1
+    });
+    Ok(std::ptr::without_provenance_mut((at + 1) * SLICES + slice.map_or(0, |at| at + 1)))
 }
 
 /// The state, once the call does not hang any more; an error if the file wants one.
-fn ready(name: &str, index: Option<usize>) -> Result<Arc<State>, Code> {
+fn ready(name: &str, index: impl Fn(&State) -> Option<usize>) -> Result<Arc<State>, Code> {
     loop {
         let state = current().ok_or_else(|| Code::named("UNKNOWN"))?;
-        let device = index.and_then(|index| state.devices.get(index));
+        let device = index(&state).and_then(|index| state.devices.get(index));
         let named = |list: &Vec<String>| list.iter().any(|hang| hang == name || hang == "*");
         if named(&state.hangs) || device.is_some_and(|device| named(&device.hangs)) {
             pause();

@@ -13,7 +13,7 @@ const SUPPORTED: c_ulonglong = 0x1F;
 
 #[derive(Debug, Default)]
 struct Set {
-    /// Types by device.
+    /// Types by the device's handle.
     registered: BTreeMap<usize, c_ulonglong>,
     /// How many of the file's events are no news.
     told: usize,
@@ -63,7 +63,8 @@ pub extern "C" fn nvmlDeviceRegisterEvents(
     set: nvmlEventSet_t,
 ) -> nvmlReturn_t {
     on("nvmlDeviceRegisterEvents", device, |of| {
-        with_set(set, |set| *set.registered.entry(of.index).or_default() |= types)
+        let device = handle(of.state, of.index, None)?.addr();
+        with_set(set, |set| *set.registered.entry(device).or_default() |= types)
     })
 }
 
@@ -83,7 +84,7 @@ pub extern "C" fn nvmlEventSetWait_v2(
         // Fails and hangs as the first of its devices does.
         let first = with_set(set, |set| set.registered.keys().next().copied()).ok().flatten();
         let code = match first {
-            Some(index) => on("nvmlEventSetWait_v2", handle(index, None), |_| look()),
+            Some(device) => on("nvmlEventSetWait_v2", std::ptr::without_provenance_mut(device), |_| look()),
             None => call("nvmlEventSetWait_v2", |_| look()),
         };
         if code != 0 || found.is_some() {
@@ -101,9 +102,10 @@ fn next(set: nvmlEventSet_t) -> Result<Option<nvmlEventData_t>, Code> {
     with_set(set, |set| {
         while let Some(event) = state.events.get(set.told) {
             set.told += 1;
-            if set.registered.get(&event.device).is_some_and(|types| types & event.kind != 0) {
+            let Ok(device) = handle(&state, event.device, None) else { continue };
+            if set.registered.get(&device.addr()).is_some_and(|types| types & event.kind != 0) {
                 return Some(nvmlEventData_t {
-                    device: handle(event.device, None),
+                    device,
                     eventType: event.kind,
                     eventData: event.data,
                     gpuInstanceId: event.gpu_instance.unwrap_or(c_uint::MAX),

@@ -37,7 +37,7 @@ pub extern "C" fn nvmlDeviceGetMigDeviceHandleByIndex(
     on("nvmlDeviceGetMigDeviceHandleByIndex", device, |of| {
         let at = index as usize;
         of.whole()?.slices.get(at).ok_or_else(|| Code::named("NOT_FOUND"))?;
-        put(slice, handle(of.index, Some(at)))
+        put(slice, handle(of.state, of.index, Some(at))?)
     })
 }
 
@@ -46,7 +46,7 @@ pub extern "C" fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(
     slice: nvmlDevice_t,
     device: *mut nvmlDevice_t,
 ) -> nvmlReturn_t {
-    on("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", slice, |of| put(device, handle(of.index, None)))
+    on("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", slice, |of| put(device, handle(of.state, of.index, None)?))
 }
 
 #[unsafe(no_mangle)]

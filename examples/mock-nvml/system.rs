@@ -49,7 +49,7 @@ pub extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> nvmlReturn_t {
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *mut nvmlDevice_t) -> nvmlReturn_t {
     let index = index as usize;
-    crate::answer::on("nvmlDeviceGetHandleByIndex_v2", handle(index, None), |_| put(device, handle(index, None)))
+    crate::answer::at("nvmlDeviceGetHandleByIndex_v2", index, |state| put(device, handle(state, index, None)?))
 }
 
 #[unsafe(no_mangle)]
@@ -74,7 +74,7 @@ fn find(
     wanted: impl Fn(&crate::state::Device) -> bool,
 ) -> Result<(), Code> {
     let index = state.devices.iter().position(wanted).ok_or_else(|| Code::named("NOT_FOUND"))?;
-    put(device, handle(index, None))
+    put(device, handle(state, index, None)?)
 }
 
 fn text(from: *const c_char) -> Result<String, Code> {

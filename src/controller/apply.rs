@@ -418,11 +418,14 @@ pub(super) fn change_run(
 ) -> bool {
     let Some(run) = state.runs.get_mut(&id) else { return false };
     let Some(spec) = state.specs.get(&run.job).cloned() else { return false };
-    let before = (run.phase, run.generation);
+    let (before, had_started) = ((run.phase, run.generation), run.started_at.is_some());
     if !change(run, &spec) {
         return false;
     }
     let after = run.clone_header();
+    if let Some(started) = after.started_at.filter(|_| !had_started) {
+        state.launches.add(started.since(after.queued_at));
+    }
     state.refresh_run(id);
     if before != (after.phase, after.generation) {
         state.dirty.whole.insert(id);

@@ -20,6 +20,7 @@ pub(super) fn of(controller: &Controller) -> Vec<Sample> {
         Sample::new(&metrics::LEADS, 1.0),
         Sample::new(&metrics::QUEUE, state.queue.len() as f64),
     ];
+    samples.extend(state.launches.samples(&metrics::LAUNCH));
     samples.extend(jobs(&state));
     samples.extend(nodes(&state, now));
     samples.extend(gpus(&state));

@@ -9,6 +9,7 @@ use crate::domain::fault::{Fault, FaultId};
 use crate::domain::gpu::GpuSample;
 use crate::domain::ids::{Generation, GpuUuid, JobId, NodeName, NodeUid, RunId, TaskId, Term};
 use crate::domain::job::{Job, JobState};
+use crate::domain::metrics::Durations;
 use crate::domain::node::Standing;
 use crate::domain::node_lost::Suspicion;
 use crate::domain::run::{Phase, Run};
@@ -48,6 +49,9 @@ pub(super) struct State {
     pub(super) placing: Placing,
     /// Not stored.
     pub(super) busy_ports: BusyPorts,
+    /// How long runs took from the queue until all of their tasks ran. For monitoring alone: not stored, and begun anew
+    /// with the state.
+    pub(super) launches: Durations,
     /// Something was freed, or waits anew: worth a pass of the scheduler.
     pub(super) schedule_due: bool,
     /// Why the controller doubts that silent nodes are lost.

@@ -3,8 +3,10 @@
 //! Values of labels come from lists that are fixed, or are names of nodes: never of jobs, tasks or users.
 
 use super::fault::{Fault, FaultState};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::time::Duration;
 
 /// What a metric's number does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +14,8 @@ pub enum Kind {
     /// Grows, and begins anew with the process.
     Counter,
     Gauge,
+    /// How many values are at most so high, for a fixed list of bounds; their sum and number. All grow, as a counter does.
+    Histogram,
 }
 
 /// One name.
@@ -41,16 +45,29 @@ metrics! {
     HEARTBEAT_AGE = Gauge "wharf_node_heartbeat_age_seconds" ["node"] "Since the controller heard the node's agent.";
     TASKS = Gauge "wharf_tasks" ["state"] "Of a controller, tasks of runs that have not ended; of an agent, tasks that it keeps.";
     GPUS = Gauge "wharf_gpus" ["state"] "GPUs, and slices of divided ones.";
+    LAUNCH = Histogram "wharf_run_launch_seconds" [] "From a run's being queued, which for a job's first run is its submission, until every task of it runs.";
     FAULTS = Gauge "wharf_faults_active" ["kind", "verdict", "action"] "Hardware faults that are not over.";
     RECORDS = Counter "wharf_kernel_log_records_total" [] "Records of the kernel's log that were read.";
     LOST_RECORDS = Counter "wharf_kernel_log_lost_records_total" [] "Records of the kernel's log that were overwritten before they were read.";
     HEARTBEATS = Counter "wharf_heartbeats_answered_total" [] "Heartbeats of this agent that its controller has answered.";
 }
 
+/// Which of its metric's numbers a sample is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Series {
+    /// The only one.
+    Value,
+    /// Of a histogram: how many values are at most this; infinity is all of them.
+    AtMost(f64),
+    Sum,
+    Count,
+}
+
 /// One number.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     pub metric: &'static Metric,
+    pub series: Series,
     /// Values of the metric's labels, in their order.
     pub labels: Vec<String>,
     pub value: f64,
@@ -58,11 +75,52 @@ pub struct Sample {
 
 impl Sample {
     pub fn new(metric: &'static Metric, value: f64) -> Self {
-        Self { metric, labels: Vec::new(), value }
+        Self::of(metric, Series::Value, value)
     }
 
     pub fn with(metric: &'static Metric, labels: &[&str], value: f64) -> Self {
-        Self { metric, labels: labels.iter().map(|label| (*label).to_owned()).collect(), value }
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        Self { labels, ..Self::new(metric, value) }
+    }
+
+    const fn of(metric: &'static Metric, series: Series, value: f64) -> Self {
+        Self { metric, series, labels: Vec::new(), value }
+    }
+}
+
+/// In seconds: from what an idle node takes to the days that a full queue takes.
+const BOUNDS_S: [f64; 14] =
+    [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
+
+/// How long things took.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Durations {
+    /// Up to each bound and above the one before; the last are above all bounds.
+    counts: [u64; BOUNDS_S.len() + 1],
+    sum_s: f64,
+}
+
+impl Durations {
+    pub fn add(&mut self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        self.counts[BOUNDS_S.partition_point(|bound| *bound < seconds)] += 1;
+        self.sum_s += seconds;
+    }
+
+    /// All numbers of a histogram.
+    pub fn samples(&self, metric: &'static Metric) -> Vec<Sample> {
+        let bounds = BOUNDS_S.into_iter().chain([f64::INFINITY]);
+        let mut so_far = 0;
+        let mut samples: Vec<Sample> = bounds
+            .zip(self.counts)
+            .map(|(bound, count)| {
+                so_far += count;
+                Sample::of(metric, Series::AtMost(bound), so_far as f64)
+            })
+            .collect();
+        samples.push(Sample::of(metric, Series::Sum, self.sum_s));
+        samples.push(Sample::of(metric, Series::Count, so_far as f64));
+        samples
     }
 }
 
@@ -102,6 +160,7 @@ pub fn text(samples: &[Sample]) -> String {
             let kind = match metric.kind {
                 Kind::Counter => "counter",
                 Kind::Gauge => "gauge",
+                Kind::Histogram => "histogram",
             };
             let Metric { name, help, .. } = metric;
             // Writing to a text cannot fail.
@@ -113,13 +172,26 @@ pub fn text(samples: &[Sample]) -> String {
 }
 
 fn line(text: &mut String, sample: &Sample) {
-    text.push_str(sample.metric.name);
-    for (number, (label, value)) in sample.metric.labels.iter().zip(&sample.labels).enumerate() {
+    let labels = sample.metric.labels.iter().zip(&sample.labels);
+    let mut labels: Vec<(&str, Cow<'_, str>)> =
+        labels.map(|(label, value)| (*label, Cow::Borrowed(value.as_str()))).collect();
+    let suffix = match sample.series {
+        Series::Value => "",
+        Series::AtMost(bound) => {
+            let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
+            labels.push(("le", Cow::Owned(bound)));
+            "_bucket"
+        }
+        Series::Sum => "_sum",
+        Series::Count => "_count",
+    };
+    let _ = write!(text, "{}{suffix}", sample.metric.name);
+    for (number, (label, value)) in labels.iter().enumerate() {
         let before = if number == 0 { '{' } else { ',' };
         let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
         let _ = write!(text, "{before}{label}=\"{value}\"");
     }
-    let close = if sample.metric.labels.is_empty() { "" } else { "}" };
+    let close = if labels.is_empty() { "" } else { "}" };
     let _ = writeln!(text, "{close} {}", sample.value);
 }
 
@@ -146,6 +218,39 @@ mod tests {
         );
         assert_eq!(text(&samples), expected);
         assert_eq!(text(&[]), "");
+    }
+
+    #[test]
+    fn a_histogram_counts_up_to_each_bound_and_ends_with_sum_and_number() {
+        let mut times = Durations::default();
+        for ms in [0, 100, 101, 40_000, 90_000_000] {
+            times.add(Duration::from_millis(ms));
+        }
+        let text = text(&times.samples(&LAUNCH));
+        let (head, series) = text.split_once("# TYPE wharf_run_launch_seconds histogram\n").unwrap();
+        assert!(head.starts_with("# HELP wharf_run_launch_seconds From "), "{head}");
+        let expected: Vec<String> = [
+            ("0.1", 2),
+            ("0.25", 3),
+            ("0.5", 3),
+            ("1", 3),
+            ("2.5", 3),
+            ("5", 3),
+            ("10", 3),
+            ("30", 3),
+            ("60", 4),
+            ("300", 4),
+            ("900", 4),
+            ("3600", 4),
+            ("14400", 4),
+            ("86400", 4),
+            ("+Inf", 5),
+        ]
+        .map(|(bound, count)| format!("wharf_run_launch_seconds_bucket{{le=\"{bound}\"}} {count}"))
+        .into();
+        let lines: Vec<&str> = series.lines().collect();
+        assert_eq!(lines[..15], expected);
+        assert_eq!(lines[15..], ["wharf_run_launch_seconds_sum 90040.201", "wharf_run_launch_seconds_count 5"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod adoption;
 mod bad_input;
 mod bounded;
 mod chaos;
+mod checks;
 mod clocks;
 mod completion;
 mod containers;

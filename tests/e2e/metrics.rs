@@ -14,19 +14,41 @@ fn scrape(arguments: &[&str]) -> BTreeMap<String, f64> {
     let (head, text) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
     assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
     let mut found = BTreeMap::new();
-    let mut told = Vec::new();
+    let mut told: Option<(String, bool)> = None;
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
-            told.push(rest.split(' ').next().expect("a name").to_owned());
+            let (name, kind) = rest.split_once(' ').expect("a name and a type");
+            told = Some((name.to_owned(), kind == "histogram"));
         } else if !line.starts_with("# HELP ") {
             let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line}"));
             let name = series.split('{').next().expect("a name");
-            assert_eq!(told.last().map(String::as_str), Some(name), "its type is told before: {line}");
+            let (metric, is_histogram) = told.as_ref().expect("its type is told before");
+            let suffix = name.strip_prefix(metric.as_str()).unwrap_or_else(|| panic!("not of {metric}: {line}"));
+            let allowed: &[&str] = if *is_histogram { &["_bucket", "_sum", "_count"] } else { &[""] };
+            assert!(allowed.contains(&suffix), "no series of {metric}: {line}");
             let before = found.insert(series.to_owned(), value.parse().expect("a number"));
             assert_eq!(before, None, "told twice: {line}");
         }
     }
     found
+}
+
+/// So many runs were launched, each is in the buckets from its time on, and no time is negative.
+fn check_launches(all: &BTreeMap<String, f64>, runs: f64) {
+    let name = "wharf_run_launch_seconds";
+    let bound = |series: &str| -> Option<f64> {
+        let bound = series.strip_prefix(name)?.strip_prefix("_bucket{le=\"")?.strip_suffix("\"}")?;
+        Some(if bound == "+Inf" { f64::INFINITY } else { bound.parse().expect("a bound is a number") })
+    };
+    let mut buckets: Vec<(f64, f64)> =
+        all.iter().filter_map(|(series, count)| Some((bound(series)?, *count))).collect();
+    buckets.sort_by(|one, other| one.0.total_cmp(&other.0));
+    assert!(buckets.len() > 10 && buckets.is_sorted_by(|one, other| one.1 <= other.1), "{buckets:?}");
+    assert_eq!(buckets.last(), Some(&(f64::INFINITY, runs)), "{buckets:?}");
+    let (sum, count) = (all[&format!("{name}_sum")], all[&format!("{name}_count")]);
+    assert_eq!(count, runs);
+    // The bounds of the test's own patience: a run that took longer would not have been waited for.
+    assert!(sum > 0.0 && sum < 3600.0, "{sum}");
 }
 
 #[test]
@@ -66,10 +88,13 @@ fn both_daemons_tell_prometheus_how_they_are() {
     assert_eq!((fleet["wharf_jobs{state=\"RUNNING\"}"], fleet["wharf_jobs{state=\"FAILED\"}"]), (1.0, 0.0));
     assert_eq!((fleet["wharf_nodes{state=\"READY\"}"], fleet["wharf_queue_length"]), (1.0, 0.0));
     assert_eq!(fleet["wharf_controller_leads"], 1.0);
+    check_launches(&fleet, 1.0);
     assert!(fleet["wharf_node_heartbeat_age_seconds{node=\"n0\"}"] < 60.0);
     assert_eq!((node["wharf_kernel_log_records_total"], node["wharf_kernel_log_lost_records_total"]), (2.0, 4.0));
     assert!(
-        node.keys().chain(fleet.keys()).all(|series| !series.contains(&format!("\"{id}\""))),
+        node.keys()
+            .chain(fleet.keys())
+            .all(|series| series.contains("{le=") || !series.contains(&format!("\"{id}\""))),
         "jobs are no labels"
     );
 

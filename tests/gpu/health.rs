@@ -193,7 +193,10 @@ const CALLS: [(&str, Shows); 18] = [
 #[tokio::test]
 async fn each_call_that_fails_is_told_with_its_code_and_takes_nothing_else_along() {
     let mut mock = Mock::new("8xH100.json");
-    mock.change(|state| state["devices"] = json!([sick(), sick()]));
+    mock.change(|state| {
+        state["devices"] = json!([sick(), sick()]);
+        state["devices"][1]["uuid"] = json!("GPU-b");
+    });
     let gpus = mock.gpus();
     let well = gpus.health().await.unwrap();
     for (call, shows) in CALLS {
