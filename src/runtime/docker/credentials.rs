@@ -175,6 +175,7 @@ fn read(path: &Path, submitter: &str, allowed: &Allowed) -> Result<Credentials, 
     let named = allowed.named("authFile", path).map_err(|error| match error {
         RequestError::Field(violation) => CredentialsError::Field(violation),
         RequestError::Node { error, .. } => failed(std::io::Error::other(error)),
+        RequestError::Refused(_) => content("is not for jobs"),
     })?;
     // A pipe without a writer must not hold us up, a terminal not become ours.
     let file = named.held.open(&named.below, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY).map_err(failed)?;

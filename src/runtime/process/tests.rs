@@ -5,6 +5,7 @@ mod adversity;
 use super::*;
 use crate::domain::exit::ExitClass;
 use crate::domain::ids::Generation;
+use crate::domain::policy::UserIds;
 use crate::runtime::Adopted;
 use crate::runtime::contract::{self, PATIENCE, Site, Subject, sleepers, task, wait_until};
 use crate::runtime::shimmed::process_id::ProcessId;
@@ -38,11 +39,17 @@ impl Place {
     }
 }
 
+/// Tests run as root, too.
+fn everybody() -> Policy {
+    Policy { users: Some(UserIds::all()), ..Policy::default() }
+}
+
 impl Site for Place {
     fn start(&self) -> Subject {
         let root = self.dir.path();
         let config = ProcessConfig {
             run_as: self.run_as.clone(),
+            policy: everybody(),
             segment_bytes: 1024 * 1024,
             open_files: self.open_files,
             ..ProcessConfig::new(root.join("state"), root.join(self.run_dir), self.parent.clone())
