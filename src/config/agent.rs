@@ -408,7 +408,7 @@ mod tests {
             disk_high_percent = 75\nkeep_images_hours = 9\nimages_high_percent = 70\n\
             insecure = true\n[labels]\ngpu_type = 'jd_a100'\n\
             [policy]\nmounts = ['/data:ro']\ncapabilities = ['SYS_PTRACE']\nhost_network = false\ndevices = []\n\
-            images = ['r.local/*']\nusers = ['0', '1000-1999']\nper_user = { gpus = 4, run_time_s = 3600 }\n";
+            images = ['r.local/*']\nusers = ['0', '1000-1999']\nper_user = { gpus = 4 }\n";
         let config: AgentConfig = parse("a.toml", text).unwrap();
         assert_eq!(config.warnings().len(), 3);
         assert_eq!(config.gpus, GpuChoice::Sim { count: 8, model: "A100".into() });
@@ -424,7 +424,7 @@ mod tests {
         assert_eq!((rules.capabilities, rules.host_network), (vec!["SYS_PTRACE".into(), "SYS_ADMIN".into()], false));
         assert_eq!((rules.devices.len(), rules.images.len()), (0, 1));
         assert_eq!(rules.users.map(|users| users.to_string()).as_deref(), Some("uid 0, 1000-1999"));
-        assert_eq!((rules.per_user.gpus, rules.per_user.run_time_s), (Some(4), Some(3600)));
+        assert_eq!((rules.per_user.gpus, rules.per_user.cpus), (Some(4), None));
         assert_eq!(
             (config.cpus, config.memory_mb, &config.labels["gpu_type"]),
             (Some(4), Some(8000), &"jd_a100".into())
@@ -459,12 +459,13 @@ mod tests {
         assert_eq!(fields("job_dirs = ['/', 'a', '/a/../b', '/fine']"), ["job_dirs"; 3]);
         assert_eq!(fields("allow_capabilities = ['CAP_KILL', 'ALL', 'x', 'SYS_TIME']"), ["allow_capabilities"; 3]);
         let policy = "[policy]\nmounts = ['/', '/a:ro', 'b']\ncapabilities = ['ALL']\ndevices = ['/dev', '/etc/x']\n\
-            images = ['', 'a b']\nusers = ['root']\nper_user = { run_time_s = 0 }";
+            images = ['', 'a b']\nusers = ['root']";
         let wrong = fields(policy);
         let named = |name: &str| wrong.iter().filter(|field| *field == &format!("policy.{name}")).count();
-        let counts = ["mounts", "capabilities", "devices", "images", "users", "per_user.run_time_s"].map(named);
-        assert_eq!(counts, [2, 1, 2, 2, 1, 1]);
+        let counts = ["mounts", "capabilities", "devices", "images", "users"].map(named);
+        assert_eq!(counts, [2, 1, 2, 2, 1]);
         assert_eq!(fields("[policy]\nprivileged = true"), ["policy"]);
+        assert_eq!(fields("[policy]\nper_user = { hours = 1 }"), ["policy"]);
         assert_eq!(fields("disk_high_percent = 49"), ["disk_high_percent"]);
         assert_eq!(fields("keep_ended_tasks = 9"), ["keep_ended_tasks"]);
         assert_eq!(

@@ -82,8 +82,6 @@ impl PolicyTable {
             let allowed = "numbers and ranges of them, e.g. \"1000-59999\"";
             checks.expect(false, "policy.users", "is no user id", wrong.escape_debug(), allowed);
         }
-        let zero = self.per_user.run_time_s == Some(0);
-        checks.expect(!zero, "policy.per_user.run_time_s", "lets nothing run", 0, "at least 1, or no such key");
     }
 }
 

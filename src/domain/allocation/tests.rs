@@ -95,14 +95,8 @@ fn a_restored_claim_counts_even_if_its_gpu_is_gone() {
 
 #[test]
 fn a_users_tasks_together_keep_the_nodes_limits() {
-    let per_user = UserLimits {
-        cpus: Some(4),
-        memory_mb: Some(500),
-        shm_mb: Some(64),
-        gpus: Some(1),
-        ports: Some(2),
-        run_time_s: None,
-    };
+    let per_user =
+        UserLimits { cpus: Some(4), memory_mb: Some(500), shm_mb: Some(64), gpus: Some(1), ports: Some(2) };
     let mut ledger = ledger();
     ledger.limit_users(per_user, "/etc/wharf/agent.toml");
     let of = |user: &str, shm_mb, claim: Claim| Claim { user: user.to_owned(), shm_mb, ..claim };

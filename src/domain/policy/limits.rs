@@ -17,9 +17,6 @@ pub struct UserLimits {
     pub gpus: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<u32>,
-    /// How long one task may run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub run_time_s: Option<u64>,
 }
 
 /// A limit that a claim would exceed.

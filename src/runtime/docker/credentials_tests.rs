@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn parsed(text: &str) -> Result<(String, String, String), &'static str> {
-    Credentials::parse(text.as_bytes()).map(|it| (it.registry, it.username, it.password))
+    Credentials::parse(text.as_bytes()).map(|it| (it.registry, it.username, it.password.reveal().to_owned()))
 }
 
 #[test]
