@@ -1,8 +1,8 @@
 //! What a node's operator does not allow is refused with its rule and where it is set; what is allowed runs.
 
 use crate::harness::docker::Dockerd;
-use crate::harness::job::with;
-use crate::harness::{Cluster, Node, job, role};
+use crate::harness::job::{quoted, with};
+use crate::harness::{Cluster, Node, job, role, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -81,4 +81,29 @@ fn a_refusal_names_the_rule_and_its_twin_runs() {
         assert_eq!(shown["state"], "SUCCEEDED", "{fields} {shown}");
     }
     dockerd.remove_of(cluster.node_uids());
+}
+
+#[test]
+fn one_users_tasks_together_keep_the_nodes_limits() {
+    let more = "policy.per_user.cpus = 1\n".to_owned();
+    let cluster = Cluster::with(vec![Node { more, ..Node::new("n0", "none") }], "");
+    let wait = |name: &str| format!("until [ -e {} ]; do sleep 0.05; done", quoted(cluster.path(name)));
+    let of =
+        |name: &str, user: &str| cluster.submit_with(&job(name, &[role("main", 1, &wait("go"))]), &["--user", user]);
+    let first = of("first", "ann");
+    cluster.wait_running(&first);
+    let second = of("second", "ann");
+    let file = cluster.path("agent0.toml").display().to_string();
+    let told = |text: &str| text.contains("policy.per_user.cpus") && text.contains(&file);
+    until("the node's word reaches whoever asks", || {
+        let asked = cluster.cli(&["--as-user", "ann", "job", "explain", &second]).text();
+        told(&asked).then_some(())
+    });
+    let other = of("other", "bob");
+    cluster.wait_running(&other);
+    assert_ne!(cluster.show(&second)["state"], "RUNNING");
+    cluster.touch("go");
+    for job in [first, second, other] {
+        assert_eq!(cluster.wait_end(&job)["state"], "SUCCEEDED");
+    }
 }
