@@ -1,5 +1,6 @@
 //! What a task cannot reach: another user's task, its own log, records and socket, and its agent's files.
 
+use crate::harness::docker::Dockerd;
 use crate::harness::{Cluster, Node, job, role, skip, until};
 use serde_json::{Value, json};
 use std::fs;
@@ -72,4 +73,38 @@ fn a_process_reaches_neither_others_nor_its_own_records() {
     assert!(!output().contains("told"), "{}", output());
     cluster.cli(&["--as-user", victim_user, "stop", &victim, "--grace", "0"]).expect(0);
     cluster.wait_end(&victim);
+}
+
+#[test]
+fn what_a_container_is_told_is_not_told_by_docker_or_ps() {
+    let Some(dockerd) = Dockerd::get("variables of a task in a container") else { return };
+    let more = format!("docker_socket = '{}'\n", dockerd.socket().display());
+    let node = Node { runtime: "docker".to_owned(), more, ..Node::new("n0", "none") };
+    let cluster = Cluster::with(vec![node], "");
+    let mut wanted = of("told", "echo it has $MARKER; while :; do sleep 0.1; done", "a-password-of-the-job");
+    wanted["image"] = json!("wharf-test/busybox:1");
+    let id = cluster.submit(&wanted);
+    cluster.wait_running(&id);
+    until("it has its variable", || {
+        cluster.cli(&["logs", &id]).text().contains("it has a-password-of-the-job").then_some(())
+    });
+    let label = format!("label=wharf.node_uid={}", cluster.node_uids()[0]);
+    let container = dockerd.docker(&["ps", "--quiet", "--filter", &label]).trim().to_owned();
+    let inspected = dockerd.docker(&["inspect", &container]);
+    assert!(inspected.contains("wharf.nonce") && !inspected.contains("a-password-of-the-job"), "{inspected}");
+    let processes = fs::read_dir("/proc").expect("there is a /proc").flatten();
+    let lines = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    let telling = lines.map(|line| String::from_utf8_lossy(&line).into_owned());
+    assert_eq!(telling.filter(|line| line.contains("a-password-of-the-job")).collect::<Vec<_>>(), [""; 0]);
+    for args in [vec!["job", "show", &id], vec!["jobs", "--all"], vec!["events"], vec!["nodes"]] {
+        let args: Vec<&str> = std::iter::once("--json").chain(args.iter().map(|arg| &**arg)).collect();
+        let shown = cluster.cli(&args).expect(0).text();
+        assert!(!shown.contains("a-password-of-the-job"), "{args:?}: {shown}");
+    }
+    for log in ["agent0", "controller"] {
+        assert!(!cluster.log_of(log).contains("a-password-of-the-job"), "{log}");
+    }
+    cluster.cli(&["stop", &id, "--grace", "0"]).expect(0);
+    cluster.wait_end(&id);
+    dockerd.remove_of(cluster.node_uids());
 }
