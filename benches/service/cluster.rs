@@ -45,7 +45,7 @@ impl Cluster {
             let settings = format!(
                 "data_dir = '{shown}/a{i}'\nrun_dir = '{shown}/r{i}'\nname = 'n{i}'\ncontroller = '{address}'\n\
                  listen = 'unix:{shown}/a{i}.sock'\ntask_ip = '127.0.0.1'\ncpus = 256\nmemory_mb = 400000\n\
-                 ports = '{first}-{}'\n{more}\n",
+                 ports = '{first}-{}'\npolicy.users = ['0-4294967295']\n{more}\n",
                 first + 999
             );
             children.push(daemon(folder, &format!("agent{i}"), &settings, env));

@@ -20,6 +20,7 @@ use crate::domain::command::Error;
 use crate::domain::gpu::Topology;
 use crate::domain::gpu::occupancy::IgnoredProcesses;
 use crate::domain::ids::{JournalId, NodeName};
+use crate::domain::policy::{USUAL_FILE, UserLimits};
 use crate::domain::remediation::Remediation;
 use crate::domain::ssh::SEED_FEATURE;
 use crate::domain::task::Inventory;
@@ -107,6 +108,8 @@ pub struct Tuning {
     pub boot_id: String,
     /// What is done about faults of GPUs that nobody holds.
     pub remediation: Remediation,
+    /// What the tasks of one user may hold together, and in which file that is set.
+    pub per_user: (UserLimits, String),
 }
 
 impl Default for Tuning {
@@ -127,6 +130,7 @@ impl Default for Tuning {
             looking: None,
             boot_id: String::new(),
             remediation: Remediation::None,
+            per_user: (UserLimits::default(), USUAL_FILE.to_owned()),
         }
     }
 }
@@ -232,10 +236,13 @@ pub async fn start(mut parts: AgentParts, cancel: CancellationToken) -> Result<(
     let fault_book = FaultBook::new(kept, boot_id, listens, &facts.identity.node_uid, parts.clock.now());
     let counted = fault_book.done();
     let newest = journal.tasks.iter().map(|(_, task)| task.sequence).max().unwrap_or(0).max(journal.acknowledged);
+    let mut ledger = Ledger::of(&inventory);
+    let (per_user, file) = parts.tuning.per_user;
+    ledger.limit_users(per_user, file);
     let mut actor = Actor {
         watchers: Watchers::new(facts.identity.journal_id.clone(), newest),
         facts,
-        ledger: Ledger::of(&inventory),
+        ledger,
         inventory,
         entries: BTreeMap::new(),
         cluster_id: journal.cluster_id,

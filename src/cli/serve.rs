@@ -4,7 +4,7 @@ use super::args::{DevArgs, NodeArgs};
 use super::context::Context;
 use super::exit_code::OK;
 use super::fail::{Failure, bad_usage};
-use crate::config::{self, AgentConfig, ControllerConfig, Endpoint, GpuChoice, RuntimeChoice, Settings};
+use crate::config::{self, AgentConfig, ControllerConfig, Endpoint, GpuChoice, PolicyTable, RuntimeChoice, Settings};
 use crate::daemon::{self, AgentService, ControllerService, ServiceManager, start_agent, start_controller};
 use crate::domain::command::{Error, ErrorKind, Violation};
 use crate::telemetry::{self, LogFormat};
@@ -94,6 +94,8 @@ pub(super) async fn start_both(
         cpus: node.cpus,
         memory_mb: node.memory_mb,
         insecure,
+        // Whoever starts it runs tasks as themselves, root as well.
+        policy: PolicyTable { users: Some(vec!["0-4294967295".to_owned()]), ..PolicyTable::default() },
         ..AgentConfig::default()
     };
     let agent = start_agent(&settings, cancel).await?;

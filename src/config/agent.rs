@@ -2,10 +2,12 @@
 
 use super::choice::{GpuChoice, PortRange, RuntimeChoice};
 use super::listen::{self, Endpoint};
+use super::policy::{self, PolicyTable};
 use super::source::Settings;
 use super::{Checks, one_or_many};
 use crate::domain::command::Violation;
 use crate::domain::gpu::occupancy::IGNORED_BY_DEFAULT;
+use crate::domain::policy::{Policy, RunsAs, USUAL_FILE};
 use crate::domain::remediation::Remediation;
 use crate::health::checks::Modes;
 use crate::runtime::docker::injection::GpuInjection;
@@ -49,10 +51,12 @@ pub struct AgentConfig {
     pub pids_limit: u32,
     /// How long a failed task of a job with `isDebug` is kept at most, in seconds; 0 keeps none.
     pub debug_hold_s: u32,
-    /// Folders of the node that jobs in containers may name, with everything in them.
+    /// More of `policy.mounts`, by its older name.
     pub job_dirs: Vec<PathBuf>,
-    /// Capabilities that jobs may ask for beside the usual ones, by names without `CAP_`.
+    /// More of `policy.capabilities`, by its older name.
     pub allow_capabilities: Vec<String>,
+    /// What jobs may ask of the node.
+    pub policy: PolicyTable,
     /// Instead of what the machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<u32>,
@@ -105,6 +109,9 @@ pub struct AgentConfig {
     pub images_high_percent: u8,
     /// Allows listeners that others can reach without TLS and tokens.
     pub insecure: bool,
+    /// Where the settings are from.
+    #[serde(skip)]
+    pub file: PathBuf,
 }
 
 impl Default for AgentConfig {
@@ -125,6 +132,7 @@ impl Default for AgentConfig {
             debug_hold_s: 604_800,
             job_dirs: Vec::new(),
             allow_capabilities: Vec::new(),
+            policy: PolicyTable::default(),
             cpus: None,
             memory_mb: None,
             nvml_library: None,
@@ -147,6 +155,7 @@ impl Default for AgentConfig {
             keep_images_hours: 336,
             images_high_percent: 85,
             insecure: false,
+            file: PathBuf::from(USUAL_FILE),
         }
     }
 }
@@ -155,6 +164,11 @@ impl AgentConfig {
     /// The journal's file.
     pub fn journal_path(&self) -> PathBuf {
         self.data_dir.join("journal.db")
+    }
+
+    /// What jobs may ask of the node.
+    pub fn policy(&self) -> Policy {
+        self.policy.rules(&self.job_dirs, &self.allow_capabilities, &self.file)
     }
 
     /// What the controller connects to.
@@ -176,11 +190,19 @@ impl AgentConfig {
 
     /// What an agent that runs as root says.
     fn warning_of_root(&self) -> Option<String> {
-        let everybody = self.run_as.is_none() && self.runtime != RuntimeChoice::Docker;
-        everybody.then(|| {
-            "run_as: without it every task is a process of root, with all rights on this node; allowed are submitter \
-             and the name of a user"
-                .to_owned()
+        if self.run_as.is_some() || self.runtime == RuntimeChoice::Docker {
+            return None;
+        }
+        let allowed = "allowed are submitter and the name of a user";
+        Some(match self.policy().check_user(RunsAs::Process(0)) {
+            Ok(()) => format!(
+                "run_as: without it every task is a process of root, with all rights on this node: it reaches this agent \
+                 and every other task; {allowed}"
+            ),
+            Err(_) => format!(
+                "run_as: without it every task would be a process of root, which policy.users does not allow: tasks \
+                 that are processes are refused; {allowed}"
+            ),
         })
     }
 
@@ -227,12 +249,8 @@ impl AgentConfig {
             let right = dir.is_absolute() && plain && dir.components().count() > 1;
             checks.expect(right, "job_dirs", "is not a folder for jobs", dir.display(), allowed);
         }
-        for name in &self.allow_capabilities {
-            let word = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
-            let right = !name.is_empty() && name.bytes().all(word) && !name.starts_with("CAP_") && name != "ALL";
-            let allowed = "a capability in upper case without CAP_, e.g. SYS_ADMIN";
-            checks.expect(right, "allow_capabilities", "is not one capability", name.escape_debug(), allowed);
-        }
+        policy::check_capabilities("allow_capabilities", &self.allow_capabilities, checks);
+        self.policy.check(checks);
     }
 
     fn check_labels(&self, checks: &mut Checks) {
@@ -265,6 +283,7 @@ impl Settings for AgentConfig {
         "debug_hold_s",
         "job_dirs",
         "allow_capabilities",
+        "policy",
         "cpus",
         "memory_mb",
         "nvml_library",
@@ -288,6 +307,10 @@ impl Settings for AgentConfig {
         "images_high_percent",
         "insecure",
     ];
+
+    fn are_from(&mut self, file: &Path) {
+        file.clone_into(&mut self.file);
+    }
 
     fn check(&self) -> Vec<Violation> {
         let mut checks = Checks::default();
@@ -383,7 +406,9 @@ mod tests {
             ports = '20000-20999'\nrun_as = 'nobody'\nlog_segments = 3\nlog_segment_mb = 5\nkeep_ended_hours = 7\n\
             keep_ended_tasks = 55\n\
             disk_high_percent = 75\nkeep_images_hours = 9\nimages_high_percent = 70\n\
-            insecure = true\n[labels]\ngpu_type = 'jd_a100'\n";
+            insecure = true\n[labels]\ngpu_type = 'jd_a100'\n\
+            [policy]\nmounts = ['/data:ro']\ncapabilities = ['SYS_PTRACE']\nhost_network = false\ndevices = []\n\
+            images = ['r.local/*']\nusers = ['0', '1000-1999']\nper_user = { gpus = 4 }\n";
         let config: AgentConfig = parse("a.toml", text).unwrap();
         assert_eq!(config.warnings().len(), 3);
         assert_eq!(config.gpus, GpuChoice::Sim { count: 8, model: "A100".into() });
@@ -393,6 +418,13 @@ mod tests {
         assert_eq!((config.keep_images_hours, config.images_high_percent), (9, 70));
         assert_eq!(config.job_dirs, [PathBuf::from("/srv/jobs"), PathBuf::from("/mnt/nfs")]);
         assert_eq!(config.allow_capabilities, ["SYS_ADMIN"]);
+        let rules = config.policy();
+        let mounts: Vec<_> = rules.mounts.iter().map(ToString::to_string).collect();
+        assert_eq!(mounts, ["/srv/jobs", "/mnt/nfs", "/data:ro"]);
+        assert_eq!((rules.capabilities, rules.host_network), (vec!["SYS_PTRACE".into(), "SYS_ADMIN".into()], false));
+        assert_eq!((rules.devices.len(), rules.images.len()), (0, 1));
+        assert_eq!(rules.users.map(|users| users.to_string()).as_deref(), Some("uid 0, 1000-1999"));
+        assert_eq!((rules.per_user.gpus, rules.per_user.cpus), (Some(4), None));
         assert_eq!(
             (config.cpus, config.memory_mb, &config.labels["gpu_type"]),
             (Some(4), Some(8000), &"jd_a100".into())
@@ -426,6 +458,14 @@ mod tests {
         assert_eq!(fields("debug_hold_s = 2592001"), ["debug_hold_s"]);
         assert_eq!(fields("job_dirs = ['/', 'a', '/a/../b', '/fine']"), ["job_dirs"; 3]);
         assert_eq!(fields("allow_capabilities = ['CAP_KILL', 'ALL', 'x', 'SYS_TIME']"), ["allow_capabilities"; 3]);
+        let policy = "[policy]\nmounts = ['/', '/a:ro', 'b']\ncapabilities = ['ALL']\ndevices = ['/dev', '/etc/x']\n\
+            images = ['', 'a b']\nusers = ['root']";
+        let wrong = fields(policy);
+        let named = |name: &str| wrong.iter().filter(|field| *field == &format!("policy.{name}")).count();
+        let counts = ["mounts", "capabilities", "devices", "images", "users"].map(named);
+        assert_eq!(counts, [2, 1, 2, 2, 1]);
+        assert_eq!(fields("[policy]\nprivileged = true"), ["policy"]);
+        assert_eq!(fields("[policy]\nper_user = { hours = 1 }"), ["policy"]);
         assert_eq!(fields("disk_high_percent = 49"), ["disk_high_percent"]);
         assert_eq!(fields("keep_ended_tasks = 9"), ["keep_ended_tasks"]);
         assert_eq!(

@@ -5,12 +5,14 @@ pub mod agent;
 pub mod choice;
 pub mod controller;
 pub mod listen;
+mod policy;
 mod source;
 
 pub use agent::AgentConfig;
 pub use choice::{GpuChoice, PortRange, RuntimeChoice};
 pub use controller::{ControllerConfig, EtcdConfig};
 pub use listen::Endpoint;
+pub use policy::PolicyTable;
 pub use source::{ConfigError, Problem, Settings, load, parse};
 
 use crate::domain::command::Violation;

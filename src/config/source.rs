@@ -18,6 +18,9 @@ pub trait Settings: DeserializeOwned {
 
     /// What cannot work, by field; for flags as for files.
     fn check(&self) -> Vec<Violation>;
+
+    /// They are from this file.
+    fn are_from(&mut self, _file: &Path) {}
 }
 
 /// One thing that is wrong.
@@ -67,7 +70,11 @@ pub fn load<T: Settings>(path: &Path) -> Result<T, ConfigError> {
         std::fs::read_to_string(path)
     };
     match read() {
-        Ok(text) => parse(&file, &text),
+        Ok(text) => {
+            let mut settings: T = parse(&file, &text)?;
+            settings.are_from(path);
+            Ok(settings)
+        }
         Err(error) => {
             let violation = violation("file", format!("cannot be read: {error}"), "", "");
             Err(ConfigError { file, problems: vec![Problem { line: None, violation }] })

@@ -167,6 +167,7 @@ fn promise(state: &State, spec: &JobSpec, role: u32, generation: Generation, sea
             ports: seat.ports.iter().flat_map(|ports| ports.ports.iter().copied()).collect(),
             cpus,
             memory_mb,
+            ..Claim::default()
         },
         passed: seat.passed,
     }

@@ -88,6 +88,7 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
                 root: config.host_root.clone(),
             }),
             remediation: config.remediation.clone(),
+            per_user: (config.policy.per_user, config.file.display().to_string()),
             ..Tuning::default()
         },
     };

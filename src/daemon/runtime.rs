@@ -116,9 +116,8 @@ fn docker(config: &AgentConfig, node_uid: &NodeUid) -> DockerConfig {
         debug_hold_s: config.debug_hold_s,
         gpu_injection: config.gpu_injection,
         simulated_gpus: matches!(config.gpus, GpuChoice::Sim { .. }),
-        job_dirs: config.job_dirs.clone(),
+        policy: config.policy(),
         refused_dirs: own_places(config),
-        allow_capabilities: config.allow_capabilities.clone(),
         image_rules: ImageRules {
             keep: (config.keep_images_hours > 0)
                 .then(|| Duration::from_secs(u64::from(config.keep_images_hours) * 3600)),
@@ -142,6 +141,7 @@ fn process(config: &AgentConfig, node_uid: &NodeUid, open_files: Option<OpenFile
     let LogRing { segments, segment_bytes } = log(config);
     ProcessConfig {
         run_as: run_as(config.run_as.as_deref()),
+        policy: config.policy(),
         log_segments: segments,
         segment_bytes,
         pids_limit: config.pids_limit,

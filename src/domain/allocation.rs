@@ -7,6 +7,7 @@
 use super::command::{Error, ErrorKind};
 use super::gpu::Gpu;
 use super::ids::{Generation, GpuUuid, TaskId};
+use super::policy::{OverLimit, UserLimits};
 use super::task::{Inventory, TaskSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,11 @@ pub struct Claim {
     pub cpus: u32,
     /// Shared memory is part of it.
     pub memory_mb: u64,
+    /// Whose it is, and how much shared memory, for the node's limits on each user.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub user: String,
+    #[serde(default)]
+    pub shm_mb: u64,
 }
 
 impl Claim {
@@ -30,6 +36,8 @@ impl Claim {
             ports: spec.ports.iter().flat_map(|label| label.ports.iter().copied()).collect(),
             cpus: spec.cpus,
             memory_mb: spec.memory_mb,
+            user: spec.user.clone(),
+            shm_mb: spec.shm_mb,
         }
     }
 }
@@ -60,6 +68,10 @@ pub enum Veto {
     Cpus { need: u32, free: u32 },
     #[error("{need} MB of memory are needed, {free} are free")]
     MemoryMb { need: u64, free: u64 },
+    #[error(
+        "{rule} in {file} of this node: {need} are needed, user {user} holds {held} here already; allowed are {allowed}"
+    )]
+    PerUser { rule: &'static str, file: String, user: String, need: u64, held: u64, allowed: u64 },
     /// Not a matter of resources: the same decision arrived with another content.
     #[error("task {task} already holds something else in generation {generation}")]
     OtherClaim { task: TaskId, generation: Generation },
@@ -93,6 +105,9 @@ pub struct Ledger {
     unavailable: BTreeMap<GpuUuid, String>,
     ports: RangeInclusive<u16>,
     claims: BTreeMap<TaskId, Held>,
+    /// What the tasks of one user may hold together, and where that is set.
+    per_user: UserLimits,
+    limits_file: String,
 }
 
 impl Ledger {
@@ -106,6 +121,8 @@ impl Ledger {
             unavailable: BTreeMap::new(),
             ports,
             claims: BTreeMap::new(),
+            per_user: UserLimits::default(),
+            limits_file: String::new(),
         }
     }
 
@@ -121,6 +138,11 @@ impl Ledger {
     pub fn set_gpus(&mut self, gpus: &[Gpu]) {
         self.gpus = gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
         self.parents = gpus.iter().filter_map(|gpu| Some((gpu.uuid.clone(), gpu.mig_parent.clone()?))).collect();
+    }
+
+    /// Sets what the tasks of one user may hold together; `file` is where, for those who read a veto.
+    pub fn limit_users(&mut self, per_user: UserLimits, file: impl Into<String>) {
+        (self.per_user, self.limits_file) = (per_user, file.into());
     }
 
     /// Makes `slice` exclude its device and the device exclude `slice`.
@@ -230,7 +252,17 @@ impl Ledger {
         if claim.cpus > cpus {
             return Some(Veto::Cpus { need: claim.cpus, free: cpus });
         }
-        (claim.memory_mb > memory_mb).then_some(Veto::MemoryMb { need: claim.memory_mb, free: memory_mb })
+        if claim.memory_mb > memory_mb {
+            return Some(Veto::MemoryMb { need: claim.memory_mb, free: memory_mb });
+        }
+        self.user_veto(claim)
+    }
+
+    fn user_veto(&self, claim: &Claim) -> Option<Veto> {
+        let held = self.claims.values().map(|held| &held.claim).filter(|held| held.user == claim.user);
+        let OverLimit { rule, need, held, allowed } = self.per_user.first_over(claim, held)?;
+        let (file, user) = (self.limits_file.clone(), claim.user.clone());
+        Some(Veto::PerUser { rule, file, user, need, held, allowed })
     }
 
     fn gpu_veto(&self, gpu: &GpuUuid) -> Option<Veto> {

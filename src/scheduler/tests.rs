@@ -104,7 +104,13 @@ fn promise(snapshot: &Snapshot, request: &Request, placement: &Placement) -> Pro
         generation: Generation(1),
         node: placement.node.clone(),
         host: snapshot.node(&placement.node).unwrap().host.clone(),
-        claim: Claim { gpus: placement.gpus.clone(), ports, cpus: role.cpus, memory_mb: role.memory_mb },
+        claim: Claim {
+            gpus: placement.gpus.clone(),
+            ports,
+            cpus: role.cpus,
+            memory_mb: role.memory_mb,
+            ..Claim::default()
+        },
         passed: placement.passed,
     }
 }

@@ -93,6 +93,7 @@ fn promise(spec: &JobSpec, role: u32, generation: Generation, seat: &Seat) -> Pr
             ports: seat.ports.iter().flat_map(|ports| ports.ports.iter().copied()).collect(),
             cpus,
             memory_mb,
+            ..Claim::default()
         },
         passed: seat.passed,
     }

@@ -212,7 +212,7 @@ fn agents_of_one_machine_never_give_out_the_same_ports() {
         let folder = cluster.path(name).display().to_string();
         let text = format!(
             "data_dir = '{folder}/d'\nrun_dir = '{folder}/r'\nname = '{name}'\nlisten = 'unix:{folder}/s'\n\
-             gpus = 'none'\nruntime = 'process'\nkernel_log = ''\n{ports}\n"
+             gpus = 'none'\nruntime = 'process'\nkernel_log = ''\npolicy.users = ['0-4294967295']\n{ports}\n"
         );
         std::fs::create_dir_all(cluster.path(name)).expect("the folder is ours");
         std::fs::write(cluster.path(&format!("{name}/agent.toml")), text).expect("the folder is ours");

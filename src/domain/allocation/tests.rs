@@ -9,7 +9,8 @@ fn task(index: u32) -> TaskId {
 }
 
 fn claim(gpus: &[&str], ports: &[u16], cpus: u32, memory_mb: u64) -> Claim {
-    Claim { gpus: gpus.iter().map(|gpu| GpuUuid::from(*gpu)).collect(), ports: ports.to_vec(), cpus, memory_mb }
+    let gpus = gpus.iter().map(|gpu| GpuUuid::from(*gpu)).collect();
+    Claim { gpus, ports: ports.to_vec(), cpus, memory_mb, ..Claim::default() }
 }
 
 fn ledger() -> Ledger {
@@ -90,6 +91,41 @@ fn a_restored_claim_counts_even_if_its_gpu_is_gone() {
     assert_eq!(veto, Some(Veto::GpuUnknown { gpu: "G9".into() }));
     assert_eq!(ledger.holder_of_gpu(&"G9".into()), Some(task(0)));
     assert_eq!((ledger.cpus_free(), ledger.ports_free()), (0, 9));
+}
+
+#[test]
+fn a_users_tasks_together_keep_the_nodes_limits() {
+    let per_user =
+        UserLimits { cpus: Some(4), memory_mb: Some(500), shm_mb: Some(64), gpus: Some(1), ports: Some(2) };
+    let mut ledger = ledger();
+    ledger.limit_users(per_user, "/etc/wharf/agent.toml");
+    let of = |user: &str, shm_mb, claim: Claim| Claim { user: user.to_owned(), shm_mb, ..claim };
+    ledger.hold(task(0), G1, of("ada", 64, claim(&["G0"], &[15000, 15001], 4, 500))).unwrap();
+    for (rule, wanted) in [
+        ("policy.per_user.cpus", of("ada", 0, claim(&[], &[], 1, 0))),
+        ("policy.per_user.memory_mb", of("ada", 0, claim(&[], &[], 0, 1))),
+        ("policy.per_user.shm_mb", of("ada", 1, claim(&[], &[], 0, 0))),
+        ("policy.per_user.gpus", of("ada", 0, claim(&["G1"], &[], 0, 0))),
+        ("policy.per_user.ports", of("ada", 0, claim(&[], &[15002], 0, 0))),
+        ("policy.per_user.cpus", of("bob", 0, claim(&[], &[], 5, 0))),
+    ] {
+        let veto = ledger.hold(task(1), G1, wanted).map(|()| rule).unwrap_err();
+        let said = veto.to_string();
+        // Bob's is more than is free as well, and that goes first.
+        let cpus_free = matches!(veto, Veto::Cpus { need: 5, free: 4 });
+        assert!(cpus_free || said.contains(rule) && said.contains("/etc/wharf/agent.toml"), "{said}");
+    }
+    ledger.hold(task(1), G1, of("bob", 64, claim(&["G1"], &[15002, 15003], 4, 500))).unwrap();
+    ledger.release(task(0));
+    ledger.hold(task(2), G1, of("ada", 64, claim(&["G0"], &[15000], 1, 1))).unwrap();
+    assert_eq!(
+        ledger
+            .restore(task(3), G1, of("ada", 9, claim(&[], &[], 0, 0)))
+            .map(|veto| veto.to_string())
+            .map(|said| said.contains("policy.per_user.shm_mb")),
+        Some(true),
+        "what runs is held all the same"
+    );
 }
 
 #[derive(Debug, Clone)]

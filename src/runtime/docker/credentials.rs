@@ -11,6 +11,7 @@ use super::request::RequestError;
 use super::request::allowed::Allowed;
 use super::request::place::{Place, place};
 use crate::domain::command::Violation;
+use crate::domain::secret::Secret;
 use crate::runtime::shimmed::Failure;
 use crate::runtime::shimmed::disks::Disks;
 use bollard::auth::DockerCredentials;
@@ -34,7 +35,7 @@ const DOCKER_HUB_SERVER: &str = "https://index.docker.io/v1/";
 pub struct Credentials {
     registry: String,
     username: String,
-    password: String,
+    password: Secret,
 }
 
 /// What an `authFile` gave for one image.
@@ -89,7 +90,7 @@ impl Credentials {
         if [username, password].iter().any(|text| text.chars().any(char::is_control)) {
             return Err("holds a control character in the user name or the password");
         }
-        Ok(Self { registry, username: username.to_owned(), password: password.to_owned() })
+        Ok(Self { registry, username: username.to_owned(), password: Secret::new(password) })
     }
 
     pub fn registry(&self) -> &str {
@@ -106,7 +107,7 @@ impl Credentials {
         let hub = self.registry == super::images::reference::DOCKER_HUB;
         DockerCredentials {
             username: Some(self.username.clone()),
-            password: Some(self.password.clone()),
+            password: Some(self.password.reveal().to_owned()),
             serveraddress: Some(if hub { DOCKER_HUB_SERVER.to_owned() } else { self.registry.clone() }),
             ..DockerCredentials::default()
         }
@@ -114,8 +115,9 @@ impl Credentials {
 
     /// Somebody else's words without the password.
     pub(super) fn crossed_out(&self, words: &str) -> String {
-        let quoted = format!("{:?}", self.password);
-        let words = words.replace(&self.password, "***");
+        let password = self.password.reveal();
+        let quoted = format!("{password:?}");
+        let words = words.replace(password, "***");
         // As a Go or JSON string it may look otherwise.
         words.replace(quoted.trim_matches('"'), "***")
     }
@@ -175,6 +177,7 @@ fn read(path: &Path, submitter: &str, allowed: &Allowed) -> Result<Credentials, 
     let named = allowed.named("authFile", path).map_err(|error| match error {
         RequestError::Field(violation) => CredentialsError::Field(violation),
         RequestError::Node { error, .. } => failed(std::io::Error::other(error)),
+        RequestError::Refused(_) => content("is not for jobs"),
     })?;
     // A pipe without a writer must not hold us up, a terminal not become ours.
     let file = named.held.open(&named.below, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY).map_err(failed)?;

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn parsed(text: &str) -> Result<(String, String, String), &'static str> {
-    Credentials::parse(text.as_bytes()).map(|it| (it.registry, it.username, it.password))
+    Credentials::parse(text.as_bytes()).map(|it| (it.registry, it.username, it.password.reveal().to_owned()))
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn other_contents_are_refused() {
 }
 
 async fn login_of(auth_file: &str, image: &str, job_dir: &Path) -> Result<Login, CredentialsError> {
-    let allowed = Allowed { job_dirs: vec![job_dir.to_owned()], refused: Vec::new() };
+    let allowed = Allowed::only([job_dir.to_owned()]);
     login_for(auth_file, image, "no-such-account", allowed, &Disks::new()).await
 }
 
@@ -62,7 +62,7 @@ async fn only_what_the_submitter_may_read_is_read() {
     let error = login_of(file.to_str().unwrap(), "a", &at("jobs")).await.unwrap_err();
     assert!(error.is_user_error() && error.to_string().contains("submitter's account"), "{error}");
     let own = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap().unwrap().name;
-    let allowed = Allowed { job_dirs: vec![at("jobs")], refused: Vec::new() };
+    let allowed = Allowed::only([at("jobs")]);
     let found = login_for(file.to_str().unwrap(), "a", &own, allowed, &Disks::new()).await;
     // Its own account may read it; it is no login for this image.
     assert!(!found.is_err_and(|error| error.to_string().contains("submitter's account")));

@@ -36,6 +36,7 @@ use super::{Decision, Launch, Notices, RuntimeError, RuntimeEvent};
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::{NodeUid, TaskId};
+use crate::domain::policy::Policy;
 use crate::domain::spec::CommandStyle;
 use crate::domain::ssh::SshSeed;
 use crate::domain::task::TaskSpec;
@@ -83,12 +84,10 @@ pub struct DockerConfig {
     pub driver_root: PathBuf,
     /// Making a container's file system waits for the disk.
     pub create_deadline: Duration,
-    /// Folders of the node that jobs may name, with everything in them.
-    pub job_dirs: Vec<PathBuf>,
+    /// What jobs may ask of the node.
+    pub policy: Policy,
     /// What no job may have mounted even there, beside our own and dockerd's.
     pub refused_dirs: Vec<PathBuf>,
-    /// Capabilities that jobs may ask for beside the usual ones, by names without `CAP_`.
-    pub allow_capabilities: Vec<String>,
     /// When images that were pulled for jobs go again.
     pub image_rules: ImageRules,
 }
@@ -108,9 +107,8 @@ impl DockerConfig {
             simulated_gpus: false,
             driver_root: PathBuf::from("/"),
             create_deadline: Duration::from_secs(20),
-            job_dirs: Vec::new(),
+            policy: Policy::default(),
             refused_dirs: Vec::new(),
-            allow_capabilities: Vec::new(),
             image_rules: ImageRules::default(),
         }
     }
@@ -119,7 +117,7 @@ impl DockerConfig {
     fn allowed(&self) -> Allowed {
         let ours = [self.state_dir.clone(), self.socket.clone()];
         let refused = ours.into_iter().chain(self.refused_dirs.iter().cloned()).collect();
-        Allowed { job_dirs: self.job_dirs.clone(), refused }
+        Allowed { mounts: self.policy.mounts.clone(), file: self.policy.file.clone(), refused }
     }
 }
 

@@ -8,6 +8,7 @@ use super::request::mounts::{Folder, JobMounts};
 use super::request::{SHIM_TARGET, shim_limits};
 use super::rootfs::RootFs;
 use super::{ContainerFacts, Containers, SHELLS, StartedFacts};
+use crate::domain::policy::RunsAs;
 use crate::domain::task::TaskSpec;
 use crate::runtime::shimmed::layout::{SHIM_NAME, TaskDir, TaskRecord};
 use crate::runtime::shimmed::link::Bound;
@@ -49,8 +50,10 @@ pub fn observe(
     dir.write_shim(&shim)?;
     let env = environment_of_shim(pid)?;
     let root = RootFs::of(pid)?;
-    same_folders(&root, &files)?;
+    same_folders(&root, &files, pid)?;
     let owner = user_and_group(pid)?;
+    let allowed = core.kind.config.policy.check_user(RunsAs::Container(owner.0));
+    allowed.map_err(|refusal| Failure::user(refusal.to_string()))?;
     if let Some(folder) = &files.code {
         record.notices.extend(copy_code(&record.spec, folder, pid, owner, &cancel)?);
     }
@@ -95,7 +98,10 @@ fn spec_files(
 }
 
 /// Makes sure that dockerd has mounted what was checked, before anything of the job's runs.
-fn same_folders(root: &RootFs, files: &JobMounts) -> Result<(), Failure> {
+fn same_folders(root: &RootFs, files: &JobMounts, pid: i32) -> Result<(), Failure> {
+    if let Some(what) = files.reaching(pid)? {
+        return Err(Failure::platform(format!("a folder of the job's would lead to {what}, which is for no job")));
+    }
     let Some((folder, why)) = files.differing(|target| root.metadata(target)) else { return Ok(()) };
     let (source, target) = (folder.source.display(), &folder.target);
     Err(Failure::platform(format!("folder {source} of the node is not what is mounted at {target}: {why}")))

@@ -9,10 +9,11 @@ use super::observe::{Started, observe};
 use super::request::allowed::Allowed;
 use super::request::mounts::JobMounts;
 use super::request::nested;
-use super::request::{self, NodeFacts, RequestError, SHIM_TARGET, ShimMounts, body};
+use super::request::{self, NodeFacts, RequestError, SHIM_TARGET, ShimMounts, asked, body};
 use super::{ContainerFacts, Containers, DockerConfig, identity};
 use crate::domain::gpu::Gpu;
 use crate::domain::level::Level;
+use crate::domain::policy::{Asked, Policy};
 use crate::domain::task::TaskSpec;
 use crate::runtime::Decision;
 use crate::runtime::shimmed::layout::{SHIM_NAME, SOCKET_NAME, TaskDir, TaskRecord};
@@ -153,10 +154,11 @@ fn make_plan(
         infiniband: task.container.infiniband && request::node::has_infiniband(Path::new("/")),
         numa_cpus: if task.container.numa_cpus { request::node::numa_cpus(Path::new("/")) } else { BTreeMap::new() },
         gpus: gpus.to_vec(),
-        allow_capabilities: config.allow_capabilities.clone(),
+        never_root: !config.policy.allows_root(),
         ..NodeFacts::default()
     };
-    let (body, notices) = body(task, image, &node, &injection, &shim, &files)?;
+    let (body, notices) = body(task, image, &node, &injection, &shim, &files);
+    allowed_by(&config.policy, &asked(&body, task, &injection), image, task)?;
     let facts = ContainerFacts { name: identity::name(task.id, &nonce), started: None };
     let record = TaskRecord {
         runtime: Containers::NAME.to_owned(),
@@ -172,6 +174,17 @@ fn make_plan(
     dir.write_task(&record)?;
     let socket = link::bind(&dir)?;
     Ok(Plan { record, dir, socket, body, injection, files })
+}
+
+/// The last look at the whole of what dockerd is asked for.
+fn allowed_by(policy: &Policy, asked: &Asked, image: &ImageFacts, task: &TaskSpec) -> Result<(), RequestError> {
+    policy.check(asked).map_err(RequestError::Refused)?;
+    if !policy.images.is_empty() && !image.is_called(&task.image) {
+        let allowed = "an image by its name, and not by its id";
+        let refusal = policy.refusal("policy.images", "image", task.image.clone(), allowed);
+        return Err(RequestError::Refused(vec![refusal]));
+    }
+    Ok(())
 }
 
 fn injection(config: &DockerConfig, engine: &EngineFacts, gpus: &[Gpu]) -> Result<Injection, InjectionError> {

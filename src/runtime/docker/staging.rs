@@ -3,6 +3,8 @@
 use super::Containers;
 use super::credentials::{CredentialsError, login_for};
 use super::images::error::ImageError;
+use super::request::{RequestError, asked_early};
+use crate::domain::policy::Policy;
 use crate::domain::task::TaskSpec;
 use crate::runtime::shimmed::{Core, Failure};
 use crate::runtime::{Notices, RuntimeEvent, RuntimeEventKind};
@@ -24,6 +26,7 @@ pub async fn stage(core: &Arc<Core<Containers>>, task: &TaskSpec) -> Result<Noti
     if task.image.is_empty() {
         return Err(Failure::user("image: this node runs tasks in containers, and the job names no image"));
     }
+    allowed_by(&core.kind.config.policy, task)?;
     let images = core.kind.images().await?;
     let allowed = core.kind.config.allowed();
     let login = login_for(&task.files.auth_file, &task.image, &task.user, allowed, &core.disks).await?;
@@ -34,4 +37,9 @@ pub async fn stage(core: &Arc<Core<Containers>>, task: &TaskSpec) -> Result<Noti
     };
     images.ensure(&task.image, task.container.pull, login.credentials, &progress).await?;
     Ok(Notices(login.notices))
+}
+
+/// What can be said before anything is fetched.
+fn allowed_by(policy: &Policy, task: &TaskSpec) -> Result<(), RequestError> {
+    policy.check(&asked_early(task)).map_err(RequestError::Refused)
 }

@@ -22,6 +22,7 @@ use super::{Decision, Launch, Notices, RuntimeError, RuntimeEvent};
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::TaskId;
+use crate::domain::policy::Policy;
 use crate::domain::task::TaskSpec;
 use crate::shim::spec::{Command, ResourceLimit};
 use account::Account;
@@ -47,6 +48,8 @@ pub struct ProcessConfig {
     /// Control groups of tasks are made below this, in every hierarchy: `wharf/NODE_UID`.
     pub cgroup_parent: String,
     pub run_as: RunAs,
+    /// Whom they may run as.
+    pub policy: Policy,
     /// Files of a task's log ring, 2 to 64: a shim gets all of them in one message.
     pub log_segments: u32,
     pub segment_bytes: u64,
@@ -82,6 +85,7 @@ impl ProcessConfig {
             run_dir: run_dir.into(),
             cgroup_parent: cgroup_parent.into(),
             run_as: RunAs::AgentUser,
+            policy: Policy::default(),
             log_segments: log.segments,
             segment_bytes: log.segment_bytes,
             pids_limit: 32_768,

@@ -5,9 +5,10 @@ use super::account::Account;
 use super::cgroup::{self, Limits, TaskGroups};
 use super::environment::WorkDir;
 use super::leftovers::Leftovers;
-use super::{OpenFiles, ProcessConfig, ProcessFacts, Processes, account, environment, spawn};
+use super::{OpenFiles, ProcessConfig, ProcessFacts, Processes, RunAs, account, environment, spawn};
 use crate::domain::ids::Generation;
 use crate::domain::level::Level;
+use crate::domain::policy::{Refusal, RunsAs};
 use crate::domain::task::TaskSpec;
 use crate::runtime::shimmed::layout::{TaskDir, TaskRecord};
 use crate::runtime::shimmed::process_id::{PidFd, ProcessId};
@@ -32,8 +33,16 @@ pub struct Looked {
 pub fn look(core: &Core<Processes>, task: &TaskSpec) -> Result<Looked, Failure> {
     let account = account::resolve(&core.kind.config.run_as, &task.user)
         .map_err(|error| Failure { user_error: error.is_user_error(), message: error.to_string() })?;
+    allowed_by(&core.kind.config, &account)?;
     let work_dir = environment::work_dir(&task.image, &core.layout.task(task.id).work()).map_err(Failure::user)?;
     Ok(Looked { account, work_dir })
+}
+
+/// Root is the operator's mistake where no job has asked for it.
+pub fn allowed_by(config: &ProcessConfig, account: &Account) -> Result<(), Failure> {
+    let refused =
+        |refusal: Refusal| Failure { user_error: config.run_as == RunAs::Submitter, message: refusal.to_string() };
+    config.policy.check_user(RunsAs::Process(account.uid)).map_err(refused)
 }
 
 pub fn set_up(

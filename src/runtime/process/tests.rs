@@ -5,6 +5,7 @@ mod adversity;
 use super::*;
 use crate::domain::exit::ExitClass;
 use crate::domain::ids::Generation;
+use crate::domain::policy::UserIds;
 use crate::runtime::Adopted;
 use crate::runtime::contract::{self, PATIENCE, Site, Subject, sleepers, task, wait_until};
 use crate::runtime::shimmed::process_id::ProcessId;
@@ -38,11 +39,17 @@ impl Place {
     }
 }
 
+/// Tests run as root, too.
+fn everybody() -> Policy {
+    Policy { users: Some(UserIds::all()), ..Policy::default() }
+}
+
 impl Site for Place {
     fn start(&self) -> Subject {
         let root = self.dir.path();
         let config = ProcessConfig {
             run_as: self.run_as.clone(),
+            policy: everybody(),
             segment_bytes: 1024 * 1024,
             open_files: self.open_files,
             ..ProcessConfig::new(root.join("state"), root.join(self.run_dir), self.parent.clone())
@@ -335,4 +342,31 @@ async fn many_tasks_are_adopted_together() {
     }
     assert!(removing.join_all().await.iter().all(Result::is_ok));
     second.quiet();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_runs_no_task_unless_the_policy_says_so() {
+    if !nix::unistd::Uid::effective().is_root() {
+        return;
+    }
+    let place = Place::new();
+    let root = place.dir.path();
+    let start = |policy: Policy| {
+        let config = ProcessConfig {
+            policy,
+            ..ProcessConfig::new(root.join("state"), root.join("run"), place.parent.clone())
+        };
+        let (sender, events) = mpsc::channel(16);
+        Subject { runtime: Arc::new(ProcessRuntime::new(config, sender).unwrap()), events }
+    };
+    let task = task("true");
+    let usual = start(Policy::default());
+    let refused = usual.runtime.prepare(&task, &[]).await.unwrap_err();
+    assert!(refused.message.contains("agent.toml: policy.users") && !refused.user_error, "{refused}");
+    assert!(!root.join("state/tasks").join(task.id.to_string()).exists(), "nothing of it is left");
+    drop(usual);
+    let mut subject = start(everybody());
+    subject.launch(&task).await;
+    assert!(subject.exited().await.is_success());
+    subject.finish(task.id).await;
 }

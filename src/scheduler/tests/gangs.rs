@@ -112,7 +112,13 @@ impl World {
     fn promise_of(&self, job: &Job, role: u32, generation: Generation, seat: &Seat) -> Promise {
         let shape = &job.request.roles[role as usize];
         let ports = seat.ports.iter().flat_map(|label| label.ports.clone()).collect();
-        let claim = Claim { gpus: seat.gpus.clone(), ports, cpus: shape.cpus, memory_mb: shape.memory_mb };
+        let claim = Claim {
+            gpus: seat.gpus.clone(),
+            ports,
+            cpus: shape.cpus,
+            memory_mb: shape.memory_mb,
+            ..Claim::default()
+        };
         let host = self.snapshot.node(&seat.node).unwrap().host.clone();
         Promise { generation, node: seat.node.clone(), host, claim, passed: seat.passed }
     }

@@ -218,7 +218,7 @@ impl Fleet {
                 dockerd.socket().display(),
                 self.path("records").display()
             ),
-            None => "runtime = 'process'\n".to_owned(),
+            None => "runtime = 'process'\npolicy.users = ['0-4294967295']\n".to_owned(),
         };
         let settings = format!(
             "data_dir = '{}'\nrun_dir = '{}'\nname = 'n{i}'\ncontroller = [{controllers}]\nlisten = '{listen}'\n\

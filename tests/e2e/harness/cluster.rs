@@ -185,9 +185,12 @@ impl Cluster {
             };
             // The machine's own log is everybody's: only a test that asks for it hears it.
             let log = if node.more.contains("kernel_log") { "" } else { "kernel_log = ''\n" };
+            // Tests run as root, and so do their tasks: only a test of that says otherwise.
+            let said = node.more.contains("policy.users") || node.more.contains("run_as");
+            let users = if said { "" } else { "policy.users = ['0-4294967295']\n" };
             let agent = format!(
                 "data_dir = '{folder}/a{i}'\nrun_dir = '{folder}/r{i}'\nname = '{}'\ncontroller = [{controllers}]\n\
-                 listen = {listen}\ngpus = '{}'\nruntime = '{}'\ncpus = {}\nmemory_mb = {}\nports = '{}-{}'\n{log}{}\n",
+                 listen = {listen}\ngpus = '{}'\nruntime = '{}'\ncpus = {}\nmemory_mb = {}\nports = '{}-{}'\n{log}{users}{}\n",
                 node.name, node.gpus, node.runtime, node.cpus, node.memory_mb, ports.first, ports.last, node.more,
             );
             fs::write(self.path(&format!("agent{i}.toml")), agent).expect("the folder is ours");

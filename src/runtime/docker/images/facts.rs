@@ -1,6 +1,7 @@
 //! What is known of an image once the node has it. Pure.
 
 use super::error::ImageError;
+use super::reference::Reference;
 use bollard::models::ImageInspect;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,9 @@ pub struct ImageFacts {
     pub architecture: String,
     pub os: String,
     pub size_bytes: u64,
+    /// Names that dockerd has it under, with tags or digests.
+    #[serde(default)]
+    pub names: Vec<String>,
 }
 
 impl ImageFacts {
@@ -48,6 +52,7 @@ impl ImageFacts {
             volumes: config.volumes.unwrap_or_default(),
             architecture: found.architecture.unwrap_or_default(),
             os: found.os.unwrap_or_default(),
+            names: found.repo_tags.into_iter().flatten().chain(found.repo_digests.into_iter().flatten()).collect(),
             size_bytes: found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
         })
     }
@@ -64,6 +69,13 @@ impl ImageFacts {
         }
         let image = if os { self.architecture.clone() } else { format!("{}/{}", self.os, self.architecture) };
         Err(ImageError::WrongArchitecture { image: self.reference.clone(), found: image, node: node.to_owned() })
+    }
+
+    /// It is the image of this name, and not one that has its id: a name may look like one.
+    pub fn is_called(&self, name: &str) -> bool {
+        let whole = |name: &str| Reference::parse(name).ok().map(|name| name.whole());
+        let asked = whole(name);
+        asked.is_some() && self.names.iter().any(|known| whole(known) == asked)
     }
 
     /// `WORKDIR`, or the root.

@@ -92,6 +92,15 @@ impl Reference {
         }
     }
 
+    /// With the registry, whichever it is.
+    pub fn whole(&self) -> String {
+        let Self { registry, path, .. } = self;
+        match &self.digest {
+            Some(digest) => format!("{registry}/{path}@{digest}"),
+            None => format!("{registry}/{path}:{}", self.tag),
+        }
+    }
+
     /// The digest, else the tag.
     pub fn version(&self) -> &str {
         self.digest.as_deref().unwrap_or(&self.tag)

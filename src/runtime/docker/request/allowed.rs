@@ -1,13 +1,16 @@
-//! Which of the node's files a job may name: what its operator allows with `job_dirs`, and of that nothing that is the
-//! system's, dockerd's or wharf's own. Blocking.
+//! Which of the node's files a job may name: what its operator allows with `policy.mounts`, and of that nothing that is
+//! the system's, dockerd's or wharf's own, by whatever path it is reached. Blocking.
 //!
 //! The agent is root, so whatever it mounts or reads for a job must be found where it was checked: the answer is a
 //! descriptor of the allowed folder and the path below it, to be opened without following links.
 
 use super::RequestError;
+use super::protected::Protected;
+use crate::domain::policy::{MountRule, Refusal};
 use crate::runtime::docker::beneath::Held;
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Folders that no job may name, whatever an operator allows around them.
@@ -37,8 +40,10 @@ const SYSTEM: [&str; 20] = [
 /// What jobs may name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Allowed {
-    /// The operator's `job_dirs`: a job may name them and what is in them.
-    pub job_dirs: Vec<PathBuf>,
+    /// The operator's: a job may name them and what is in them.
+    pub mounts: Vec<MountRule>,
+    /// Where they are set.
+    pub file: String,
     /// What no job may see, even there: wharf's own folders, dockerd's socket and state.
     pub refused: Vec<PathBuf>,
 }
@@ -46,11 +51,12 @@ pub struct Allowed {
 /// Something that a job may name, which need not be there.
 #[derive(Debug, Clone)]
 pub struct Named {
-    /// The `job_dirs` entry, without links.
+    /// The operator's folder, without links.
     pub job_dir: PathBuf,
     pub held: Held,
     /// Below it, without links when it was looked at.
     pub below: PathBuf,
+    pub read_only: bool,
 }
 
 impl Named {
@@ -59,40 +65,106 @@ impl Named {
         // Joining nothing would add a slash.
         if self.below.as_os_str().is_empty() { self.job_dir.clone() } else { self.job_dir.join(&self.below) }
     }
+
+    /// Itself, or what it would be made in.
+    fn deepest(&self) -> io::Result<OwnedFd> {
+        let mut opened = Err(io::Error::from(io::ErrorKind::NotFound));
+        for below in self.below.ancestors() {
+            opened = self.held.open(below, libc::O_PATH | libc::O_NOFOLLOW);
+            if opened.is_ok() {
+                break;
+            }
+        }
+        opened
+    }
 }
 
 impl Allowed {
+    /// These folders, for whatever a job does with them.
+    pub fn only(mounts: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self { mounts: mounts.into_iter().map(MountRule::writable).collect(), ..Self::default() }
+    }
+
     /// Where a path of a job's leads, if jobs may go there.
     pub fn named(&self, field: &'static str, path: &Path) -> Result<Named, RequestError> {
         let real = nearest(path).map_err(|error| node("looking at a folder of the job's", path, &error))?;
-        for dir in &self.job_dirs {
-            // One that this node has not got allows nothing.
-            let Ok(job_dir) = fs::canonicalize(dir) else { continue };
-            let Ok(below) = real.strip_prefix(&job_dir) else { continue };
-            let below = below.to_owned();
-            self.refuse(field, path, &real)?;
-            let held = Held::at(&job_dir).map_err(|error| node("opening the folder of job_dirs", dir, &error))?;
-            return Ok(Named { job_dir, held, below });
-        }
-        let allowed = match self.job_dirs.as_slice() {
-            [] => "no folder of this node: its operator lists some with job_dirs in agent.toml".to_owned(),
-            dirs => {
-                let dirs: Vec<_> = dirs.iter().map(|dir| dir.display().to_string()).collect();
-                format!("what is in {} (job_dirs in this node's agent.toml)", dirs.join(", "))
-            }
+        // One that this node has not got allows nothing.
+        let rules = self.mounts.iter().filter_map(|rule| Some((fs::canonicalize(&rule.path).ok()?, rule.read_only)));
+        let rules: Vec<_> = rules.collect();
+        let around = rules.iter().filter(|(dir, _)| real.starts_with(dir));
+        // The nearest decides; of the same folder twice, what says less.
+        let Some((job_dir, read_only)) = around.max_by_key(|(dir, read_only)| (dir.components().count(), *read_only))
+        else {
+            return Err(self.refusal(field, path, self.all()));
         };
-        Err(RequestError::field(field, "is not for jobs", format!("'{}'", path.display()), allowed))
+        self.refuse(field, path, &real)?;
+        let held = Held::at(job_dir).map_err(|error| node("opening the folder of policy.mounts", job_dir, &error))?;
+        let below = real.strip_prefix(job_dir).unwrap_or(Path::new("")).to_owned();
+        let named = Named { job_dir: job_dir.clone(), held, below, read_only: *read_only };
+        self.refuse_reaching(field, path, &named)?;
+        Ok(named)
+    }
+
+    /// The same for what the job writes to: neither in a folder that is only read, nor around one.
+    pub fn named_to_write(&self, field: &'static str, path: &Path) -> Result<Named, RequestError> {
+        let named = self.named(field, path)?;
+        let real = named.path();
+        let read_only =
+            |rule: &MountRule| rule.read_only && fs::canonicalize(&rule.path).is_ok_and(|dir| dir.starts_with(&real));
+        if named.read_only || self.mounts.iter().any(read_only) {
+            return Err(self.refusal(field, path, self.all()));
+        }
+        Ok(named)
+    }
+
+    /// What no path may lead to, as it is now.
+    pub fn protected(&self) -> io::Result<Protected> {
+        Protected::of(self.kept())
+    }
+
+    /// Refuses a path by which something that is kept from jobs would be reached.
+    fn refuse_reaching(&self, field: &'static str, path: &Path, named: &Named) -> Result<(), RequestError> {
+        let reached = named.deepest().and_then(|there| self.protected()?.reached_by(&named.path(), there.as_fd()));
+        match reached.map_err(|error| node("looking at what is mounted on the way to", path, &error))? {
+            None => Ok(()),
+            Some(what) => Err(self.never(field, path, &what)),
+        }
+    }
+
+    fn kept(&self) -> impl Iterator<Item = &Path> {
+        SYSTEM.iter().map(Path::new).chain(self.refused.iter().map(PathBuf::as_path))
+    }
+
+    fn all(&self) -> String {
+        match self.mounts.as_slice() {
+            [] => "no folder of this node".to_owned(),
+            rules => {
+                let rules: Vec<_> = rules.iter().map(ToString::to_string).collect();
+                format!("what is in {}", rules.join(", "))
+            }
+        }
+    }
+
+    fn refusal(&self, field: &str, path: &Path, allowed: String) -> RequestError {
+        let (file, found) = (self.file.clone(), path.display().to_string());
+        let refusal = Refusal { rule: "policy.mounts", file, field: field.to_owned(), found, allowed };
+        RequestError::Field(refusal.violation())
+    }
+
+    fn never(&self, field: &str, path: &Path, what: &str) -> RequestError {
+        let (file, found) = (self.file.clone(), path.display().to_string());
+        let allowed = format!("a folder apart from {what}");
+        let refusal = Refusal { rule: "", file, field: field.to_owned(), found, allowed };
+        RequestError::Field(refusal.violation())
     }
 
     /// Refuses the system's, dockerd's and wharf's own, what lies in them, and what they lie in.
     fn refuse(&self, field: &'static str, path: &Path, source: &Path) -> Result<(), RequestError> {
-        for refused in SYSTEM.iter().map(Path::new).chain(self.refused.iter().map(PathBuf::as_path)) {
+        for refused in self.kept() {
             let real = fs::canonicalize(refused).unwrap_or_else(|_| refused.to_owned());
             let meets = |it: &Path| [path, source].iter().any(|at| at.starts_with(it) || it.starts_with(at));
             if meets(refused) || meets(&real) {
-                let found = format!("'{}'", path.display());
-                let allowed = format!("a folder apart from {}", refused.display());
-                return Err(RequestError::field(field, "is not for jobs", found, allowed));
+                return Err(self.never(field, path, &refused.display().to_string()));
             }
         }
         Ok(())

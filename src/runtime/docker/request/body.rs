@@ -6,7 +6,7 @@
 use super::mounts::JobMounts;
 use super::{
     LABEL_CLUSTER, LABEL_GENERATION, LABEL_JOB, LABEL_NODE_UID, LABEL_NONCE, LABEL_ROLE, LABEL_TASK, LABEL_USER,
-    NodeFacts, RequestError, ShimMounts, limits,
+    NodeFacts, ShimMounts, limits,
 };
 use crate::domain::container::Network;
 use crate::domain::task::TaskSpec;
@@ -19,6 +19,7 @@ use bollard::models::{
 use std::collections::HashMap;
 use std::path::Path;
 
+pub(super) const NO_NEW_PRIVILEGES: &str = "no-new-privileges";
 const INFINIBAND: &str = "/dev/infiniband";
 /// Programs are built and run there by compilers of kernels.
 const TMPFS: &str = "rw,exec,nosuid,nodev,mode=1777";
@@ -34,10 +35,9 @@ pub fn body(
     injection: &Injection,
     shim: &ShimMounts,
     files: &JobMounts,
-) -> Result<(ContainerCreateBody, Vec<String>), RequestError> {
+) -> (ContainerCreateBody, Vec<String>) {
     let mut notices: Vec<String> = files.notices.iter().chain(&injection.notices).cloned().collect();
-    limits::refuse_priorities(task, node)?;
-    let (added, dropped) = limits::capabilities(task, node)?;
+    let (added, dropped) = limits::capabilities(task, node);
     let mut host = HostConfig {
         mounts: Some(mounts(injection, shim, files)),
         devices: some(devices(task, node, injection, &mut notices)),
@@ -51,6 +51,8 @@ pub fn body(
         init: Some(false),
         privileged: Some(false),
         auto_remove: Some(false),
+        // A program of the image's that is root's by its owner would be a way around the node's rule.
+        security_opt: node.never_root.then(|| vec![NO_NEW_PRIVILEGES.to_owned()]),
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
         oom_score_adj: Some(i64::from(node.oom_score_adj)),
         log_config: Some(log_config()),
@@ -84,7 +86,7 @@ pub fn body(
         host_config: Some(host),
         ..ContainerCreateBody::default()
     };
-    Ok((body, notices))
+    (body, notices)
 }
 
 fn some<T>(list: Vec<T>) -> Option<Vec<T>> {

@@ -1,6 +1,6 @@
 //! A task's limits on resources, in Docker's words. Pure.
 
-use super::{NodeFacts, RequestError};
+use super::NodeFacts;
 use crate::domain::container::Ulimit;
 use crate::domain::task::TaskSpec;
 use crate::shim::spec::ResourceLimit;
@@ -12,29 +12,6 @@ const MB: u64 = 1024 * 1024;
 const CPU_PERIOD_US: i64 = 100_000;
 /// Docker has no limit on address space: its own start in the container would meet it.
 const ADDRESS_SPACE: &str = "as";
-
-/// Capabilities that any job may ask for: Docker's own but MKNOD, which would make disks of the node in an output folder,
-/// and what registered memory needs. Not SYS_RESOURCE, which lifts the kernel's preference for killing the command rather
-/// than others; not SYS_PTRACE, with which a task takes its shim's files; not SYS_NICE, for which CPU limits do not hold.
-const USUAL: [&str; 14] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "IPC_LOCK",
-    "KILL",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
-/// Limits that give as much as this capability.
-const PRIORITIES: [&str; 2] = ["nice", "rtprio"];
-const PRIORITY_CAPABILITY: &str = "SYS_NICE";
 
 /// Memory, CPU, processes, shared memory.
 pub(super) fn apply(config: &mut HostConfig, task: &TaskSpec, node: &NodeFacts, notices: &mut Vec<String>) {
@@ -132,34 +109,14 @@ fn numa_cpus(task: &TaskSpec, node: &NodeFacts) -> Result<String, String> {
     cpus.map(|cpus| cpus.join(",")).ok_or_else(|| unknown("the CPUs of a GPU's NUMA node are not known"))
 }
 
-/// Refuses limits that let a task run before all others of the node.
-pub(super) fn refuse_priorities(task: &TaskSpec, node: &NodeFacts) -> Result<(), RequestError> {
-    if node.allow_capabilities.iter().any(|name| name == PRIORITY_CAPABILITY) {
-        return Ok(());
-    }
-    let raises = |limit: &&Ulimit| PRIORITIES.contains(&limit.name.as_str()) && limit.hard != 0;
-    let Some(limit) = task.container.ulimits.iter().find(raises) else { return Ok(()) };
-    let field = format!("extras.wharf.container.ulimits.{}", limit.name);
-    let allowed = format!("0; with {PRIORITY_CAPABILITY} in allow_capabilities of this node's agent.toml any");
-    Err(RequestError::field(&field, "is not given to jobs on this node", limit.hard.to_string(), allowed))
-}
-
 /// Added capabilities, and those taken away.
-pub(super) fn capabilities(task: &TaskSpec, node: &NodeFacts) -> Result<(Vec<String>, Vec<String>), RequestError> {
+pub(super) fn capabilities(task: &TaskSpec, node: &NodeFacts) -> (Vec<String>, Vec<String>) {
     let mut added: Vec<String> = task.container.capabilities.clone();
-    let given = |name: &String| USUAL.contains(&name.as_str()) || node.allow_capabilities.contains(name);
-    if let Some(refused) = added.iter().find(|name| !given(name)) {
-        let more = node.allow_capabilities.iter().map(String::as_str).filter(|name| !USUAL.contains(name));
-        let all: Vec<_> = USUAL.into_iter().chain(more).collect();
-        let allowed = format!("{}; allow_capabilities in this node's agent.toml allows more", all.join(", "));
-        let field = "extras.wharf.container.capabilities";
-        return Err(RequestError::field(field, "is not given to jobs on this node", refused, allowed));
-    }
     if task.container.infiniband && node.infiniband && !added.iter().any(|name| name == "IPC_LOCK") {
         added.push("IPC_LOCK".to_owned());
     }
     // With it nvidia-smi would make the nodes of all other GPUs.
     let mknod = "MKNOD".to_owned();
     let dropped = if added.contains(&mknod) { Vec::new() } else { vec![mknod] };
-    Ok((added, dropped))
+    (added, dropped)
 }

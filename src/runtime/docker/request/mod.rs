@@ -6,18 +6,23 @@ pub mod mounts;
 pub mod nested;
 pub mod node;
 pub mod place;
+pub mod protected;
+
+mod asked;
 
 mod body;
 mod limits;
 #[cfg(test)]
 mod tests;
 
+pub use asked::{asked, asked_early};
 pub use body::body;
 pub use limits::shim_limits;
 
 use crate::domain::command::Violation;
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::Generation;
+use crate::domain::policy::Refusal;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -53,8 +58,8 @@ pub struct NodeFacts {
     pub gpus: Vec<Gpu>,
     /// CPUs of each NUMA node as the kernel lists them, e.g. `0-15,32-47`.
     pub numa_cpus: BTreeMap<u32, String>,
-    /// Capabilities that the operator gives to jobs beside the usual ones, by names without `CAP_`.
-    pub allow_capabilities: Vec<String>,
+    /// Nobody in a container may become root: it is not among the node's `policy.users`.
+    pub never_root: bool,
 }
 
 /// What belongs to one container alone.
@@ -75,6 +80,9 @@ pub enum RequestError {
     /// The job asked for something that cannot be.
     #[error("{0}")]
     Field(Violation),
+    /// The node's operator does not allow it.
+    #[error("{}", sentences(.0))]
+    Refused(Vec<Refusal>),
     #[error("{operation} {}: {error}", path.display())]
     Node { operation: &'static str, path: PathBuf, error: String },
 }
@@ -82,11 +90,15 @@ pub enum RequestError {
 impl RequestError {
     /// The job asked for something that cannot be: retrying elsewhere would not help.
     pub fn is_user_error(&self) -> bool {
-        matches!(self, Self::Field(_))
+        matches!(self, Self::Field(_) | Self::Refused(_))
     }
 
     fn field(field: &str, message: &str, found: impl Into<String>, allowed: impl Into<String>) -> Self {
         let (field, message) = (field.to_owned(), message.to_owned());
         Self::Field(Violation { field, message, found: found.into(), allowed: allowed.into() })
     }
+}
+
+fn sentences(refusals: &[Refusal]) -> String {
+    refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; and ")
 }

@@ -14,6 +14,7 @@
 
 use super::allowed::{Allowed, Named, node};
 use super::place::{Place, place};
+use super::protected::Protected;
 use super::{CODE_TARGET, RequestError, SHIM_TARGET};
 use crate::domain::task::TaskSpec;
 use crate::runtime::docker::beneath::{self, Held};
@@ -38,6 +39,8 @@ pub struct JobMounts {
     pub code: Option<Folder>,
     pub folders: Vec<Folder>,
     pub notices: Vec<String>,
+    /// What none of them may lead to; where there are some.
+    pub protected: Protected,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +73,7 @@ impl JobMounts {
                 found.notices.push(notice);
                 return Ok(found);
             }
-            match allowed.named("outputDir", &path) {
+            match allowed.named_to_write("outputDir", &path) {
                 // The job did not ask for it.
                 Err(RequestError::Field(why)) if by_default => {
                     found.notices.push(format!("output is not kept: {why}"))
@@ -81,7 +84,16 @@ impl JobMounts {
                 }
             }
         }
+        if found.code.is_some() || !found.folders.is_empty() {
+            found.protected = allowed.protected().map_err(|error| node("looking at", Path::new("/"), &error))?;
+        }
         Ok(found)
+    }
+
+    /// What a container would reach by its folders that no job may, if anything.
+    pub fn reaching(&self, pid: i32) -> io::Result<Option<String>> {
+        let targets = self.code.iter().chain(&self.folders).map(|folder| folder.target.as_str());
+        self.protected.reached_in(pid, targets)
     }
 
     /// The first folder that is not the same in the container as it was when it was looked at. `look` is for its place in

@@ -3,6 +3,7 @@
 use super::*;
 use crate::domain::container::JobFiles;
 use crate::domain::ids::{JobId, RunId, TaskId};
+use crate::domain::policy::MountRule;
 use crate::domain::spec::CommandStyle;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -34,7 +35,7 @@ fn resolved(files: JobFiles, allowed: &Allowed) -> Result<JobMounts, RequestErro
 }
 
 fn only(dir: &Path) -> Allowed {
-    Allowed { job_dirs: vec![dir.to_owned()], refused: Vec::new() }
+    Allowed::only([dir.to_owned()])
 }
 
 /// The same path in each of the three fields.
@@ -87,7 +88,8 @@ fn only_what_the_operator_allows_is_for_jobs() {
     fs::create_dir_all(root.join("crontabs")).unwrap();
     symlink(root.join("crontabs"), root.join("jobs/out")).unwrap();
     symlink(root.join("jobs"), root.join("alias")).unwrap();
-    let allowed = Allowed { job_dirs: vec![root.join("none"), root.join("alias")], refused: Vec::new() };
+    let mounts = Allowed::only([root.join("none"), root.join("alias")]);
+    let allowed = Allowed { file: "/etc/wharf/agent.toml".into(), ..mounts };
     for path in [at("jobs"), at("jobs/in"), at("alias/in")] {
         each(&path).into_iter().for_each(|(_, files)| drop(resolved(files, &allowed).unwrap()));
     }
@@ -105,9 +107,9 @@ fn only_what_the_operator_allows_is_for_jobs() {
         for (field, files) in each(&path) {
             let said = resolved(files.clone(), &allowed).expect_err(&format!("{field} {path}")).to_string();
             let named = said.starts_with(field) && said.contains(&path) && said.contains(&at("alias"));
-            assert!(named && said.contains("job_dirs") && said.contains("agent.toml"), "{said}");
+            assert!(named && said.contains("/etc/wharf/agent.toml: policy.mounts"), "{said}");
             let error = resolved(files, &Allowed::default()).unwrap_err();
-            assert!(error.is_user_error() && error.to_string().contains("job_dirs"), "{error}");
+            assert!(error.is_user_error() && error.to_string().contains("policy.mounts"), "{error}");
         }
     }
     assert!(!root.join("crontabs/new").exists());
@@ -123,7 +125,7 @@ fn folders_of_the_system_are_for_no_job_even_where_all_is_allowed() {
     fs::write(root.join("file"), "").unwrap();
     symlink(root.join("nothing"), root.join("dangling")).unwrap();
     let at = |name: &str| root.join(name).to_str().unwrap().to_owned();
-    let allowed = Allowed { job_dirs: vec!["/".into()], refused: vec![own] };
+    let allowed = Allowed { refused: vec![own], ..Allowed::only(["/".into()]) };
     let system = ["/", "/etc", "/var", "/run/docker.sock", "relative", "/srv/../etc"].map(str::to_owned);
     let ours = ["etc", "etc/new", "wharf", "wharf/state/deep", "file", "file/below", "dangling"].map(at);
     for path in system.into_iter().chain(ours) {
@@ -208,4 +210,87 @@ fn mounts_below_a_folder_that_is_read_only_are_refused() {
     let error = files.refuse_mounts_below(&points(&["/", "/srv/data/deep/set"])).unwrap_err();
     let said = error.to_string();
     assert!(error.is_user_error() && said.contains("dataDir") && said.contains("/srv/data/deep/set"), "{said}");
+}
+
+#[test]
+fn what_is_only_read_is_not_written_to_nor_what_it_lies_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    fs::create_dir_all(root.join("data/out")).unwrap();
+    fs::create_dir_all(root.join("jobs")).unwrap();
+    let rule = |path: PathBuf, read_only| MountRule { path, read_only };
+    let mounts = vec![rule(root.clone(), false), rule(root.join("data"), true)];
+    let allowed = Allowed { mounts, ..Allowed::default() };
+    let path = |name: &str| root.join(name).to_str().unwrap().to_owned();
+    let output = |name: &str| JobFiles { output_dir: path(name), ..JobFiles::default() };
+    for name in ["data", "data/out", "data/new", ""] {
+        let error = resolved(output(name), &allowed).expect_err(name);
+        assert!(error.is_user_error() && error.to_string().contains("data:ro"), "{name}: {error}");
+    }
+    assert!(!root.join("data/new").exists());
+    resolved(output("jobs"), &allowed).unwrap();
+    resolved(output("jobs/new"), &allowed).unwrap();
+    resolved(JobFiles { data_dir: path("data/out"), ..JobFiles::default() }, &allowed).unwrap();
+}
+
+/// In a place of its own for mounts: they are nobody else's, and gone with the thread.
+fn with_mounts(work: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let done = scope.spawn(|| {
+            let apart = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS | nix::sched::CloneFlags::CLONE_FS);
+            if apart.is_err() {
+                // Only root can; the container and the checks of the units run as root.
+                assert!(!Uid::effective().is_root(), "{apart:?}");
+                return;
+            }
+            mount("none", "/", libc::MS_REC | libc::MS_PRIVATE);
+            work();
+        });
+        done.join().unwrap();
+    });
+}
+
+fn mount(from: &str, to: &str, flags: libc::c_ulong) {
+    let text = |text: &str| std::ffi::CString::new(text).unwrap();
+    let (from, to) = (text(from), text(to));
+    // SAFETY: terminated texts, and no data.
+    let result = unsafe { libc::mount(from.as_ptr(), to.as_ptr(), std::ptr::null(), flags, std::ptr::null()) };
+    nix::errno::Errno::result(result).unwrap();
+}
+
+#[test]
+fn what_is_kept_from_jobs_is_kept_by_every_mount_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    for name in ["own/state", "plain", "jobs/own", "jobs/root", "jobs/proc", "jobs/deep/in/own", "jobs/fine/in"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+    }
+    let at = |name: &str| root.join(name).to_str().unwrap().to_owned();
+    let allowed = Allowed { refused: vec![root.join("own/state")], ..only(&root.join("jobs")) };
+    // Of the thread's own: what /proc/self shows is the process's.
+    for path in [at("jobs/own"), at("jobs/deep"), at("jobs/fine")] {
+        resolved(JobFiles { data_dir: path, ..JobFiles::default() }, &allowed).unwrap();
+    }
+    with_mounts(|| {
+        for (from, to) in [
+            (at("own"), at("jobs/own")),
+            ("/".to_owned(), at("jobs/root")),
+            ("/proc".to_owned(), at("jobs/proc")),
+            (at("own/state"), at("jobs/deep/in/own")),
+            (at("plain"), at("jobs/fine/in")),
+        ] {
+            mount(&from, &to, libc::MS_BIND);
+        }
+        for name in
+            ["own", "own/state", "own/state/new", "root", "root/etc", "proc", "deep", "deep/in", "deep/in/own"]
+        {
+            for (field, files) in each(&at(&format!("jobs/{name}"))) {
+                let error = resolved(files, &allowed).expect_err(&format!("{field} {name}"));
+                assert!(error.is_user_error() && error.to_string().contains("given to no job"), "{error}");
+            }
+        }
+        assert!(!root.join("own/state/new").exists());
+        each(&at("jobs/fine")).into_iter().for_each(|(_, files)| drop(resolved(files, &allowed).unwrap()));
+        each(&at("jobs/fine/in")).into_iter().for_each(|(_, files)| drop(resolved(files, &allowed).unwrap()));
+    });
 }

@@ -1,20 +1,53 @@
-//! Mounts of the node below a folder that a job is to read only: before version 25, Docker makes the folder read-only
-//! and leaves what is mounted below it writable.
+//! What is mounted where, as the kernel says it. Blocking, but asks no disk.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-/// Where anything is mounted. Blocking, but asks no disk.
-pub fn mount_points() -> io::Result<Vec<PathBuf>> {
-    std::fs::read("/proc/self/mountinfo").map(|text| parse(&text))
+/// A line of mountinfo (proc(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    pub id: u64,
+    /// Numbers of the file system.
+    pub device: String,
+    /// What of the file system is mounted.
+    pub root: PathBuf,
+    pub point: PathBuf,
+    /// Of file system.
+    pub kind: String,
 }
 
-/// The fifth field of every line of mountinfo, in which space, tab, newline and backslash are octal (proc(5)).
-fn parse(text: &[u8]) -> Vec<PathBuf> {
-    let lines = text.split(|byte| *byte == b'\n');
-    let points = lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    points.map(|point| PathBuf::from(std::ffi::OsString::from_vec(plain(point)))).collect()
+/// Where anything is mounted.
+pub fn mount_points() -> io::Result<Vec<PathBuf>> {
+    Ok(mounts()?.into_iter().map(|mount| mount.point).collect())
+}
+
+/// As the agent sees them.
+pub fn mounts() -> io::Result<Vec<Mount>> {
+    std::fs::read("/proc/thread-self/mountinfo").map(|text| parse(&text))
+}
+
+/// As a process sees them.
+pub fn mounts_of(pid: i32) -> io::Result<Vec<Mount>> {
+    std::fs::read(format!("/proc/{pid}/mountinfo")).map(|text| parse(&text))
+}
+
+fn parse(text: &[u8]) -> Vec<Mount> {
+    text.split(|byte| *byte == b'\n').filter_map(line).collect()
+}
+
+/// Space, tab, newline and backslash are octal in it.
+fn line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
+    let path = |field: &[u8]| PathBuf::from(OsString::from_vec(plain(field)));
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let device = text(fields.nth(1)?);
+    let (root, point) = (path(fields.next()?), path(fields.next()?));
+    // After any number of optional fields.
+    let kind = text(fields.skip_while(|field| *field != b"-").nth(1)?);
+    Some(Mount { id, device, root, point, kind })
 }
 
 fn plain(mut rest: &[u8]) -> Vec<u8> {
@@ -33,10 +66,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mount_points_are_read_with_spaces_and_all() {
-        let text =
-            b"22 1 8:1 / / rw - ext4 /dev/sda rw\n30 22 0:5 / /mnt/a\\040b\\134c rw shared:2 - nfs s:/e rw\nbad\n";
-        assert_eq!(parse(text), [PathBuf::from("/"), PathBuf::from("/mnt/a b\\c")]);
+    fn mounts_are_read_with_spaces_and_all() {
+        let text = b"22 1 8:1 / / rw - ext4 /dev/sda rw\n\
+            30 22 0:5 /x /mnt/a\\040b\\134c rw shared:2 master:1 - nfs s:/e rw\nbad\n";
+        let mount = |id, device: &str, root: &str, point: &str, kind: &str| {
+            let (root, point) = (root.into(), point.into());
+            Mount { id, device: device.into(), root, point, kind: kind.into() }
+        };
+        let want = [mount(22, "8:1", "/", "/", "ext4"), mount(30, "0:5", "/x", "/mnt/a b\\c", "nfs")];
+        assert_eq!(parse(text), want);
         assert_eq!(plain(b"end\\04"), b"end\\04");
         assert!(mount_points().unwrap().contains(&PathBuf::from("/proc")));
     }

@@ -6,6 +6,7 @@ use super::mounts::{Folder, JobMounts};
 use super::*;
 use crate::domain::container::{ContainerSpec, JobFiles, Network, Ulimit};
 use crate::domain::ids::{JobId, RunId, TaskId};
+use crate::domain::policy::Policy;
 use crate::domain::spec::CommandStyle;
 use crate::domain::task::{AssignedPorts, TaskSpec};
 use crate::runtime::docker::beneath::Held;
@@ -99,7 +100,7 @@ fn sorted(value: Value) -> Value {
 
 #[track_caller]
 fn compare(name: &str, task: &TaskSpec, node: &NodeFacts, injection: &Injection, files: &JobMounts) -> Vec<String> {
-    let (body, notices) = body(task, &image(), node, injection, &shim(), files).unwrap();
+    let (body, notices) = body(task, &image(), node, injection, &shim(), files);
     let mut body = serde_json::to_value(body).unwrap();
     // A set.
     if let Some(Value::Array(ports)) = body.get_mut("ExposedPorts") {
@@ -160,8 +161,7 @@ fn limits_and_capabilities() {
     task.container.infiniband = true;
     task.container.numa_cpus = true;
     task.shm_mb = 0;
-    let node = NodeFacts { allow_capabilities: vec!["MKNOD".into(), "SYS_PTRACE".into()], ..node() };
-    let notices = compare("limits", &task, &node, &no_gpus(), &JobMounts::default());
+    let notices = compare("limits", &task, &node(), &no_gpus(), &JobMounts::default());
     assert!(notices.iter().any(|notice| notice.contains("/dev/infiniband")), "{notices:?}");
     assert!(notices.iter().any(|notice| notice.contains("numaCpus")), "{notices:?}");
     let limits = shim_limits(&task);
@@ -179,6 +179,7 @@ fn code_data_output_and_the_nvidia_runtime() {
         code: Some(folder("/srv/code", CODE_TARGET, true)),
         folders: vec![folder("/mnt/real", "/data", true), folder("/out", "/out", false)],
         notices: vec!["told".into()],
+        ..JobMounts::default()
     };
     let injection = Injection {
         runtime: Some("nvidia".into()),
@@ -189,44 +190,69 @@ fn code_data_output_and_the_nvidia_runtime() {
     assert_eq!(compare("files", &task(), &node(), &injection, &files), ["told"]);
 }
 
+fn checked(task: &TaskSpec, node: &NodeFacts, policy: &Policy) -> Result<(), String> {
+    let injection = Injection { devices: vec!["/dev/nvidia0".into()], ..no_gpus() };
+    let (body, _) = body(task, &image(), node, &injection, &shim(), &JobMounts::default());
+    policy.check(&asked(&body, task, &injection)).map_err(|refused| RequestError::Refused(refused).to_string())
+}
+
+fn capable(names: &[&str]) -> Policy {
+    Policy { capabilities: names.iter().map(|&it| it.into()).collect(), ..Policy::default() }
+}
+
 #[test]
 fn what_hands_over_the_node_is_refused() {
     let mut task = task();
     task.container.capabilities = vec!["SYS_ADMIN".into(), "SYS_MODULE".into()];
-    let body = |node: &NodeFacts| body(&task, &image(), node, &no_gpus(), &shim(), &JobMounts::default());
-    let error = body(&node()).unwrap_err();
-    let said = error.to_string();
-    assert!(error.is_user_error() && said.contains("SYS_ADMIN") && said.contains("allow_capabilities"), "{said}");
-    assert!(said.contains("SYS_CHROOT; "), "{said}");
-    let given =
-        |names: &[&str]| NodeFacts { allow_capabilities: names.iter().map(|&it| it.into()).collect(), ..node() };
-    assert!(body(&given(&["SYS_ADMIN"])).unwrap_err().to_string().contains("SYS_MODULE"));
-    assert!(body(&given(&["SYS_ADMIN", "SYS_MODULE"])).is_ok());
+    let said = checked(&task, &node(), &Policy::default()).unwrap_err();
+    assert!(said.contains("SYS_ADMIN") && said.contains("agent.toml: policy.capabilities"), "{said}");
+    assert!(checked(&task, &node(), &capable(&["SYS_ADMIN"])).unwrap_err().contains("SYS_MODULE"));
+    assert_eq!(checked(&task, &node(), &capable(&["SYS_ADMIN", "SYS_MODULE"])), Ok(()));
     for name in
         ["ALL", "DAC_READ_SEARCH", "SYS_RAWIO", "NET_ADMIN", "BPF", "MKNOD", "SYS_RESOURCE", "SYS_PTRACE", "SYS_NICE"]
     {
-        let task = TaskSpec {
-            container: ContainerSpec { capabilities: vec![name.into()], ..task.container.clone() },
-            ..task.clone()
-        };
-        let made = super::body(&task, &image(), &node(), &no_gpus(), &shim(), &JobMounts::default());
-        assert!(made.unwrap_err().is_user_error(), "{name}");
+        task.container.capabilities = vec![name.into()];
+        assert!(checked(&task, &node(), &Policy::default()).is_err(), "{name}");
     }
+}
+
+#[test]
+fn devices_beside_those_of_gpus_and_the_nodes_network_are_the_operators_to_give() {
+    let mut task = task();
+    let node = NodeFacts { infiniband: true, ..node() };
+    assert_eq!(checked(&task, &node, &Policy::default()), Ok(()));
+    task.container.infiniband = true;
+    assert_eq!(checked(&task, &node, &Policy::default()), Ok(()));
+    let none = Policy { devices: Vec::new(), host_network: false, ..Policy::default() };
+    let said = checked(&task, &node, &none).unwrap_err();
+    assert!(said.contains("policy.devices") && said.contains("policy.host_network"), "{said}");
+    task.container.infiniband = false;
+    task.container.network = Network::Bridge;
+    assert_eq!(checked(&task, &node, &none), Ok(()));
+}
+
+#[test]
+fn where_nobody_may_be_root_nobody_becomes_it() {
+    let options = |never_root| {
+        let node = NodeFacts { never_root, ..node() };
+        let (body, _) = body(&task(), &image(), &node, &no_gpus(), &shim(), &JobMounts::default());
+        let injection = no_gpus();
+        assert_eq!(Policy::default().check(&asked(&body, &task(), &injection)), Ok(()));
+        body.host_config.unwrap().security_opt
+    };
+    assert_eq!((options(true), options(false)), (Some(vec!["no-new-privileges".to_owned()]), None));
 }
 
 #[test]
 fn priority_over_the_nodes_other_processes_is_the_operators_to_give() {
     for name in ["rtprio", "nice"] {
         let mut task = task();
-        let body = |task: &TaskSpec, node: &NodeFacts| {
-            body(task, &image(), node, &no_gpus(), &shim(), &JobMounts::default())
-        };
         task.container.ulimits = vec![Ulimit { name: name.into(), soft: 0, hard: 40 }];
-        let said = body(&task, &node()).unwrap_err().to_string();
-        assert!(said.contains(&format!("ulimits.{name}")) && said.contains("allow_capabilities"), "{said}");
-        assert!(body(&task, &NodeFacts { allow_capabilities: vec!["SYS_NICE".into()], ..node() }).is_ok());
+        let said = checked(&task, &node(), &Policy::default()).unwrap_err();
+        assert!(said.contains(&format!("ulimits.{name}")) && said.contains("policy.capabilities"), "{said}");
+        assert_eq!(checked(&task, &node(), &capable(&["SYS_NICE"])), Ok(()));
         task.container.ulimits[0].hard = 0;
-        assert!(body(&task, &node()).is_ok());
+        assert_eq!(checked(&task, &node(), &Policy::default()), Ok(()));
     }
 }
 
@@ -237,8 +263,7 @@ fn the_jobs_limits_are_for_its_command_and_leave_the_shim_what_it_needs() {
     task.container.ulimits = names.map(|name| Ulimit { name: name.into(), soft: 1, hard: 2 }).to_vec();
     assert_eq!(shim_limits(&task).len(), names.len(), "every name is known");
     let made = |task: &TaskSpec| -> BTreeMap<String, (i64, i64)> {
-        let node = NodeFacts { allow_capabilities: vec!["SYS_NICE".into()], ..node() };
-        let (body, _) = body(task, &image(), &node, &no_gpus(), &shim(), &JobMounts::default()).unwrap();
+        let (body, _) = body(task, &image(), &node(), &no_gpus(), &shim(), &JobMounts::default());
         let limits = body.host_config.unwrap().ulimits.unwrap().into_iter();
         limits.map(|it| (it.name.unwrap(), (it.soft.unwrap(), it.hard.unwrap()))).collect()
     };

@@ -1,6 +1,7 @@
 //! A dockerd for tests and a node's state beside it. Nothing of either is left behind.
 
 use super::*;
+use crate::domain::policy::MountRule;
 use crate::runtime::contract::Subject;
 use crate::runtime::shimmed::process_id::ProcessId;
 use std::path::Path;
@@ -116,10 +117,10 @@ impl Place {
     pub fn config(&self) -> DockerConfig {
         let log = LogRing { segment_bytes: 1024 * 1024, ..LogRing::default() };
         let node_uid = NodeUid(self.node_uid.clone());
-        let job_dirs = vec![self.dir.path().to_owned()];
+        let policy = jobs_in(self.dir.path());
         DockerConfig {
             log,
-            job_dirs,
+            policy,
             ..DockerConfig::new(self.dir.path().join("state"), &self.dockerd.socket, node_uid)
         }
     }
@@ -187,4 +188,9 @@ impl Drop for Place {
         }
         assert_eq!(left, [""; 0], "no container is left");
     }
+}
+
+/// Jobs may name this folder.
+pub fn jobs_in(folder: &Path) -> Policy {
+    Policy { mounts: vec![MountRule::writable(folder)], ..Policy::default() }
 }

@@ -1,6 +1,7 @@
 //! What an image says holds: its user, folder and variables. What it says and must not hold does not: its entrypoint
 //! and health check.
 
+use super::fixture::jobs_in;
 use super::*;
 use crate::domain::container::{ContainerSpec, PullPolicy, Ulimit};
 
@@ -132,7 +133,7 @@ async fn only_folders_of_the_operator_are_mounted_and_written() {
     let Some(place) = Place::new("docker: only_folders_of_the_operator") else { return };
     let shared = tempfile::tempdir().unwrap();
     let (sender, events) = mpsc::channel(16);
-    let config = DockerConfig { job_dirs: vec![shared.path().to_owned()], ..place.config() };
+    let config = DockerConfig { policy: jobs_in(shared.path()), ..place.config() };
     let mut subject = contract::Subject { runtime: Arc::new(DockerRuntime::new(config, sender).unwrap()), events };
     let path = |name: &str| shared.path().join(name).to_str().unwrap().to_owned();
     std::fs::create_dir(path("code")).unwrap();
@@ -147,7 +148,7 @@ async fn only_folders_of_the_operator_are_mounted_and_written() {
     let mut other = place.task("true");
     other.files.output_dir = "/var/spool/cron/crontabs".to_owned();
     let refused = subject.runtime.prepare(&other, &[]).await.unwrap_err();
-    assert!(refused.user_error && refused.message.contains("job_dirs"), "{refused}");
+    assert!(refused.user_error && refused.message.contains("policy.mounts"), "{refused}");
     place.assert_nothing_left(other.id);
     subject.finish(other.id).await;
 }

@@ -204,6 +204,7 @@ async fn as_many_segments_as_one_message_holds() {
     let start = |log_segments| {
         let config = ProcessConfig {
             log_segments,
+            policy: everybody(),
             ..ProcessConfig::new(root.join("state"), root.join("run"), place.parent.clone())
         };
         let (sender, events) = mpsc::channel(16);

@@ -69,7 +69,7 @@ async fn containers_are_made_as_asked() {
         nonce: "n".into(),
     };
     let node = NodeFacts { pids_limit: Some(1000), ..NodeFacts::default() };
-    let (body, _) = body(&task, &facts, &node, &injection, &shim, &files).unwrap();
+    let (body, _) = body(&task, &facts, &node, &injection, &shim, &files);
     let made = fixture.docker.create_container(None, body).await.unwrap().id;
     let found = fixture.docker.inspect_container(&made, None).await.unwrap();
     let (config, host) = (found.config.unwrap(), found.host_config.unwrap());

@@ -1,0 +1,95 @@
+//! `[policy]` of `agent.toml`: what jobs may ask of the node.
+
+use super::Checks;
+use crate::domain::policy::{ImagePattern, MountRule, Policy, UserIds, UserLimits};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// As it is written; [`PolicyTable::rules`] is what holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PolicyTable {
+    /// Folders of the node that jobs in containers may name, with everything in them: `/srv/jobs`, or `/srv/data:ro` for
+    /// one that is only read.
+    pub mounts: Vec<String>,
+    /// Capabilities that jobs may ask for beside the usual ones, by names without `CAP_`.
+    pub capabilities: Vec<String>,
+    /// Containers may use the node's own network, which is what job files mean that say nothing.
+    pub host_network: bool,
+    /// Device nodes that containers may get beside those of their GPUs.
+    pub devices: Vec<String>,
+    /// Patterns with `*`; empty: any image.
+    pub images: Vec<String>,
+    /// Numbers and ranges of users that tasks may run as. Without it: containers as anybody, processes as anybody but
+    /// root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users: Option<Vec<String>>,
+    /// What the tasks of one user may hold together on this node.
+    pub per_user: UserLimits,
+}
+
+impl Default for PolicyTable {
+    fn default() -> Self {
+        let Policy { host_network, devices, .. } = Policy::default();
+        Self {
+            mounts: Vec::new(),
+            capabilities: Vec::new(),
+            host_network,
+            devices,
+            images: Vec::new(),
+            users: None,
+            per_user: UserLimits::default(),
+        }
+    }
+}
+
+impl PolicyTable {
+    /// With the older keys for the same, and the file that they are all in. What is not right has been refused before.
+    pub(super) fn rules(&self, job_dirs: &[PathBuf], allow_capabilities: &[String], file: &Path) -> Policy {
+        let mounts = self.mounts.iter().filter_map(|text| MountRule::parse(text));
+        let users = self.users.as_ref().map(|users| UserIds::parse(users.iter().map(String::as_str)));
+        Policy {
+            file: file.display().to_string(),
+            mounts: job_dirs.iter().map(MountRule::writable).chain(mounts).collect(),
+            capabilities: self.capabilities.iter().chain(allow_capabilities).cloned().collect(),
+            host_network: self.host_network,
+            devices: self.devices.clone(),
+            images: self.images.iter().filter_map(|text| ImagePattern::parse(text)).collect(),
+            // What cannot be read allows nobody.
+            users: users.map(Result::unwrap_or_default),
+            per_user: self.per_user,
+        }
+    }
+
+    pub(super) fn check(&self, checks: &mut Checks) {
+        for text in &self.mounts {
+            let allowed = "absolute folders below /, without '..'; ':ro' at the end makes one read-only";
+            let right = MountRule::parse(text).is_some();
+            checks.expect(right, "policy.mounts", "is not a folder for jobs", text.escape_debug(), allowed);
+        }
+        check_capabilities("policy.capabilities", &self.capabilities, checks);
+        for device in &self.devices {
+            let path = Path::new(device);
+            let right = path.starts_with("/dev") && path.components().count() > 2 && !device.contains("..");
+            checks.expect(right, "policy.devices", "is no device", device.escape_debug(), "paths below /dev");
+        }
+        for text in &self.images {
+            let (right, allowed) = (ImagePattern::parse(text).is_some(), "names of images, with * for any text");
+            checks.expect(right, "policy.images", "is no image's name", text.escape_debug(), allowed);
+        }
+        let users = self.users.iter().flatten().map(String::as_str);
+        if let Err(wrong) = UserIds::parse(users) {
+            let allowed = "numbers and ranges of them, e.g. \"1000-59999\"";
+            checks.expect(false, "policy.users", "is no user id", wrong.escape_debug(), allowed);
+        }
+    }
+}
+
+pub(super) fn check_capabilities(field: &str, names: &[String], checks: &mut Checks) {
+    for name in names {
+        let word = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+        let right = !name.is_empty() && name.bytes().all(word) && !name.starts_with("CAP_") && name != "ALL";
+        let allowed = "a capability in upper case without CAP_, e.g. SYS_ADMIN";
+        checks.expect(right, field, "is not one capability", name.escape_debug(), allowed);
+    }
+}
