@@ -29,8 +29,8 @@ fn of_one(root: &Path, user: &DeviceUser) -> Option<DevicesSeen> {
         DeviceNode { name: name.clone(), on_host, inside, is_allowed }
     };
     let nodes = user.nodes.iter().map(node).collect();
-    // Whoever has ended meanwhile had no devices for a moment.
-    process.join("root").symlink_metadata().ok()?;
+    // Whoever has ended meanwhile, or cannot be looked into, had no devices for a moment.
+    process.join("root").metadata().ok()?;
     Some(DevicesSeen { task: user.task, nodes })
 }
 

@@ -227,7 +227,7 @@ impl Actor {
             (false, _) => silent(),
             (true, true) => checked,
             // What takes nothing out of use may also be forgotten.
-            (true, false) => checked.or_else(|| silent().filter(|silent| *silent >= FORGOTTEN)),
+            (true, false) => checked.max(silent().filter(|silent| *silent >= FORGOTTEN)),
         }
     }
 }

@@ -53,6 +53,10 @@ impl Actor {
         if let Some(fault) = done.next() {
             return Some(GoingOut { fault, begun: true });
         }
+        // What cannot begin takes no place from other nodes.
+        if self.remedies.is_busy() || self.self_checks.for_operator {
+            return None;
+        }
         let fault = self.due_remedies().find(|fault| self.needs_permit(fault))?.id;
         Some(GoingOut { fault, begun: false })
     }

@@ -6,7 +6,7 @@ use super::super::actor::Actor;
 use super::super::journal;
 use super::super::message::Inside;
 use super::permit::{Permits, WAITS};
-use crate::domain::fault::{Action, Fault, FaultId};
+use crate::domain::fault::{Action, Fault, FaultId, FaultState};
 use crate::domain::ids::GpuUuid;
 use crate::domain::remediation::Remediation;
 use crate::domain::time::Timestamp;
@@ -144,7 +144,10 @@ impl Actor {
         }
         current.begun = true;
         let Current { fault: id, gpu, .. } = current.clone();
-        let Some(fault) = self.fault_book.faults.get(id).cloned() else { return };
+        let lasts = |fault: &&Fault| fault.state == FaultState::Active;
+        let Some(fault) = self.fault_book.faults.get(id).filter(lasts).cloned() else {
+            return self.remedied(id, Err("the fault was over before it began".to_owned()));
+        };
         let (executor, policy) = (self.executor.clone(), self.remedies.policy.clone());
         let of = gpu.as_ref().map(ToString::to_string);
         warn!(node = %self.facts.name, fault = id.0, gpu = of, remediation = policy.name(), "remedying a fault");

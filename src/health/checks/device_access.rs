@@ -26,6 +26,8 @@ pub(super) struct DeviceAccess {
 struct Memory {
     /// Nodes that it once had.
     had: BTreeSet<String>,
+    /// Nodes that its control group once let it open.
+    allowed: BTreeSet<String>,
     bad_rounds: u8,
 }
 
@@ -53,6 +55,8 @@ impl Memory {
     fn look(&mut self, seen: &DevicesSeen) -> Finding {
         let lost: Vec<String> = seen.nodes.iter().filter_map(|node| self.lost(node)).collect();
         self.had.extend(seen.nodes.iter().filter(|node| node.inside.is_some()).map(|node| node.name.clone()));
+        let allowed = seen.nodes.iter().filter(|node| node.is_allowed == Some(true));
+        self.allowed.extend(allowed.map(|node| node.name.clone()));
         if lost.is_empty() {
             self.bad_rounds = 0;
             let says = seen.nodes.iter().any(|node| node.inside.is_some() || node.is_allowed.is_some());
@@ -77,7 +81,8 @@ impl Memory {
                 "/dev/{name} is device {}:{} there, and {}:{} on the machine",
                 inside.0, inside.1, on_host.0, on_host.1
             )),
-            _ if *is_allowed == Some(false) => {
+            // A list says nothing of a node that was never the task's.
+            _ if *is_allowed == Some(false) && (inside.is_some() || self.allowed.contains(name)) => {
                 let (major, minor) = inside.or(*on_host)?;
                 Some(format!("its control group does not allow /dev/{name}, device {major}:{minor}, any more"))
             }
@@ -127,6 +132,7 @@ mod tests {
         // Simulated GPUs, or a machine that shows its nodes to nobody.
         assert_eq!(after(&vec![node(None, None, None); 3]), Told::NotThere);
         assert_eq!(after(&vec![node(THERE, None, None); 3]), Told::NotThere);
+        assert_eq!(after(&vec![node(THERE, None, Some(false)); 3]), Told::InOrder, "and its list leaves it out");
         assert_eq!(after(&vec![node(None, THERE, None); 3]), Told::InOrder, "an agent that sees other nodes");
     }
 }
