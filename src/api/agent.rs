@@ -87,7 +87,8 @@ pub struct WatchedStatus {
     pub cursor: String,
 }
 
-/// Makes clients of agents by the address they registered (`HOST:PORT` or `unix:PATH`). Does not connect yet.
+/// Makes clients of agents by the address they registered (`HOST:PORT` or `unix:PATH`). Does not connect yet. Over a
+/// network the agent has to prove that it is the node's.
 pub trait AgentDialer: std::fmt::Debug + Send + Sync + 'static {
-    fn dial(&self, address: &str) -> Result<std::sync::Arc<dyn AgentApi>, Error>;
+    fn dial(&self, node: &NodeName, address: &str) -> Result<std::sync::Arc<dyn AgentApi>, Error>;
 }

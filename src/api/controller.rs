@@ -1,14 +1,17 @@
 //! What the controller can be asked by users, operators and agents.
 
 use super::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
+use crate::domain::access::token::{Token, TokenId};
+use crate::domain::access::{CertificateRequest, IssuedCertificate, NewToken, TokenView};
 use crate::domain::checked::CheckedNode;
 use crate::domain::command::{Error, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus};
 use crate::domain::event::Event;
 use crate::domain::fault::{Fault, FaultId};
-use crate::domain::ids::{JournalId, NodeUid, TaskId};
+use crate::domain::ids::{JournalId, NodeName, NodeUid, TaskId};
 use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
 use crate::domain::ssh::SshAccess;
+use crate::domain::time::Timestamp;
 use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, Submitted};
 use async_trait::async_trait;
 
@@ -93,6 +96,49 @@ pub trait ControllerApi: std::fmt::Debug + Send + Sync + 'static {
         journal_id: JournalId,
         statuses: Vec<SequencedStatus>,
     ) -> Result<u64, Error>;
+
+    /// Whom a token of a user, an operator or an admin stands for. Not carried over gRPC.
+    async fn authenticate(&self, _token: &Token) -> Result<Principal, Error> {
+        Err(no_access())
+    }
+
+    /// Whether the certificate with this number may speak for the node. Not carried over gRPC.
+    async fn admit_node(&self, _node: &NodeName, _number: u64, _expires_at: Timestamp) -> Result<(), Error> {
+        Err(no_access())
+    }
+
+    /// The caller as the controller knows them, and the cluster's id.
+    async fn who_am_i(&self, _who: &Principal) -> Result<(Principal, String), Error> {
+        Err(no_access())
+    }
+
+    /// Makes a token, durable before it is shown, for the only time.
+    async fn create_token(&self, _who: &Principal, _token: NewToken) -> Result<(TokenView, Token), Error> {
+        Err(no_access())
+    }
+
+    async fn list_tokens(&self, _who: &Principal) -> Result<Vec<TokenView>, Error> {
+        Err(no_access())
+    }
+
+    /// From now on it proves nothing.
+    async fn revoke_token(&self, _who: &Principal, _id: &TokenId) -> Result<TokenView, Error> {
+        Err(no_access())
+    }
+
+    /// A machine with a token of a node gets a certificate for its key.
+    async fn join(&self, _token: &Token, _request: CertificateRequest) -> Result<IssuedCertificate, Error> {
+        Err(no_access())
+    }
+
+    /// An agent gets a new certificate for its node.
+    async fn renew(&self, _who: &Principal, _csr_pem: String) -> Result<IssuedCertificate, Error> {
+        Err(no_access())
+    }
+}
+
+fn no_access() -> Error {
+    Error::refused("this controller keeps no tokens and no certificates")
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -4,6 +4,7 @@
 //! at the other end of its connections.
 
 pub mod agent;
+pub mod authority;
 pub mod caller;
 pub mod controller;
 pub mod records;

@@ -1,5 +1,6 @@
 //! The controller as others call it: reads look at the state, changes go through the core.
 
+use super::access;
 use super::core::{Controller, Message, Reply, read};
 use super::holdings::Holdings;
 use super::state::State;
@@ -7,6 +8,8 @@ use super::{explain, faults, logs, node_detail, resolve, views};
 use crate::api::ControllerApi;
 use crate::api::controller::{EventFilter, JobFilter, Submit};
 use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
+use crate::domain::access::token::{Token, TokenId};
+use crate::domain::access::{CertificateRequest, IssuedCertificate, NewToken, TokenView};
 use crate::domain::checked::CheckedNode;
 use crate::domain::command::{
     Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
@@ -19,6 +22,7 @@ use crate::domain::node::NodeChange;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::quantity::DEFAULT_GRACE_MS;
 use crate::domain::ssh::SshAccess;
+use crate::domain::time::Timestamp;
 use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, Submitted};
 use async_trait::async_trait;
 use std::time::Duration;
@@ -78,8 +82,8 @@ pub(super) fn page<'a>(
     Ok((page, next))
 }
 
-/// Whether `who` may change or enter what belongs to `owner`.
-fn may_touch(who: &Principal, owner: &str, what: &str) -> Result<(), Error> {
+/// Whether `who` may end what belongs to `owner`: those who look after nodes may.
+fn may_end(who: &Principal, owner: &str, what: &str) -> Result<(), Error> {
     let privileged = who.roles.iter().any(|role| matches!(role, Role::Admin | Role::Operator));
     if privileged || who.user == owner {
         return Ok(());
@@ -89,6 +93,22 @@ fn may_touch(who: &Principal, owner: &str, what: &str) -> Result<(), Error> {
     Err(Error::new(ErrorKind::NotAllowed, message))
 }
 
+/// Whether `who` may read or enter what belongs to `owner`: output, job files, shells.
+pub(super) fn may_enter(who: &Principal, owner: &str, what: &str) -> Result<(), Error> {
+    if who.roles.contains(&Role::Admin) || who.user == owner {
+        return Ok(());
+    }
+    let message = format!("{what} belongs to {owner}; only {owner} or an admin may do that, not {}", who.user);
+    Err(Error::new(ErrorKind::NotAllowed, message))
+}
+
+/// `who`, as the controller speaks for them to an agent, which obeys nobody else.
+pub(super) fn relayed(who: &Principal) -> Principal {
+    let mut roles = who.roles.clone();
+    roles.push(Role::Controller);
+    Principal { roles, ..who.clone() }
+}
+
 /// Only operators and admins decide about nodes.
 fn operators_only(who: &Principal, what: &str) -> Result<(), Error> {
     if who.roles.iter().any(|role| matches!(role, Role::Admin | Role::Operator)) {
@@ -96,6 +116,14 @@ fn operators_only(who: &Principal, what: &str) -> Result<(), Error> {
     }
     let message = format!("{what}: only an operator or an admin may do that, not {}", who.user);
     Err(Error::new(ErrorKind::NotAllowed, message))
+}
+
+/// Only admins decide who may call.
+fn admins_only(who: &Principal, what: &str) -> Result<(), Error> {
+    if who.roles.contains(&Role::Admin) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::NotAllowed, format!("{what}: only an admin may do that, not {}", who.user)))
 }
 
 /// Only agents speak for nodes.
@@ -142,7 +170,7 @@ impl ControllerApi for Controller {
         let id = {
             let state = read(&self.shared);
             let job = resolve::job_ref(&state, who, job)?;
-            may_touch(who, &job.user, &format!("job {}", job.id))?;
+            may_end(who, &job.user, &format!("job {}", job.id))?;
             job.id
         };
         let (by, grace_ms) = (who.clone(), grace_ms.unwrap_or(DEFAULT_GRACE_MS));
@@ -210,7 +238,7 @@ impl ControllerApi for Controller {
             let known = state.nodes.get(&NodeName::from(node)).ok_or_else(|| unknown_node(&state, node))?;
             known.registration.address.clone()
         };
-        self.parts.dialer.dial(&address)?.check_health(who, gpus, deep).await
+        self.parts.dialer.dial(&NodeName::from(node), &address)?.check_health(&relayed(who), gpus, deep).await
     }
 
     async fn watch(&self, who: &Principal, filter: EventFilter) -> Result<Answers<Event>, Error> {
@@ -222,7 +250,9 @@ impl ControllerApi for Controller {
     }
 
     async fn logs(&self, who: &Principal, query: LogQuery) -> Result<Answers<LogBatch>, Error> {
-        logs::logs(self, who, query)
+        let owner = resolve::job(&read(&self.shared), query.task.job)?.user.clone();
+        may_enter(who, &owner, &format!("the output of job {}", query.task.job))?;
+        logs::logs(self, &relayed(who), query)
     }
 
     async fn exec(&self, who: &Principal, task: TaskId, exec: ExecSpec) -> Result<ExecSession, Error> {
@@ -230,26 +260,28 @@ impl ControllerApi for Controller {
             let state = read(&self.shared);
             resolve::job(&state, task.job)?.user.clone()
         };
-        may_touch(who, &owner, &format!("job {}", task.job))?;
-        logs::agent_of(self, task)?.exec(who, task, exec).await
+        may_enter(who, &owner, &format!("job {}", task.job))?;
+        logs::agent_of(self, task)?.exec(&relayed(who), task, exec).await
     }
 
     async fn ssh_access(&self, who: &Principal, job: &str) -> Result<SshAccess, Error> {
         let state = read(&self.shared);
         let job = resolve::job_ref(&state, who, job)?;
-        may_touch(who, &job.user, &format!("job {}", job.id))?;
+        may_enter(who, &job.user, &format!("job {}", job.id))?;
         let none = || Error::refused(format!("job {} has no keys: it is from before jobs had them", job.id));
         Ok(SshAccess::of(job.id.0, job.ssh.as_ref().ok_or_else(none)?))
     }
 
     async fn register(&self, who: &Principal, registration: Registration) -> Result<Registered, Error> {
         agents_only(who)?;
-        self.ask(|reply| Message::Register { registration, reply }).await
+        let from = NodeName(who.user.clone());
+        self.ask(|reply| Message::Register { from, registration, reply }).await
     }
 
     async fn heartbeat(&self, who: &Principal, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
         agents_only(who)?;
-        self.ask(|reply| Message::Heartbeat { heartbeat, reply }).await
+        let from = NodeName(who.user.clone());
+        self.ask(|reply| Message::Heartbeat { from, heartbeat, reply }).await
     }
 
     async fn report(
@@ -260,7 +292,49 @@ impl ControllerApi for Controller {
         statuses: Vec<SequencedStatus>,
     ) -> Result<u64, Error> {
         agents_only(who)?;
-        self.ask(|reply| Message::Report { node_uid, statuses, reply }).await
+        let from = NodeName(who.user.clone());
+        self.ask(|reply| Message::Report { from, node_uid, statuses, reply }).await
+    }
+
+    async fn authenticate(&self, token: &Token) -> Result<Principal, Error> {
+        access::authenticate(&read(&self.shared).access, token, self.parts.clock.now())
+    }
+
+    async fn admit_node(&self, node: &NodeName, number: u64, expires_at: Timestamp) -> Result<(), Error> {
+        access::admit(&read(&self.shared).access, node, number, expires_at, self.parts.clock.now())
+    }
+
+    async fn who_am_i(&self, who: &Principal) -> Result<(Principal, String), Error> {
+        Ok((who.clone(), read(&self.shared).cluster_id.clone()))
+    }
+
+    async fn create_token(&self, who: &Principal, asked: NewToken) -> Result<(TokenView, Token), Error> {
+        admins_only(who, "tokens")?;
+        let (who, chance) = (who.clone(), access::chance()?);
+        self.ask(|reply| Message::CreateToken { who, asked, chance, reply }).await
+    }
+
+    async fn list_tokens(&self, who: &Principal) -> Result<Vec<TokenView>, Error> {
+        admins_only(who, "tokens")?;
+        Ok(access::list(&read(&self.shared).access))
+    }
+
+    async fn revoke_token(&self, who: &Principal, id: &TokenId) -> Result<TokenView, Error> {
+        admins_only(who, "tokens")?;
+        let id = id.clone();
+        self.ask(|reply| Message::RevokeToken { id, reply }).await
+    }
+
+    async fn join(&self, token: &Token, request: CertificateRequest) -> Result<IssuedCertificate, Error> {
+        access::may_join(&read(&self.shared).access, token, self.parts.clock.now())?;
+        let token = token.clone();
+        self.ask(|reply| Message::Join { token, request, reply }).await
+    }
+
+    async fn renew(&self, who: &Principal, csr_pem: String) -> Result<IssuedCertificate, Error> {
+        agents_only(who)?;
+        let node = NodeName(who.user.clone());
+        self.ask(|reply| Message::Renew { node, csr_pem, reply }).await
     }
 }
 

@@ -1,9 +1,11 @@
 //! What each message does to the state. No IO: what has to be told or sent goes into the outbox.
 
+use super::access::Certification;
 use super::core::{ControllerParts, Message, Outbox};
 use super::persist::keys_of_generation;
 use super::state::{Node, State};
-use super::{deaf, drain, faults, forget, lost, nodes, possible, schedule, submit};
+use super::{access, deaf, drain, faults, forget, lost, nodes, possible, schedule, submit};
+use crate::domain::access::IssuedCertificate;
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::ids::{Generation, JobId, NodeName, RunId, TaskId};
 use crate::domain::job::JobState;
@@ -54,15 +56,20 @@ pub(super) fn message(state: &mut State, message: Message, context: &mut Context
             let result = drain::change(state, &who, &node, &change, context);
             context.outbox.answer(reply, result);
         }
-        Message::Register { registration, reply } => {
-            let result = nodes::register(state, registration, context);
+        Message::Register { from, registration, reply } => {
+            let result = nodes::speaks_for(&from, &registration.name)
+                .and_then(|()| nodes::register(state, registration, context));
             context.outbox.answer(reply, result);
         }
-        Message::Heartbeat { heartbeat, reply } => {
-            let result = nodes::heartbeat(state, heartbeat, context);
-            context.outbox.answer(reply, Ok(result));
+        Message::Heartbeat { from, heartbeat, reply } => {
+            let result = nodes::speaks_for_uid(state, &from, &heartbeat.node_uid)
+                .map(|()| nodes::heartbeat(state, heartbeat, context));
+            context.outbox.answer(reply, result);
         }
-        Message::Report { node_uid, statuses, reply } => {
+        Message::Report { from, node_uid, statuses, reply } => {
+            if let Err(error) = nodes::speaks_for_uid(state, &from, &node_uid) {
+                return context.outbox.answer(reply, Err(error));
+            }
             lost::heard_from(state, &node_uid, context.running_for);
             let acknowledged = statuses.last().map_or(0, |status| status.sequence);
             for status in statuses {
@@ -71,6 +78,33 @@ pub(super) fn message(state: &mut State, message: Message, context: &mut Context
                 }
             }
             context.outbox.answer(reply, Ok(acknowledged));
+        }
+        Message::CreateToken { who, asked, chance, reply } => {
+            let result = certification(context).and_then(|certification| {
+                let authority = certification.authority.fingerprint();
+                access::create(&mut state.access, &who, &asked, authority, chance, context.now)
+            });
+            context.outbox.answer(reply, result);
+        }
+        Message::RevokeToken { id, reply } => {
+            let result = access::revoke(&mut state.access, &id, context.now);
+            context.outbox.answer(reply, result);
+        }
+        Message::Join { token, request, reply } => {
+            let result = certification(context)
+                .and_then(|certification| {
+                    access::join(&mut state.access, certification, &token, &request, context.now)
+                })
+                .map(|issued| IssuedCertificate { cluster_id: state.cluster_id.clone(), ..issued });
+            context.outbox.answer(reply, result);
+        }
+        Message::Renew { node, csr_pem, reply } => {
+            let result = certification(context)
+                .and_then(|certification| {
+                    access::renew(&mut state.access, certification, &node, &csr_pem, context.now)
+                })
+                .map(|issued| IssuedCertificate { cluster_id: state.cluster_id.clone(), ..issued });
+            context.outbox.answer(reply, result);
         }
         Message::Ping { reply } => context.outbox.answer(reply, Ok(())),
         Message::Answered { action, result } => {
@@ -89,6 +123,11 @@ pub(super) fn message(state: &mut State, message: Message, context: &mut Context
     }
 }
 
+fn certification<'a>(context: &Context<'a>) -> Result<&'a Certification, Error> {
+    let none = "this controller has no certificate authority: it makes no tokens and certifies nobody";
+    context.parts.certification.as_ref().ok_or_else(|| Error::refused(none))
+}
+
 /// Answers a message that cannot be applied.
 pub(super) fn refuse(message: Message, error: &Error) {
     // Callers may have gone; agents ask again by themselves.
@@ -99,6 +138,9 @@ pub(super) fn refuse(message: Message, error: &Error) {
         Message::Register { reply, .. } => drop(reply.send(Err(error.clone()))),
         Message::Heartbeat { reply, .. } => drop(reply.send(Err(error.clone()))),
         Message::Report { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Message::CreateToken { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Message::RevokeToken { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Message::Join { reply, .. } | Message::Renew { reply, .. } => drop(reply.send(Err(error.clone()))),
         Message::Ping { reply } => drop(reply.send(Err(error.clone()))),
         Message::Answered { .. } | Message::Listed { .. } => {}
     }

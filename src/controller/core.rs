@@ -1,5 +1,7 @@
 //! The one task that owns the controller's state: batches, commits, then lets things happen.
 
+use super::access::revocations::Revoked;
+use super::access::{Access, Certification};
 use super::clock_step::Moved;
 use super::dispatch::Dispatcher;
 use super::persist::{self, WriteError, Writes};
@@ -8,6 +10,8 @@ use super::telling::Telling;
 use super::{apply, clock_step, faults, nodes, schedule};
 use crate::api::agent::AgentDialer;
 use crate::api::controller::Submit;
+use crate::domain::access::token::{Token, TokenId};
+use crate::domain::access::{CertificateRequest, IssuedCertificate, NewToken, TokenView};
 use crate::domain::command::{
     Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
 };
@@ -21,7 +25,7 @@ use crate::scheduler::Policy;
 use crate::store::Store;
 use crate::store::history::EventLog;
 use crate::telemetry::clock::{Clock, ClockSteps};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -65,6 +69,8 @@ pub struct ControllerParts {
     pub node_timeout: Duration,
     /// Ended jobs kept; older ones are forgotten.
     pub keep_ended_jobs: usize,
+    /// None: it certifies nobody, and makes no tokens.
+    pub certification: Option<Certification>,
 }
 
 /// A handle to a running controller: cheap to clone, implements [`crate::api::ControllerApi`].
@@ -137,14 +143,18 @@ pub(super) enum Message {
         reply: Reply<()>,
     },
     Register {
+        from: NodeName,
         registration: Registration,
         reply: Reply<Registered>,
     },
     Heartbeat {
+        /// The node that the caller speaks for.
+        from: NodeName,
         heartbeat: Heartbeat,
         reply: Reply<HeartbeatReply>,
     },
     Report {
+        from: NodeName,
         node_uid: NodeUid,
         statuses: Vec<SequencedStatus>,
         reply: Reply<u64>,
@@ -155,6 +165,28 @@ pub(super) enum Message {
         node: NodeName,
         change: NodeChange,
         reply: Reply<NodeView>,
+    },
+    CreateToken {
+        who: Principal,
+        asked: NewToken,
+        chance: ([u8; 8], [u8; 32]),
+        reply: Reply<(TokenView, Token)>,
+    },
+    RevokeToken {
+        id: TokenId,
+        reply: Reply<TokenView>,
+    },
+    /// A machine with a token wants to be a node.
+    Join {
+        token: Token,
+        request: CertificateRequest,
+        reply: Reply<IssuedCertificate>,
+    },
+    /// A node wants a new certificate.
+    Renew {
+        node: NodeName,
+        csr_pem: String,
+        reply: Reply<IssuedCertificate>,
     },
     /// For a sign of life; changes nothing.
     Ping {
@@ -213,6 +245,7 @@ pub async fn start(
     // Whoever led before may have granted leases until now.
     let began = parts.clock.boottime();
     let mut state = persist::load(&*parts.store, cluster_id, term).await?;
+    take_revoked(&parts, &mut state.access).await?;
     state.hardware_restarts = parts.hardware_restarts;
     state.max_nodes_out_percent = parts.max_nodes_out_percent;
     faults::judge_withdrawn(&mut state);
@@ -246,6 +279,25 @@ pub async fn start(
     let controller =
         Controller { messages, shared, parts, changed, cancel, core: retired, tracker: tracked, explaining };
     Ok((controller, ControllerRunning { tracker, core: tokio::spawn(core.run()) }))
+}
+
+/// What the file of revocations says counts, whatever the store says; and the file of each controller that ever led says
+/// what the store says.
+async fn take_revoked(parts: &ControllerParts, access: &mut Access) -> Result<(), Error> {
+    let Some(certification) = &parts.certification else { return Ok(()) };
+    let (file, of_store) = (certification.revocations.clone(), access.revoked_by_now());
+    let read = tokio::task::spawn_blocking(move || {
+        let words = file.read()?;
+        let known: HashSet<&Revoked> = words.iter().collect();
+        let missing: Vec<Revoked> = of_store.into_iter().filter(|word| !known.contains(word)).collect();
+        if !missing.is_empty() {
+            file.append(&missing)?;
+        }
+        Ok(words)
+    });
+    let read = read.await.unwrap_or_else(|error| Err(Error::internal(format!("reading what was revoked: {error}"))));
+    access.take(read?);
+    Ok(())
 }
 
 struct Core {
@@ -369,12 +421,18 @@ impl Core {
     }
 
     async fn commit(&mut self, outbox: Outbox) -> Result<(), Error> {
-        let (dirty, writes) = {
+        let (dirty, writes, revoked) = {
             let mut state = write(&self.shared);
             let dirty = std::mem::take(&mut state.dirty);
-            let writes = Writes::of(&state, &dirty);
-            (dirty, writes)
+            let mut writes = Writes::of(&state, &dirty);
+            writes.access(&mut state.access);
+            (dirty, writes, std::mem::take(&mut state.access.revoked))
         };
+        if let Err(error) = self.remember_revoked(revoked).await {
+            // Nothing of it is durable yet: as if the store had failed.
+            self.telling.hold(&dirty.events);
+            return self.recover(outbox, &error.message).await;
+        }
         #[cfg(debug_assertions)]
         if !writes.is_empty() && acts_too_early() {
             self.publish(dirty, outbox).await;
@@ -401,6 +459,16 @@ impl Core {
         self.moved = Moved::default();
         self.publish(dirty, outbox).await;
         Ok(())
+    }
+
+    /// Before the store has it: whatever comes between, it is revoked.
+    async fn remember_revoked(&self, revoked: Vec<Revoked>) -> Result<(), Error> {
+        let Some(certification) = self.parts.certification.as_ref().filter(|_| !revoked.is_empty()) else {
+            return Ok(());
+        };
+        let file = certification.revocations.clone();
+        let written = tokio::task::spawn_blocking(move || file.append(&revoked)).await;
+        written.unwrap_or_else(|error| Err(Error::internal(format!("writing what was revoked: {error}"))))
     }
 
     /// Deletes a little of what nothing refers to. What is left over by a failure is found at the next start.
@@ -465,7 +533,8 @@ impl Core {
             WriteError::Store(error) => Error::unavailable(error.to_string()),
         })?;
         let cluster_id = read(&self.shared).cluster_id.clone();
-        let loaded = persist::load(&*self.parts.store, cluster_id, self.term).await?;
+        let mut loaded = persist::load(&*self.parts.store, cluster_id, self.term).await?;
+        take_revoked(&self.parts, &mut loaded.access).await?;
         let reading = |error| Error::unavailable(format!("reading the store: {error}"));
         self.telling.resume(&*self.parts.store).await.map_err(reading)?;
         let now = self.parts.clock.now();

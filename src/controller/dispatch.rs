@@ -217,7 +217,7 @@ impl Dispatcher {
             return;
         }
         let (asked, node, node_uid) = (must_know(state, node), node.clone(), known.uid().clone());
-        let agent = self.parts.dialer.dial(&known.registration.address);
+        let agent = self.parts.dialer.dial(&node, &known.registration.address);
         let (messages, cancel) = (self.messages.clone(), self.cancel.clone());
         self.tracker.spawn(async move {
             let listing = async {
@@ -255,7 +255,7 @@ impl Dispatcher {
             principal: controller_principal(),
             level: Level::own(),
         };
-        let agent = self.parts.dialer.dial(address);
+        let agent = self.parts.dialer.dial(&action.node, address);
         // Fetching images and waiting for the end of things takes long; what is quick must not queue behind it.
         let quick = matches!(action.verb, Verb::Launch | Verb::Stop);
         let slots =

@@ -17,7 +17,7 @@ use super::apply::{Context, change_run, release};
 use super::holdings::{self, Holdings};
 use super::schedule;
 use super::state::{Node, State};
-use super::{faults, nodes, views};
+use super::{access, faults, nodes, views};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::ids::{NodeName, RunId, TaskId};
 use crate::domain::node::{MAX_REASON_BYTES, NodeChange, Standing, Wish};
@@ -67,6 +67,7 @@ pub(super) fn change(
     if let NodeChange::Remove { force } = change {
         let view = views::node(state, node, &Holdings::of(state));
         remove(state, who, name, *force, context)?;
+        access::revoke_node(&mut state.access, name, context.now);
         return Ok(view);
     }
     let refused = |why| Error::refused(format!("node {name} {why}"));

@@ -17,6 +17,8 @@ use crate::api::controller::{EventFilter, JobFilter, Submit};
 use crate::api::records::JobRecord;
 use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
 use crate::api::{ControllerApi, RecordsApi};
+use crate::domain::access::token::{Token, TokenId};
+use crate::domain::access::{CertificateRequest, IssuedCertificate, NewToken, TokenView};
 use crate::domain::checked::CheckedNode;
 use crate::domain::command::{
     Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
@@ -28,6 +30,7 @@ use crate::domain::metrics::{self, Sample};
 use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
 use crate::domain::ssh::SshAccess;
+use crate::domain::time::Timestamp;
 use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, Submitted};
 use crate::store::etcd::EtcdStore;
 use crate::store::etcd::lease::{Attempt, Lead};
@@ -368,6 +371,38 @@ impl ControllerApi for Elected {
         statuses: Vec<SequencedStatus>,
     ) -> Result<u64, Error> {
         self.leading()?.report(who, node_uid, journal_id, statuses).await
+    }
+
+    async fn authenticate(&self, token: &Token) -> Result<Principal, Error> {
+        self.leading()?.authenticate(token).await
+    }
+
+    async fn admit_node(&self, node: &NodeName, number: u64, expires_at: Timestamp) -> Result<(), Error> {
+        self.leading()?.admit_node(node, number, expires_at).await
+    }
+
+    async fn who_am_i(&self, who: &Principal) -> Result<(Principal, String), Error> {
+        self.looking()?.who_am_i(who).await
+    }
+
+    async fn create_token(&self, who: &Principal, token: NewToken) -> Result<(TokenView, Token), Error> {
+        self.leading()?.create_token(who, token).await
+    }
+
+    async fn list_tokens(&self, who: &Principal) -> Result<Vec<TokenView>, Error> {
+        self.leading()?.list_tokens(who).await
+    }
+
+    async fn revoke_token(&self, who: &Principal, id: &TokenId) -> Result<TokenView, Error> {
+        self.leading()?.revoke_token(who, id).await
+    }
+
+    async fn join(&self, token: &Token, request: CertificateRequest) -> Result<IssuedCertificate, Error> {
+        self.leading()?.join(token, request).await
+    }
+
+    async fn renew(&self, who: &Principal, csr_pem: String) -> Result<IssuedCertificate, Error> {
+        self.leading()?.renew(who, csr_pem).await
     }
 }
 

@@ -192,14 +192,14 @@ pub(super) async fn clear(
     id: FaultId,
     node: Option<&NodeName>,
 ) -> Result<Fault, Error> {
-    let address = {
+    let (name, address) = {
         let state = read(&controller.shared);
         let knows = |(name, known): &(&NodeName, &Node)| {
             node.is_none_or(|node| node == *name) && known.faults.iter().any(|fault| fault.id == id)
         };
         let having: Vec<_> = state.nodes.iter().filter(knows).collect();
         match having[..] {
-            [(_, known)] => known.registration.address.clone(),
+            [(name, known)] => (name.clone(), known.registration.address.clone()),
             [] => return Err(Error::not_found(format!("there is no fault {id}; 'wharf faults --all' lists them"))),
             _ => {
                 let names: Vec<&str> = having.iter().map(|(name, _)| name.0.as_str()).collect();
@@ -208,5 +208,5 @@ pub(super) async fn clear(
             }
         }
     };
-    controller.parts.dialer.dial(&address)?.clear_fault(who, id).await
+    controller.parts.dialer.dial(&name, &address)?.clear_fault(&super::api::relayed(who), id).await
 }

@@ -50,7 +50,7 @@ fn source(controller: &Controller, task: TaskId) -> Result<Source, Error> {
         Some(at) => {
             let name = &run.tasks[at].seat.node;
             let node = state.nodes.get(name).ok_or_else(|| Error::unavailable(format!("node {name} was removed")))?;
-            Ok(Source::Agent(controller.parts.dialer.dial(&node.registration.address)?))
+            Ok(Source::Agent(controller.parts.dialer.dial(name, &node.registration.address)?))
         }
         None if !exists(&state, run, task) => Err(Error::not_found(format!("run {} has no task {task}", task.run))),
         None if run.phase == Phase::Ended => {

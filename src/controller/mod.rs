@@ -19,8 +19,11 @@
 //! so never wait for a disk. When a commit fails nothing is known about it: the state is read anew from the
 //! store and the work goes on from there, as after a restart. [`telling`] brings each event to history once.
 //!
+//! Who may call is known by [`access`]: tokens, nodes' certificates, and what of them was revoked.
+//!
 //! Of several controllers on one store one leads: [`election`]. A whole store is put into another by [`transfer`].
 
+mod access;
 mod api;
 mod apply;
 mod busy_ports;
@@ -56,6 +59,8 @@ mod telling;
 pub mod transfer;
 mod views;
 
+pub use self::access::revocations::Revocations;
+pub use self::access::{Certification, authority_of, claim_authority};
 pub use self::core::{Controller, ControllerParts, ControllerRunning, start};
 pub use self::pulse::Pulse;
 

@@ -1,5 +1,6 @@
 //! Nodes: who is there, who is silent, and what should be on them.
 
+use super::access;
 use super::apply::{Context, change_run};
 use super::faults;
 use super::holdings;
@@ -10,7 +11,7 @@ use super::schedule;
 use super::state::{Node, State};
 use crate::domain::command::{Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration};
 use crate::domain::gpu::GpuState;
-use crate::domain::ids::{Generation, NodeName, TaskId, Term};
+use crate::domain::ids::{Generation, NodeName, NodeUid, TaskId, Term};
 use crate::domain::level::Level;
 use crate::domain::node::Standing;
 use crate::domain::reconcile::{self, DesiredTask, Phase};
@@ -32,6 +33,10 @@ pub(super) fn register(
     context: &mut Context<'_>,
 ) -> Result<Registered, Error> {
     let name = registration.name.clone();
+    if context.parts.certification.is_some() {
+        access::refuse_removed(&state.access, &name)?;
+        refuse_address(state, &registration)?;
+    }
     registration.level.check_peer(format_args!("the agent of node {name}, wharf {},", registration.version))?;
     if !registration.cluster_id.is_empty() && registration.cluster_id != state.cluster_id {
         let message = format!(
@@ -72,7 +77,7 @@ pub(super) fn register(
         );
         return Err(Error::new(ErrorKind::AlreadyExists, message));
     }
-    let renamed = rename(state, &registration)?;
+    let renamed = rename(state, &registration, context)?;
     // Whom it obeyed is of this moment and not stored: kept, it would make every node look changed, and be written
     // again, each time that a controller starts.
     (registration.cluster_id, registration.term, registration.level) = (String::new(), Term(0), Level::FIRST);
@@ -154,10 +159,39 @@ fn note_gpus(state: &mut State, registration: &Registration, context: &Context<'
     }
 }
 
+/// An agent speaks for its own node alone.
+pub(super) fn speaks_for(from: &NodeName, node: &NodeName) -> Result<(), Error> {
+    if from == node {
+        return Ok(());
+    }
+    let message = format!("the agent of node {from} may not speak for node {node}");
+    Err(Error::new(ErrorKind::NotAllowed, message))
+}
+
+/// The same of a node by its uid; of one that nobody knows everybody may speak, and hears so.
+pub(super) fn speaks_for_uid(state: &State, from: &NodeName, uid: &NodeUid) -> Result<(), Error> {
+    state.node_by_uid(uid).map_or(Ok(()), |(name, _)| speaks_for(from, name))
+}
+
 /// Heard lately, or not yet given the time to be heard by this controller.
 pub(super) fn may_live(node: &Node, context: &Context<'_>) -> bool {
     let silent_for = context.instant.duration_since(node.heard.unwrap_or(context.started));
     node.reachable || silent_for < context.parts.node_timeout
+}
+
+/// What the controller connects to is for a node that has a certificate to show to say, as far as it can show it there.
+fn refuse_address(state: &State, registration: &Registration) -> Result<(), Error> {
+    let (name, address) = (&registration.name, registration.address.as_str());
+    let has_certificate = state.access.nodes.get(name).is_some_and(|known| known.number > 0);
+    let (host, port) = address.rsplit_once(':').unwrap_or_default();
+    let is_plain = !host.is_empty() && !address.contains('/') && port.parse::<u16>().is_ok_and(|port| port > 0);
+    if is_plain || (!has_certificate && address.starts_with("unix:/")) {
+        return Ok(());
+    }
+    let start: String = address.chars().take(100).collect();
+    let message =
+        format!("node {name}: '{}' is not where a node can be reached; allowed is HOST:PORT", start.escape_debug());
+    Err(Error::new(ErrorKind::Invalid, message))
 }
 
 /// Names are parts of keys: what the store cannot hold would fail every batch it is in, and so all others' changes.
@@ -193,9 +227,20 @@ fn refuse_oversized(registration: &Registration) -> Result<(), Error> {
 
 /// A node that comes back under another name leaves the old one, once nothing of it is on the books, and takes along
 /// what operators want of it.
-fn rename(state: &mut State, registration: &Registration) -> Result<Option<Standing>, Error> {
+fn rename(state: &mut State, registration: &Registration, context: &Context<'_>) -> Result<Option<Standing>, Error> {
     let known = state.node_by_uid(&registration.node_uid).map(|(name, _)| name.clone());
     let Some(old) = known.filter(|old| *old != registration.name) else { return Ok(None) };
+    // Ids of nodes are no secrets: who has the certificate of another name may not take this one's place.
+    let certified = state.access.nodes.get(&old).is_some_and(|known| known.is_valid(context.now));
+    let lives = state.nodes.get(&old).is_some_and(|node| may_live(node, context));
+    if context.parts.certification.is_some() && (certified || lives) {
+        let message = format!(
+            "node {} says that it was {old} before, which belongs to the cluster under that name; if it is the same \
+             machine, remove the old name first: 'wharf node remove {old}'",
+            registration.name
+        );
+        return Err(Error::new(ErrorKind::AlreadyExists, message));
+    }
     let tasks = desired_tasks(state, &old).len();
     if tasks > 0 {
         let message = format!(

@@ -42,7 +42,12 @@ impl RecordsApi for Controller {
     }
 
     async fn job_file(&self, who: &Principal, job: &str) -> Result<Option<Vec<u8>>, Error> {
-        let id = resolve::job_ref(&read(&self.shared), who, job)?.id;
+        let (id, owner) = {
+            let state = read(&self.shared);
+            let job = resolve::job_ref(&state, who, job)?;
+            (job.id, job.user.clone())
+        };
+        api::may_enter(who, &owner, &format!("job {id}"))?;
         persist::read_file(&*self.parts.store, id).await
     }
 }

@@ -1,5 +1,6 @@
 //! Everything the controller knows, in memory. A copy of what the store holds, plus what agents keep telling.
 
+use super::access::Access;
 use super::busy_ports::BusyPorts;
 use super::deaf::Unanswered;
 use super::placing::Placing;
@@ -32,6 +33,8 @@ pub(super) struct State {
     pub(super) specs: HashMap<JobId, Arc<JobSpec>>,
     pub(super) runs: BTreeMap<RunId, Run>,
     pub(super) nodes: BTreeMap<NodeName, Node>,
+    /// Who may call.
+    pub(super) access: Access,
     /// Names of unfinished jobs, by user.
     pub(super) names: HashMap<(String, String), JobId>,
     /// Answers to repeated submits, by user and request id.

@@ -26,7 +26,7 @@ impl Controller {
         };
         let mut asked = JoinSet::new();
         for (name, node) in nodes {
-            let Ok(agent) = self.parts.dialer.dial(&node.address) else { continue };
+            let Ok(agent) = self.parts.dialer.dial(&name, &node.address) else { continue };
             asked.spawn(async move { (name, node.node_uid, agent.get_node(&controller_principal()).await) });
         }
         let found = async {

@@ -43,8 +43,8 @@ fn failure(code: i32) -> Exit {
 }
 
 /// What agents are to the controller.
-fn node_agent() -> Principal {
-    Principal { roles: vec![Role::Agent], ..user("agent") }
+fn node_agent(node: &str) -> Principal {
+    Principal { roles: vec![Role::Agent], ..user(node) }
 }
 
 fn operator() -> Principal {

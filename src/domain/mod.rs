@@ -1,6 +1,7 @@
 //! The words of wharf and its pure decisions. No IO, no clock, no randomness:
 //! time, ids and chance come in as arguments.
 
+pub mod access;
 pub mod allocation;
 pub mod checked;
 pub mod command;

@@ -2,16 +2,18 @@
 
 use super::channel::{CALL_LIMIT, CHECK_LIMIT, EXEC_LIMIT, OPEN_LIMIT, SLACK, Wire};
 use super::convert::{self, each, inner};
+use super::credentials::Credentials;
 use super::exec;
 use super::generated::agent_client::AgentClient as Generated;
 use super::generated::{self as pb};
 use super::stream;
+use super::tls;
 use crate::api::agent::{AgentApi, NodeInfo, WatchedStatus};
 use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
 use crate::domain::checked::CheckedNode;
 use crate::domain::command::{CommandHeader, Error, ErrorKind};
 use crate::domain::fault::{Fault, FaultId};
-use crate::domain::ids::TaskId;
+use crate::domain::ids::{NodeName, TaskId};
 use crate::domain::principal::Principal;
 use crate::domain::quantity::MAX_MESSAGE_BYTES;
 use crate::domain::ssh::SshSeed;
@@ -36,7 +38,12 @@ impl AgentClient {
     /// `address` is `HOST:PORT`, `http://HOST:PORT` or `unix:PATH`. Connects with the first call. Has to be called
     /// inside a tokio runtime.
     pub fn new(address: &str) -> Result<Self, Error> {
-        Ok(Self { wire: Wire::new("agent", address)? })
+        Ok(Self { wire: Wire::new("agent", address, "", &Credentials::default())? })
+    }
+
+    /// The same of the agent of `node`, which has to prove it where there is TLS.
+    pub fn of_node(node: &NodeName, address: &str, credentials: &Credentials) -> Result<Self, Error> {
+        Ok(Self { wire: Wire::new("agent", address, &tls::of_node(&node.0), credentials)? })
     }
 
     /// A command answers by its own deadline.

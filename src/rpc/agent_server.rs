@@ -163,6 +163,7 @@ impl Agent for AgentService {
         let (call, mut requests) = self.gate.open("Exec", request);
         let answer = async {
             let (who, task, spec) = exec::start(&call, &mut requests).await?;
+            call.about(format!("task {task}"));
             self.api.exec(&who, task, spec).await
         };
         call.exec(answer.await, requests)

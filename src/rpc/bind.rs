@@ -13,8 +13,8 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 /// For names that have to be looked up, and for whoever may sit on a socket file.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
-/// The group may connect; others may not.
-const SOCKET_MODE: u32 = 0o660;
+/// Everybody may connect: the kernel says who it is, and the table of calls what they may.
+const SOCKET_MODE: u32 = 0o666;
 const DIRECTORY_MODE: u32 = 0o755;
 
 /// A socket that listens. Dropping it closes the socket and removes its file.
@@ -46,15 +46,15 @@ impl BoundListener {
     }
 }
 
-/// Binds every address (`HOST:PORT`, port 0 for any; `unix:PATH`), or none. Without `insecure` only loopback is
-/// allowed: there is no authentication on TCP.
-pub async fn bind<S: AsRef<str>>(addresses: &[S], insecure: bool) -> Result<Vec<BoundListener>, Error> {
+/// Binds every address (`HOST:PORT`, port 0 for any; `unix:PATH`), or none. `is_guarded`: callers have to prove who they
+/// are, or the operator has said that nobody has to; without it only loopback is allowed.
+pub async fn bind<S: AsRef<str>>(addresses: &[S], is_guarded: bool) -> Result<Vec<BoundListener>, Error> {
     let mut listeners = Vec::with_capacity(addresses.len());
     for address in addresses {
         let address = address.as_ref();
         listeners.push(match address.strip_prefix("unix:") {
             Some(path) => bind_unix(path.strip_prefix("//").unwrap_or(path)).await?,
-            None => bind_tcp(address, insecure).await?,
+            None => bind_tcp(address, is_guarded).await?,
         });
     }
     Ok(listeners)
@@ -71,15 +71,16 @@ fn wrong(address: &str, message: &str, allowed: &str) -> Error {
 }
 
 /// The one place that keeps unauthenticated listeners off the network.
-fn check_exposure(address: &str, found: SocketAddr, insecure: bool) -> Result<(), Error> {
-    if found.ip().is_loopback() || insecure {
+fn check_exposure(address: &str, found: SocketAddr, is_guarded: bool) -> Result<(), Error> {
+    if found.ip().is_loopback() || is_guarded {
         return Ok(());
     }
-    let allowed = "a loopback address or unix:PATH; anything else only with --insecure, as nobody is authenticated";
+    let allowed =
+        "a loopback address or unix:PATH; anything else only with TLS or --insecure, as nobody is authenticated";
     Err(wrong(address, "would be reachable from other machines", allowed))
 }
 
-async fn bind_tcp(address: &str, insecure: bool) -> Result<BoundListener, Error> {
+async fn bind_tcp(address: &str, is_guarded: bool) -> Result<BoundListener, Error> {
     let has_port =
         address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
     if !has_port {
@@ -89,7 +90,7 @@ async fn bind_tcp(address: &str, insecure: bool) -> Result<BoundListener, Error>
     let found = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     let found: Vec<SocketAddr> = found.map_err(|error| failed(address, &error))?.collect();
     for address_found in &found {
-        check_exposure(address, *address_found, insecure)?;
+        check_exposure(address, *address_found, is_guarded)?;
     }
     let listener = TcpListener::bind(&found[..]).await.map_err(|error| failed(address, &error))?;
     let real = listener.local_addr().map_err(|error| failed(address, &error))?;
@@ -213,7 +214,7 @@ mod tests {
         let address = format!("unix:{}", path.display());
         let first = bind(&[&address], false).await.unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o660, 0o755));
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o666, 0o755));
         let error = refused(&address, false).await;
         assert_eq!(error.kind, ErrorKind::AlreadyExists);
         assert!(error.message.contains("a.sock"), "{error}");

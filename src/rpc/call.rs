@@ -1,37 +1,47 @@
 //! One call as a server sees it: who asks, what is wrong with the request, and how the answer leaves.
 
+use super::admission::{Admission, Admitted, Asked, Bearer};
 use super::convert::{self, Parsed};
 use super::exec;
 use super::generated as pb;
-use super::peer::{Accounts, Peer};
+use super::peer::{Peer, bearer_of};
+use super::security::{Ended, Outcome};
 use super::status;
 use super::stream::Replies;
+use super::vigil::Vigil;
 use crate::api::stream::{Answers, ExecSession};
+use crate::domain::access::calls::Service;
+use crate::domain::access::token::Token;
 use crate::domain::command::{CommandHeader, Error, ErrorKind, Violation};
 use crate::domain::principal::Principal;
 use crate::domain::quantity::MAX_MESSAGE_BYTES;
 use prost::Message;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 /// What all calls of one server share.
 #[derive(Debug, Clone)]
 pub(super) struct Gate {
-    pub(super) accounts: Arc<Accounts>,
+    pub(super) admission: Arc<Admission>,
+    service: Service,
     /// The server is shutting down: streams end, so that their readers go on elsewhere.
     pub(super) closing: CancellationToken,
 }
 
 impl Gate {
-    pub(super) fn new() -> Self {
-        Self { accounts: Arc::new(Accounts::new()), closing: CancellationToken::new() }
+    pub(super) fn new(service: Service, admission: Arc<Admission>, closing: CancellationToken) -> Self {
+        Self { admission, service, closing }
     }
 
     pub(super) fn open<T>(&self, method: &'static str, request: Request<T>) -> (Call<'_>, T) {
-        let peer = request.extensions().get::<Peer>().copied();
+        let peer = request.extensions().get::<Peer>().cloned();
         let budget = status::budget(request.metadata());
-        (Call { gate: self, method, peer, budget }, request.into_inner())
+        let bearer = bearer_of(request.metadata().as_ref());
+        let (who, object) = (OnceLock::new(), OnceLock::new());
+        let is_noted = AtomicBool::new(false);
+        (Call { gate: self, method, peer, bearer, budget, who, object, is_noted }, request.into_inner())
     }
 }
 
@@ -40,10 +50,49 @@ pub(super) struct Call<'a> {
     gate: &'a Gate,
     method: &'static str,
     peer: Option<Peer>,
+    bearer: Option<Bearer>,
     budget: usize,
+    who: OnceLock<Admitted>,
+    /// What it is about, for the audit log.
+    object: OnceLock<String>,
+    is_noted: AtomicBool,
+}
+
+/// The caller may go away before the answer is known: what was asked for is done all the same.
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if self.who.get().is_some() && !*self.is_noted.get_mut() {
+            self.note(Outcome::Unknown);
+        }
+    }
 }
 
 impl Call<'_> {
+    /// It changes nothing, whatever its name says: only a refusal is written down.
+    pub(super) fn is_trial(&self) {
+        self.is_noted.store(true, Ordering::Relaxed);
+    }
+
+    /// What the call changes, for the audit log; the first word counts.
+    pub(super) fn about(&self, object: impl Into<String>) {
+        let _ = self.object.set(object.into());
+    }
+
+    /// How the call ended, for the audit log.
+    fn note(&self, outcome: Outcome<'_>) {
+        // A trial is noted before it is made.
+        if self.is_noted.swap(true, Ordering::Relaxed) && matches!(outcome, Outcome::Ok) {
+            return;
+        }
+        let (service, method) = (self.gate.service, self.method);
+        let object = self.object.get().map_or("", String::as_str);
+        let admitted = self.who.get();
+        let who = admitted.map(|admitted| &admitted.principal);
+        let by = admitted.and_then(|admitted| admitted.by.as_deref());
+        let ended = Ended { service, method, who, by, object, outcome };
+        self.gate.admission.security.note(self.peer.as_ref(), &ended);
+    }
+
     /// The caller's mistake in one field of the request.
     pub(super) fn wrong(&self, violation: Violation) -> Error {
         let message = format!("{}: the request's {violation}", self.method);
@@ -67,7 +116,30 @@ impl Call<'_> {
 
     pub(super) async fn admit(&self, claim: Principal, field: &str) -> Result<Principal, Error> {
         let no_peer = || Error::internal(format!("{}: the connection does not say who is there", self.method));
-        self.gate.accounts.admit(self.peer.ok_or_else(no_peer)?, claim, field).await
+        let (peer, bearer) = (self.peer.clone().ok_or_else(no_peer)?, self.bearer.clone());
+        let asked = Asked { peer, bearer, service: self.gate.service, method: self.method };
+        let admitted = self.gate.admission.admit(&asked, claim, field).await?;
+        let principal = admitted.principal.clone();
+        let _ = self.who.set(admitted);
+        Ok(principal)
+    }
+
+    /// The token of a machine that wants to belong to the cluster. It is judged by whoever keeps the tokens.
+    pub(super) fn joining_token(&self) -> Result<Token, Error> {
+        let refused = |message: String| Error::new(ErrorKind::NotAllowed, format!("{}: {message}", self.method));
+        if matches!(self.peer, Some(Peer::Tcp(_)) | None) {
+            return Err(refused("a token of a node is taken over TLS only".to_owned()));
+        }
+        let bearer = self.bearer.as_ref().ok_or_else(|| refused("there is no token".to_owned()))?;
+        bearer.0.parse().map_err(|error| refused(format!("{error}")))
+    }
+
+    /// Over a stream, which may last for ever.
+    fn vigil(&self) -> Option<Vigil> {
+        let principal = self.who.get()?.principal.clone();
+        let (peer, bearer) = (self.peer.clone()?, self.bearer.clone());
+        let asked = Asked { peer, bearer, service: self.gate.service, method: self.method };
+        Vigil::over(self.gate.admission.clone(), asked, principal)
     }
 
     pub(super) fn status(&self, error: Error) -> Status {
@@ -79,6 +151,7 @@ impl Call<'_> {
     }
 
     pub(super) fn reply<P: Message>(&self, answer: Result<P, Error>) -> Result<Response<P>, Status> {
+        self.note(Outcome::of(answer.as_ref().err()));
         let reply = answer.map_err(|error| self.status(error))?;
         let bytes = reply.encoded_len();
         if bytes > MAX_MESSAGE_BYTES {
@@ -94,8 +167,9 @@ impl Call<'_> {
         answers: Result<Answers<D>, Error>,
         pack: fn(D) -> Result<Vec<P>, Error>,
     ) -> Result<Response<Replies<D, P>>, Status> {
+        self.note(Outcome::of(answers.as_ref().err()));
         let answers = answers.map_err(|error| self.status(error))?;
-        Ok(Response::new(Replies::new(answers, pack, self.budget, &self.gate.closing)))
+        Ok(Response::new(Replies::new(answers, pack, self.budget, &self.gate.closing, self.vigil())))
     }
 }
 
@@ -106,8 +180,10 @@ impl Call<'_> {
         session: Result<ExecSession, Error>,
         requests: Streaming<pb::ExecRequest>,
     ) -> Result<Response<exec::Session>, Status> {
+        self.note(Outcome::of(session.as_ref().err()));
         let ExecSession { input, output } = session.map_err(|error| self.status(error))?;
-        let output = Replies::new(output, exec::output_messages, self.budget, &CancellationToken::new());
+        let closing = CancellationToken::new();
+        let output = Replies::new(output, exec::output_messages, self.budget, &closing, self.vigil());
         Ok(Response::new(exec::Session::new(output, input, requests)))
     }
 }

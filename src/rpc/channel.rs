@@ -4,13 +4,16 @@
 //! fills the flow-control window of its connection; commands and heartbeats must not wait behind it.
 
 use super::convert::Parsed;
+use super::credentials::Credentials;
 use super::status::{self, MAX_HEADER_LIST_BYTES};
+use super::tls::client::ClientTls;
 use crate::domain::command::{Error, ErrorKind, Violation};
 use crate::domain::quantity::MAX_MESSAGE_BYTES;
 use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
-use tonic::transport::{Channel, Endpoint};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status};
 
 /// Reads and other short calls.
@@ -25,6 +28,8 @@ pub(super) const EXEC_LIMIT: Duration = Duration::from_secs(30);
 pub(super) const SLACK: Duration = Duration::from_millis(250);
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// With the handshake of TLS.
+const TLS_CONNECT_LIMIT: Duration = Duration::from_secs(6);
 /// A peer that answers no ping for `PING_LIMIT` is dead, also for streams that only listen.
 pub(super) const PING_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) const PING_LIMIT: Duration = Duration::from_secs(20);
@@ -42,20 +47,37 @@ pub(super) struct Wire {
     peer: Arc<str>,
     calls: Channel,
     streams: Channel,
+    /// What proves who calls, if it goes with every call.
+    bearer: Option<MetadataValue<Ascii>>,
 }
 
 impl Wire {
-    /// `role` is what the peer is, for messages. Does not connect yet.
-    pub(super) fn new(role: &str, address: &str) -> Result<Self, Error> {
+    /// `role` is what the peer is, for messages; with TLS it has to prove that it is `name`. Does not connect yet.
+    pub(super) fn new(role: &str, address: &str, name: &str, credentials: &Credentials) -> Result<Self, Error> {
         // The connections are driven by tasks of the runtime that makes them.
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(Error::internal(format!(
                 "connecting to the {role} at {address}: not inside a tokio runtime"
             )));
         }
-        let endpoint = endpoint(address)?;
+        let (endpoint, transport) = endpoint(address, credentials.tls.is_some())?;
         let peer = format!("{role} at {address}").into();
-        Ok(Self { peer, calls: endpoint.connect_lazy(), streams: endpoint.connect_lazy() })
+        let connect = || match (transport, &credentials.tls) {
+            (Transport::Tls, Some(tls)) => Ok(through(&endpoint, tls.clone(), name)),
+            (Transport::Tls, None) => Err(wrong(
+                address,
+                "asks for TLS, and nothing says whom to believe there",
+                "after 'wharf login ADDR', or with a token in WHARF_TOKEN",
+            )),
+            (Transport::Plain | Transport::Unix, _) => Ok(endpoint.connect_lazy()),
+        };
+        let bearer = credentials.bearer.as_ref().filter(|_| transport != Transport::Plain);
+        let bearer = bearer.and_then(|bearer| MetadataValue::try_from(format!("Bearer {bearer}")).ok());
+        let bearer = bearer.map(|mut value| {
+            value.set_sensitive(true);
+            value
+        });
+        Ok(Self { peer, calls: connect()?, streams: connect()?, bearer })
     }
 
     pub(super) fn peer(&self) -> &str {
@@ -103,6 +125,9 @@ impl Wire {
     fn request<M>(&self, message: M) -> Request<M> {
         let mut request = Request::new(message);
         status::announce_budget(request.metadata_mut());
+        if let Some(bearer) = &self.bearer {
+            request.metadata_mut().insert("authorization", bearer.clone());
+        }
         request
     }
 
@@ -136,27 +161,60 @@ impl Wire {
     }
 }
 
-fn endpoint(address: &str) -> Result<Endpoint, Error> {
-    let wrong = |message: &str| {
-        let violation = Violation {
-            field: "address".into(),
-            message: message.into(),
-            found: address.chars().take(120).collect(),
-            allowed: "HOST:PORT, http://HOST:PORT or unix:PATH".into(),
-        };
-        let text = format!("the {violation}");
-        Error { violations: vec![violation], ..Error::new(ErrorKind::Invalid, text) }
+/// How an address is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    Unix,
+    Plain,
+    Tls,
+}
+
+fn wrong(address: &str, message: &str, allowed: &str) -> Error {
+    let violation = Violation {
+        field: "address".into(),
+        message: message.into(),
+        found: address.chars().take(120).collect(),
+        allowed: allowed.into(),
     };
+    let text = format!("the {violation}");
+    Error { violations: vec![violation], ..Error::new(ErrorKind::Invalid, text) }
+}
+
+/// Connections through TLS to whoever proves to be `name`.
+fn through(endpoint: &Endpoint, tls: ClientTls, name: &str) -> Channel {
+    let name: Arc<str> = name.into();
+    let connector = tower::service_fn(move |uri: Uri| {
+        let (tls, name) = (tls.clone(), name.clone());
+        async move {
+            let authority = uri.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
+            tls.connect(&authority, &name).await
+        }
+    });
+    endpoint.connect_with_connector_lazy(connector)
+}
+
+/// Without a scheme an address is reached by TLS where there is anything to know the peer by.
+fn endpoint(address: &str, has_tls: bool) -> Result<(Endpoint, Transport), Error> {
+    let wrong =
+        |message: &str| wrong(address, message, "HOST:PORT, https://HOST:PORT, http://HOST:PORT or unix:PATH");
+    let mut transport = if has_tls { Transport::Tls } else { Transport::Plain };
     let uri = if let Some(path) = address.strip_prefix("unix:") {
         let path = path.strip_prefix("//").unwrap_or(path);
         if path.is_empty() || path.len() > MAX_SOCKET_PATH_BYTES {
             return Err(wrong("is not the path of a socket: 1 to 107 bytes are"));
         }
+        transport = Transport::Unix;
         format!("unix:{path}")
-    } else if address.starts_with("https://") {
-        return Err(wrong("asks for TLS, which this version does not have"));
     } else {
-        let authority = address.strip_prefix("http://").unwrap_or(address);
+        let authority = if let Some(authority) = address.strip_prefix("https://") {
+            transport = Transport::Tls;
+            authority
+        } else if let Some(authority) = address.strip_prefix("http://") {
+            transport = Transport::Plain;
+            authority
+        } else {
+            address
+        };
         let (host, port) = authority.trim_end_matches('/').rsplit_once(':').unwrap_or_default();
         if host.is_empty() || port.parse::<u16>().is_ok_and(|port| port == 0) || port.parse::<u16>().is_err() {
             return Err(wrong("names no host and port"));
@@ -164,14 +222,15 @@ fn endpoint(address: &str) -> Result<Endpoint, Error> {
         format!("http://{authority}")
     };
     let endpoint = Endpoint::from_shared(uri).map_err(|error| wrong(&format!("cannot be used ({error})")))?;
-    Ok(endpoint
-        .connect_timeout(CONNECT_LIMIT)
+    let endpoint = endpoint
+        .connect_timeout(if transport == Transport::Tls { TLS_CONNECT_LIMIT } else { CONNECT_LIMIT })
         .tcp_nodelay(true)
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_LIMIT)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES))
+        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES);
+    Ok((endpoint, transport))
 }
 
 #[cfg(test)]
@@ -181,12 +240,19 @@ mod tests {
     #[test]
     fn addresses_are_parsed_or_refused_with_the_forms_allowed() {
         for good in ["127.0.0.1:7600", "[::1]:7600", "node-7:7601", "http://localhost:1", "unix:/run/wharf/a.sock"] {
-            assert!(endpoint(good).is_ok(), "{good}");
+            assert_ne!(endpoint(good, false).unwrap().1, Transport::Tls, "{good}");
+        }
+        for (address, has_tls, transport) in [
+            ("https://h:1", false, Transport::Tls),
+            ("h:1", true, Transport::Tls),
+            ("http://h:1", true, Transport::Plain),
+            ("unix:/run/x", true, Transport::Unix),
+        ] {
+            assert_eq!(endpoint(address, has_tls).unwrap().1, transport, "{address}");
         }
         let long = format!("unix:/{}", "x".repeat(120));
-        for bad in ["", "localhost", "host:", ":7600", "host:0", "host:70000", "a b:1", "https://h:1", "unix:", &long]
-        {
-            let error = endpoint(bad).unwrap_err();
+        for bad in ["", "localhost", "host:", ":7600", "host:0", "host:70000", "a b:1", "unix:", &long] {
+            let error = endpoint(bad, false).unwrap_err();
             assert_eq!(error.kind, ErrorKind::Invalid, "{bad}");
             assert_eq!(error.violations[0].field, "address");
         }

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
@@ -21,6 +22,8 @@ pub(super) struct Connection {
 pub(super) enum Transport {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Over another connection, which is cut for both.
+    Tls(Box<TlsStream<Connection>>),
 }
 
 impl Connection {
@@ -28,8 +31,28 @@ impl Connection {
         Self { transport, peer, cut: Box::pin(cut.clone().cancelled_owned()), looked_at: Vec::new() }
     }
 
-    pub(super) fn peer(&self) -> Peer {
-        self.peer
+    /// What came over `inner` after its handshake; `peer` is what that has proven.
+    pub(super) fn within(inner: Box<TlsStream<Self>>, peer: Peer) -> Self {
+        // The outer one is cut by its token already.
+        let never = CancellationToken::new().cancelled_owned();
+        Self { transport: Transport::Tls(inner), peer, cut: Box::pin(never), looked_at: Vec::new() }
+    }
+
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    pub(super) fn is_now(&mut self, peer: Peer) {
+        self.peer = peer;
+    }
+
+    /// The own end, of TCP.
+    pub(super) fn local_address(&self) -> Option<std::net::SocketAddr> {
+        match &self.transport {
+            Transport::Tcp(stream) => stream.local_addr().ok(),
+            Transport::Unix(_) => None,
+            Transport::Tls(stream) => stream.get_ref().0.local_address(),
+        }
     }
 
     /// Gives back bytes that were read from it: whoever reads next reads them again.
@@ -49,7 +72,7 @@ impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        self.peer
+        self.peer.clone()
     }
 }
 
@@ -67,6 +90,7 @@ impl AsyncRead for Connection {
         match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
         }
     }
 }
@@ -77,6 +101,7 @@ impl AsyncWrite for Connection {
         match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Transport::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
         }
     }
 
@@ -89,6 +114,7 @@ impl AsyncWrite for Connection {
         match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Transport::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -100,6 +126,7 @@ impl AsyncWrite for Connection {
         match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
         }
     }
 
@@ -107,6 +134,7 @@ impl AsyncWrite for Connection {
         match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
         }
     }
 }

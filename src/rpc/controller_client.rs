@@ -1,14 +1,18 @@
 //! The controller at the other end of a connection, at one of several addresses.
 
 use super::channel::{CALL_LIMIT, CHECK_LIMIT, EXEC_LIMIT, OPEN_LIMIT, Wire};
-use super::convert::{self, Parsed, each};
+use super::convert::{self, Parsed, each, inner};
+use super::credentials::Credentials;
 use super::exec;
 use super::generated as pb;
 use super::generated::controller_client::ControllerClient as Generated;
 use super::status::never_sent;
 use super::stream;
+use super::tls;
 use crate::api::controller::{ControllerApi, EventFilter, JobFilter, Submit};
 use crate::api::stream::{Answers, ExecSession, ExecSpec, LogBatch, LogQuery};
+use crate::domain::access::token::{Token, TokenId};
+use crate::domain::access::{CertificateRequest, IssuedCertificate, NewToken, TokenView};
 use crate::domain::checked::CheckedNode;
 use crate::domain::command::{
     Error, ErrorKind, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
@@ -52,10 +56,15 @@ impl ControllerClient {
     /// `addresses` are `HOST:PORT`, `http://HOST:PORT` or `unix:PATH`, at least one. Connects with the first call.
     /// Has to be called inside a tokio runtime.
     pub fn new<S: AsRef<str>>(addresses: &[S]) -> Result<Self, Error> {
+        Self::with(addresses, &Credentials::default())
+    }
+
+    /// The same, with what proves who calls and whom to believe.
+    pub fn with<S: AsRef<str>>(addresses: &[S], credentials: &Credentials) -> Result<Self, Error> {
         if addresses.is_empty() {
             return Err(Error::new(ErrorKind::Invalid, "no address of a controller is given"));
         }
-        let wire = |address: &S| Wire::new("controller", address.as_ref());
+        let wire = |address: &S| Wire::new("controller", address.as_ref(), tls::CONTROLLER, credentials);
         let wires = addresses.iter().map(wire).collect::<Result<_, _>>()?;
         Ok(Self { wires, preferred: AtomicUsize::new(0) })
     }
@@ -284,6 +293,44 @@ impl ControllerApi for ControllerClient {
         };
         let parse = |reply: pb::ReportReply| Ok(reply.acknowledged);
         self.call("Report", message, |mut c, r| async move { c.report(r).await }, parse).await
+    }
+
+    async fn who_am_i(&self, who: &Principal) -> Result<(Principal, String), Error> {
+        let message = pb::WhoAmIRequest { principal: Some(who.clone().into()) };
+        let parse = |reply: pb::WhoAmIReply| Ok((inner(reply.principal, "principal")?, reply.cluster_id));
+        self.call("WhoAmI", message, |mut c, r| async move { c.who_am_i(r).await }, parse).await
+    }
+
+    async fn create_token(&self, who: &Principal, token: NewToken) -> Result<(TokenView, Token), Error> {
+        let NewToken { role, subject, ttl_s, uses } = token;
+        let (role, ttl_s) = (role.as_str().to_owned(), ttl_s.unwrap_or(0));
+        let message = pb::CreateTokenRequest { principal: Some(who.clone().into()), role, subject, ttl_s, uses };
+        let send = |mut c: Generated<Channel>, r| async move { c.create_token(r).await };
+        self.call("CreateToken", message, send, convert::access::created).await
+    }
+
+    async fn list_tokens(&self, who: &Principal) -> Result<Vec<TokenView>, Error> {
+        let message = pb::ListTokensRequest { principal: Some(who.clone().into()) };
+        let parse = |reply: pb::ListTokensReply| each(reply.tokens, "tokens");
+        self.call("ListTokens", message, |mut c, r| async move { c.list_tokens(r).await }, parse).await
+    }
+
+    async fn revoke_token(&self, who: &Principal, id: &TokenId) -> Result<TokenView, Error> {
+        let message = pb::RevokeTokenRequest { principal: Some(who.clone().into()), id: id.0.clone() };
+        self.call("RevokeToken", message, |mut c, r| async move { c.revoke_token(r).await }, TokenView::try_from)
+            .await
+    }
+
+    /// The token goes with the connection: `_token` is the server's.
+    async fn join(&self, _token: &Token, request: CertificateRequest) -> Result<IssuedCertificate, Error> {
+        let CertificateRequest { node, csr_pem } = request;
+        let message = pb::JoinRequest { node, csr_pem };
+        self.call("Join", message, |mut c, r| async move { c.join(r).await }, convert::access::issued).await
+    }
+
+    async fn renew(&self, who: &Principal, csr_pem: String) -> Result<IssuedCertificate, Error> {
+        let message = pb::RenewRequest { principal: Some(who.clone().into()), csr_pem };
+        self.call("Renew", message, |mut c, r| async move { c.renew(r).await }, convert::access::issued).await
     }
 }
 

@@ -1,13 +1,17 @@
 //! The Controller service over an implementation of [`ControllerApi`].
 
 use super::call::{Call, Gate};
-use super::convert::{self, MAX_LINE_BYTES, MAX_WORD_BYTES, each, filled, maybe, required, text, texts};
+use super::convert::{
+    self, MAX_LINE_BYTES, MAX_SENTENCE_BYTES, MAX_WORD_BYTES, each, filled, maybe, required, text, texts,
+};
 use super::exec;
 use super::generated as pb;
 use super::generated::controller_server::Controller;
 use super::stream::{Replies, log_messages, single};
 use crate::api::controller::{ControllerApi, Submit};
 use crate::api::stream::LogBatch;
+use crate::domain::access::CertificateRequest;
+use crate::domain::access::token::TokenId;
 use crate::domain::command::{Error, Registration};
 use crate::domain::event::Event;
 use crate::domain::fault::FaultId;
@@ -44,6 +48,10 @@ impl Controller for ControllerService {
                 request_id: call.parsed(text(request.request_id, "request_id", MAX_WORD_BYTES))?,
                 dry_run: request.dry_run,
             };
+            call.about(submit.file_name.clone());
+            if submit.dry_run {
+                call.is_trial();
+            }
             self.api.submit(&who, submit).await
         };
         call.answer(answer.await)
@@ -86,7 +94,9 @@ impl Controller for ControllerService {
         let (call, request) = self.gate.open("StopJob", request);
         let answer = async {
             let who = call.principal(request.principal).await?;
-            self.api.stop_job(&who, &job(&call, request.job)?, request.grace_ms).await
+            let job = job(&call, request.job)?;
+            call.about(format!("job {job}"));
+            self.api.stop_job(&who, &job, request.grace_ms).await
         };
         call.answer(answer.await)
     }
@@ -98,7 +108,9 @@ impl Controller for ControllerService {
         let (call, request) = self.gate.open("GetSshAccess", request);
         let answer = async {
             let who = call.principal(request.principal).await?;
-            self.api.ssh_access(&who, &job(&call, request.job)?).await
+            let job = job(&call, request.job)?;
+            call.about(format!("job {job}"));
+            self.api.ssh_access(&who, &job).await
         };
         call.answer(answer.await)
     }
@@ -135,6 +147,7 @@ impl Controller for ControllerService {
             let who = call.principal(request.principal).await?;
             let node = call.parsed(filled(request.node, "node", MAX_WORD_BYTES))?;
             let change = call.parsed(convert::node_change::parse(request.change))?;
+            call.about(format!("node {node}: {change:?}"));
             Ok(self.api.change_node(&who, &node, change).await?.into())
         };
         call.reply(answer.await)
@@ -166,6 +179,7 @@ impl Controller for ControllerService {
         let answer = async {
             let who = call.principal(request.principal).await?;
             let node = call.parsed(maybe(request.node, "node", MAX_WORD_BYTES))?;
+            call.about(format!("fault {}", request.id));
             self.api.clear_fault(&who, FaultId(request.id), node.as_deref()).await
         };
         call.answer(answer.await)
@@ -180,6 +194,7 @@ impl Controller for ControllerService {
             let who = call.principal(request.principal).await?;
             let node = call.parsed(filled(request.node, "node", MAX_WORD_BYTES))?;
             let gpus = call.parsed(texts(request.gpus, "gpus", MAX_WORD_BYTES))?;
+            call.about(format!("node {node}"));
             self.api.check_node(&who, &node, gpus, request.deep).await
         };
         call.answer(answer.await)
@@ -215,6 +230,7 @@ impl Controller for ControllerService {
         let (call, mut requests) = self.gate.open("Exec", request);
         let answer = async {
             let (who, task, spec) = exec::start(&call, &mut requests).await?;
+            call.about(format!("task {task}"));
             self.api.exec(&who, task, spec).await
         };
         call.exec(answer.await, requests)
@@ -229,6 +245,7 @@ impl Controller for ControllerService {
         let answer = async {
             let who = call.principal(claim).await?;
             let registration: Registration = call.parsed(request.try_into())?;
+            call.about(format!("node {}", registration.name));
             self.api.register(&who, registration).await
         };
         call.answer(answer.await)
@@ -257,5 +274,78 @@ impl Controller for ControllerService {
             Ok(pb::ReportReply { acknowledged })
         };
         call.reply(answer.await)
+    }
+
+    async fn who_am_i(&self, request: Request<pb::WhoAmIRequest>) -> Result<Response<pb::WhoAmIReply>, Status> {
+        let (call, request) = self.gate.open("WhoAmI", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            let (principal, cluster_id) = self.api.who_am_i(&who).await?;
+            Ok(pb::WhoAmIReply { principal: Some(principal.into()), cluster_id })
+        };
+        call.reply(answer.await)
+    }
+
+    async fn create_token(
+        &self,
+        mut request: Request<pb::CreateTokenRequest>,
+    ) -> Result<Response<pb::CreateTokenReply>, Status> {
+        let claim = request.get_mut().principal.take();
+        let (call, request) = self.gate.open("CreateToken", request);
+        let answer = async {
+            let who = call.principal(claim).await?;
+            let (token, secret) =
+                self.api.create_token(&who, call.parsed(convert::access::new_token(request))?).await?;
+            let whose = token.subject.as_deref().unwrap_or("-");
+            call.about(format!("token {} of {whose}, role {}", token.id, token.role.as_str()));
+            Ok(pb::CreateTokenReply { token: Some(token.into()), secret: secret.to_string() })
+        };
+        call.reply(answer.await)
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<pb::ListTokensRequest>,
+    ) -> Result<Response<pb::ListTokensReply>, Status> {
+        let (call, request) = self.gate.open("ListTokens", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            let tokens = self.api.list_tokens(&who).await?;
+            Ok(pb::ListTokensReply { tokens: tokens.into_iter().map(Into::into).collect() })
+        };
+        call.reply(answer.await)
+    }
+
+    async fn revoke_token(&self, request: Request<pb::RevokeTokenRequest>) -> Result<Response<pb::Token>, Status> {
+        let (call, request) = self.gate.open("RevokeToken", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            let id = call.parsed(filled(request.id, "id", MAX_WORD_BYTES))?;
+            call.about(format!("token {id}"));
+            self.api.revoke_token(&who, &TokenId(id)).await
+        };
+        call.answer(answer.await)
+    }
+
+    async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::CertificateReply>, Status> {
+        let (call, request) = self.gate.open("Join", request);
+        let answer = async {
+            let token = call.joining_token()?;
+            let node = call.parsed(filled(request.node, "node", MAX_WORD_BYTES))?;
+            let csr_pem = call.parsed(filled(request.csr_pem, "csr_pem", MAX_SENTENCE_BYTES))?;
+            call.about(format!("node {node} by token {}", token.id));
+            self.api.join(&token, CertificateRequest { node, csr_pem }).await
+        };
+        call.answer(answer.await)
+    }
+
+    async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::CertificateReply>, Status> {
+        let (call, request) = self.gate.open("Renew", request);
+        let answer = async {
+            let who = call.principal(request.principal).await?;
+            let csr_pem = call.parsed(filled(request.csr_pem, "csr_pem", MAX_SENTENCE_BYTES))?;
+            self.api.renew(&who, csr_pem).await
+        };
+        call.answer(answer.await)
     }
 }

@@ -1,15 +1,16 @@
 //! HTTP/1 on a port that serves gRPC: [`Web`] over a connection, with limits of its own, so that nobody who is slow, or
 //! who has very many connections, takes anything from gRPC.
 
+use super::admission::Admission;
 use super::connection::Connection;
-use super::peer::{Accounts, Visitor};
+use super::peer::{Visitor, bearer_of};
 use crate::web::Web;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -36,13 +37,13 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: appl
 #[derive(Debug, Clone)]
 pub(super) struct Http1 {
     web: Web,
-    accounts: Arc<Accounts>,
+    admission: Arc<Admission>,
     places: Arc<Semaphore>,
 }
 
 impl Http1 {
-    pub(super) fn new(web: Web, accounts: Arc<Accounts>) -> Self {
-        Self { web, accounts, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
+    pub(super) fn new(web: Web, admission: Arc<Admission>) -> Self {
+        Self { web, admission, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
     }
 
     /// A place for one more connection, if there is one.
@@ -70,9 +71,11 @@ impl Http1 {
         _place: OwnedSemaphorePermit,
         draining: CancellationToken,
     ) {
-        let caller = Arc::new(Visitor { peer: connection.peer(), accounts: self.accounts });
-        let answer = service_fn(|request| {
-            let (web, caller) = (self.web.clone(), caller.clone());
+        let peer = connection.peer().clone();
+        let answer = service_fn(|request: http::Request<hyper::body::Incoming>| {
+            let (web, peer, admission) = (self.web.clone(), peer.clone(), self.admission.clone());
+            let caller =
+                Arc::new(Visitor { peer, bearer: bearer_of(request.headers()), admission, by: OnceLock::new() });
             async move { Ok::<_, Infallible>(web.answer(caller, request).await) }
         });
         let mut builder = hyper::server::conn::http1::Builder::new();

@@ -9,11 +9,13 @@
 //!   [`agent_client`], [`controller_client`]: an implementation of a trait over a connection.
 //! * [`bind()`], [`serve()`]: sockets and their shutdown. The caller owns both. [`door`], [`http1`], [`rest`]: HTTP on
 //!   the same sockets, answered by [`crate::web`].
-//! * [`peer`]: who is at the other end. On a Unix socket the kernel says so; on TCP there is no authentication
-//!   yet, the caller is believed, and so only loopback may be bound unless `insecure` is spelled out.
+//! * [`tls`], [`security`], [`credentials`]: the cluster's own authority, and what each end shows and believes.
+//! * [`admission`]: who calls, by certificate, token or the kernel's word, and whether they may. [`peer`],
+//!   [`local_account`]: what connections say of that.
 //!
 //! It may not decide anything about jobs, tasks or nodes, and keeps no state but connections.
 
+mod admission;
 pub mod agent_client;
 mod agent_server;
 pub mod bind;
@@ -23,18 +25,23 @@ mod connection;
 pub mod controller_client;
 mod controller_server;
 mod convert;
+pub mod credentials;
 pub mod dialer;
 mod door;
 mod exec;
 mod generated;
 mod http1;
+mod local_account;
 mod peer;
 mod rest;
 pub mod routes;
+pub mod security;
 pub mod serve;
 mod status;
 mod stream;
+pub mod tls;
 mod undecided;
+mod vigil;
 
 #[cfg(test)]
 mod tests;
@@ -42,7 +49,9 @@ mod tests;
 pub use agent_client::AgentClient;
 pub use bind::{BoundListener, bind};
 pub use controller_client::ControllerClient;
+pub use credentials::Credentials;
 pub use dialer::Dialer;
 pub use routes::{Routes, agent_routes, controller_routes};
+pub use security::{Plain, Security};
 pub use serve::serve;
 pub use status::never_sent;

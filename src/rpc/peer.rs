@@ -1,44 +1,110 @@
-//! Who is at the other end of a connection, and whom they may speak for.
+//! Who is at the other end of a connection, and whom accounts of this machine may speak for.
 //!
 //! On a Unix socket the kernel names the account of the caller. Root may act as anybody. wharf's own account may
 //! speak with the role of an agent or a controller, under any name. Everybody else is themselves, with the role of
-//! a user. On TCP there is no authentication yet: the claim is believed, which is why [`super::bind()`] keeps TCP on
-//! loopback.
+//! a user.
 
-use super::convert::principal::role_word;
+use super::admission::{Admission, Asked, Bearer};
+use super::security::{Ended, Outcome, Plain};
+use super::tls::server::Certified;
 use crate::api::Caller;
-use crate::domain::command::{Error, ErrorKind, Violation};
+use crate::domain::access::calls::Service;
+use crate::domain::command::{Error, ErrorKind};
 use crate::domain::principal::{Principal, Role};
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// The other end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Peer {
+    /// Without TLS.
     Tcp(SocketAddr),
-    Unix { uid: u32 },
+    /// Without TLS, on loopback, and the kernel has said whose it is.
+    Local {
+        address: SocketAddr,
+        uid: u32,
+    },
+    Unix {
+        uid: u32,
+    },
+    Tls {
+        address: SocketAddr,
+        /// What its certificate says, if it has shown one: the cluster's authority has signed it.
+        certified: Option<Arc<Certified>>,
+    },
 }
 
-/// The other end of a connection that speaks something else than gRPC, under the same rules.
+impl Peer {
+    /// For people: where a call came from.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::Unix { uid } => format!("unix uid {uid}"),
+            Self::Tcp(address) => format!("tcp {address}"),
+            Self::Local { address, uid } => format!("tcp {address} uid {uid}"),
+            Self::Tls { address, .. } => format!("tls {address}"),
+        }
+    }
+}
+
+/// The other end of a request that speaks something else than gRPC, under the same rules.
 #[derive(Debug)]
 pub(super) struct Visitor {
     pub(super) peer: Peer,
-    pub(super) accounts: Arc<Accounts>,
+    pub(super) bearer: Option<Bearer>,
+    pub(super) admission: Arc<Admission>,
+    /// Who really writes, once that is known.
+    pub(super) by: OnceLock<String>,
 }
 
 #[async_trait]
 impl Caller for Visitor {
     async fn admit(&self, claim: Principal) -> Result<Principal, Error> {
-        self.accounts.admit(self.peer, claim, "request").await
+        // What HTTP offers is for users: see `web::pai`.
+        let (peer, bearer) = (self.peer.clone(), self.bearer.clone());
+        let asked = Asked { peer, bearer, service: Service::Controller, method: "Submit" };
+        let admitted = self.admission.admit(&asked, claim, "request").await.map_err(|error| {
+            self.ended(None, "REST", "", Some(&error));
+            error
+        })?;
+        if let Some(by) = admitted.by {
+            let _ = self.by.set(by);
+        }
+        Ok(admitted.principal)
+    }
+
+    fn ended(&self, who: Option<&Principal>, method: &'static str, object: &str, error: Option<&Error>) {
+        let (service, by) = (Service::Controller, self.by.get().map(String::as_str));
+        let ended = Ended { service, method, who, by, object, outcome: Outcome::of(error) };
+        self.admission.security.note(Some(&self.peer), &ended);
     }
 
     fn is_proven(&self) -> bool {
+        self.bearer.is_some() || matches!(self.peer, Peer::Unix { .. } | Peer::Local { .. })
+    }
+
+    fn is_no_browser(&self) -> bool {
         matches!(self.peer, Peer::Unix { .. })
     }
+
+    fn is_encrypted(&self) -> bool {
+        matches!(self.peer, Peer::Tls { .. })
+    }
+
+    fn is_overheard(&self) -> bool {
+        let outside = matches!(&self.peer, Peer::Tcp(address) if !address.ip().to_canonical().is_loopback());
+        outside && self.admission.security.plain != Plain::Believed
+    }
+}
+
+/// What an `authorization` header says after `Bearer`.
+pub(super) fn bearer_of(headers: &http::HeaderMap) -> Option<Bearer> {
+    let value = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| Bearer(token.trim().to_owned()))
 }
 
 /// How long a name is believed, and how many are remembered.
@@ -52,7 +118,7 @@ pub(super) struct Accounts {
     names: Mutex<HashMap<u32, (String, Instant)>>,
     /// A directory that hangs may hold this many threads and no more.
     lookups: Arc<Semaphore>,
-    own_uid: u32,
+    pub(super) own_uid: u32,
 }
 
 impl Accounts {
@@ -61,22 +127,7 @@ impl Accounts {
         Self { names: Mutex::default(), lookups: Arc::new(Semaphore::new(4)), own_uid }
     }
 
-    /// The caller as far as the connection proves it. `field` is where the claim stands in the request.
-    pub(super) async fn admit(&self, peer: Peer, claim: Principal, field: &str) -> Result<Principal, Error> {
-        let principal = match peer {
-            Peer::Tcp(_) => claim,
-            Peer::Unix { uid } => {
-                let name = self.name_of(uid).await?;
-                speak_for(uid, uid == self.own_uid, name, claim)?
-            }
-        };
-        if principal.user.is_empty() {
-            return Err(nameless(field));
-        }
-        Ok(principal)
-    }
-
-    async fn name_of(&self, uid: u32) -> Result<String, Error> {
+    pub(super) async fn name_of(&self, uid: u32) -> Result<String, Error> {
         if let Some(name) = self.remembered(uid) {
             return Ok(name);
         }
@@ -107,18 +158,8 @@ impl Accounts {
     }
 }
 
-fn nameless(field: &str) -> Error {
-    let violation = Violation {
-        field: format!("{field}.user"),
-        message: "is empty".into(),
-        found: String::new(),
-        allowed: "the name of the user who asks".into(),
-    };
-    Error { violations: vec![violation], ..Error::new(ErrorKind::Invalid, "the request does not say who asks") }
-}
-
 /// Whether an account, as the kernel names it, may speak as it claims.
-fn speak_for(uid: u32, is_own: bool, name: String, claim: Principal) -> Result<Principal, Error> {
+pub(super) fn speak_for(uid: u32, is_own: bool, name: String, claim: Principal) -> Result<Principal, Error> {
     let is_service = |role: &Role| matches!(role, Role::Agent | Role::Controller);
     let privileged = uid == 0 || (is_own && claim.roles.iter().any(is_service));
     let refused = |what: String| Error::new(ErrorKind::NotAllowed, what);
@@ -126,7 +167,7 @@ fn speak_for(uid: u32, is_own: bool, name: String, claim: Principal) -> Result<P
         let beyond = claim.roles.iter().find(|role| **role != Role::User);
         return match beyond {
             Some(role) if !privileged && !is_own => {
-                let role = role_word(*role);
+                let role = role.as_str();
                 Err(refused(format!("user '{name}' (user id {uid}) may not take the role '{role}' on this socket")))
             }
             _ => Ok(Principal { user: name, uid: Some(uid), roles: claim.roles }),
@@ -173,20 +214,5 @@ mod tests {
         assert_eq!(speak_for(900, true, "wharf".into(), claim("wharf", &[Role::Admin])).unwrap().uid, Some(900));
         let error = speak_for(900, true, "wharf".into(), claim("alice", &[Role::User])).unwrap_err();
         assert_eq!(error.kind, ErrorKind::NotAllowed);
-    }
-
-    #[tokio::test]
-    async fn a_connection_without_a_name_is_refused() {
-        let accounts = Accounts::new();
-        let tcp = Peer::Tcp(([127, 0, 0, 1], 9).into());
-        let error = accounts.admit(tcp, claim("", &[]), "header.principal").await.unwrap_err();
-        assert_eq!(error.violations[0].field, "header.principal.user");
-        let own = Peer::Unix { uid: accounts.own_uid };
-        let name = nix::unistd::User::from_uid(accounts.own_uid.into()).unwrap().map(|user| user.name);
-        for _ in 0..2 {
-            assert_eq!(Some(accounts.admit(own, claim("", &[]), "principal").await.unwrap().user), name);
-        }
-        let nobody = Peer::Unix { uid: 3_999_999_999 };
-        assert_eq!(accounts.admit(nobody, claim("", &[]), "principal").await.unwrap().user, "3999999999");
     }
 }

@@ -1,11 +1,13 @@
 //! HTTP over HTTP/2, beside gRPC on its connections: [`Web`] as one more service of the port.
 
-use super::peer::{Accounts, Peer, Visitor};
+use super::admission::Admission;
+use super::peer::{Peer, Visitor, bearer_of};
 use crate::web::{Body, Web};
 use http::{Request, Response};
 use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use tonic::codegen::Service;
 use tonic::server::NamedService;
@@ -14,7 +16,7 @@ use tonic::server::NamedService;
 #[derive(Debug, Clone)]
 pub(super) struct Rest {
     pub(super) web: Web,
-    pub(super) accounts: Arc<Accounts>,
+    pub(super) admission: Arc<Admission>,
 }
 
 impl NamedService for Rest {
@@ -31,14 +33,14 @@ impl Service<Request<tonic::body::Body>> for Rest {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        let Self { web, accounts } = self.clone();
+        let Self { web, admission } = self.clone();
         Box::pin(async move {
-            // Every connection of ours says who is there; one that does not is nobody.
-            let peer = request.extensions().get::<Peer>().copied().unwrap_or(Peer::Unix { uid: NOBODY });
-            Ok(web.answer(Arc::new(Visitor { peer, accounts }), request).await)
+            // Every connection of ours says who is there; one that does not proves nothing.
+            let peer = request.extensions().get::<Peer>().cloned().unwrap_or(Peer::Tcp(NOWHERE));
+            let bearer = bearer_of(request.headers());
+            Ok(web.answer(Arc::new(Visitor { peer, bearer, admission, by: OnceLock::new() }), request).await)
         })
     }
 }
 
-/// The kernel's `overflowuid`.
-const NOBODY: u32 = 65534;
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);

@@ -1,14 +1,16 @@
 //! What a port serves: a service of ours, with the standard health and reflection services.
 
+use super::admission::Admission;
 use super::agent_server::AgentService;
 use super::call::Gate;
 use super::controller_server::ControllerService;
 use super::generated::DESCRIPTORS;
 use super::generated::agent_server::AgentServer;
 use super::generated::controller_server::ControllerServer;
-use super::peer::Accounts;
 use super::rest::Rest;
+use super::security::Security;
 use crate::api::{AgentApi, ControllerApi};
+use crate::domain::access::calls::Service;
 use crate::domain::command::Error;
 use crate::domain::quantity::MAX_MESSAGE_BYTES;
 use crate::web::Web;
@@ -29,40 +31,42 @@ pub struct Routes {
     pub(super) services: tonic::service::Routes,
     /// What answers HTTP, if anything does.
     pub(super) web: Option<Web>,
-    pub(super) accounts: Arc<Accounts>,
+    pub(super) admission: Arc<Admission>,
     pub(super) closing: CancellationToken,
     health: HealthReporter,
     names: Vec<&'static str>,
 }
 
 /// The Agent service, health and reflection.
-pub async fn agent_routes(api: Arc<dyn AgentApi>) -> Result<Routes, Error> {
-    routes(Some(api), None).await
+pub async fn agent_routes(api: Arc<dyn AgentApi>, security: Security) -> Result<Routes, Error> {
+    routes(Some(api), None, security).await
 }
 
 /// The Controller service, health and reflection.
-pub async fn controller_routes(api: Arc<dyn ControllerApi>) -> Result<Routes, Error> {
-    routes(None, Some(api)).await
+pub async fn controller_routes(api: Arc<dyn ControllerApi>, security: Security) -> Result<Routes, Error> {
+    let security = security.kept_by(api.clone());
+    routes(None, Some(api), security).await
 }
 
 /// Both services on one port, or one of them.
 pub async fn routes(
     agent: Option<Arc<dyn AgentApi>>,
     controller: Option<Arc<dyn ControllerApi>>,
+    security: Security,
 ) -> Result<Routes, Error> {
-    let gate = Gate::new();
-    let (closing, accounts) = (gate.closing.clone(), gate.accounts.clone());
+    let (closing, admission) = (CancellationToken::new(), Arc::new(Admission::new(security)));
+    let gate = |service| Gate::new(service, admission.clone(), closing.clone());
     let mut services = tonic::service::Routes::builder();
     let mut names = Vec::new();
     if let Some(api) = agent {
-        let service = AgentServer::new(AgentService::new(api, gate.clone()));
+        let service = AgentServer::new(AgentService::new(api, gate(Service::Agent)));
         services.add_service(
             service.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES),
         );
         names.push(AGENT);
     }
     if let Some(api) = controller {
-        let service = ControllerServer::new(ControllerService::new(api, gate));
+        let service = ControllerServer::new(ControllerService::new(api, gate(Service::Controller)));
         services.add_service(
             service.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES),
         );
@@ -73,7 +77,7 @@ pub async fn routes(
     let broken = |error| Error::internal(format!("building the reflection service: {error}"));
     services.add_service(reflection(&names).build_v1().map_err(broken)?);
     services.add_service(reflection(&names).build_v1alpha().map_err(broken)?);
-    let routes = Routes { services: services.routes(), web: None, accounts, closing, health, names };
+    let routes = Routes { services: services.routes(), web: None, admission, closing, health, names };
     routes.report(ServingStatus::Serving).await;
     Ok(routes)
 }
@@ -89,7 +93,7 @@ fn reflection(names: &[&'static str]) -> tonic_reflection::server::Builder<'stat
 impl Routes {
     /// The same, and `web` answers what comes as HTTP/1, and what is asked below `/api/`.
     pub fn with_web(self, web: Web) -> Self {
-        let rest = Rest { web: web.clone(), accounts: self.accounts.clone() };
+        let rest = Rest { web: web.clone(), admission: self.admission.clone() };
         Self { services: self.services.add_service(rest), web: Some(web), ..self }
     }
 

@@ -37,21 +37,17 @@ pub async fn serve(listeners: Vec<BoundListener>, routes: Routes, shutdown: Canc
     let _cut_on_drop = cut.clone().drop_guard();
     let draining = CancellationToken::new();
     let mut servers = JoinSet::new();
-    let http1 = routes.web.clone().map(|web| Http1::new(web, routes.accounts.clone()));
+    let http1 = routes.web.clone().map(|web| Http1::new(web, routes.admission.clone()));
+    let security = routes.admission.security.clone();
     for listener in listeners {
         let address = listener.address().to_owned();
         let incoming = Incoming::new(listener, cut.clone());
         let (services, ended) = (routes.services.clone(), draining.clone().cancelled_owned());
         let failed = move |error| Error::internal(format!("serving on {address}: {error}"));
-        let Some(http1) = http1.clone() else {
-            let served = server().serve_with_incoming_shutdown(services, incoming, ended);
-            servers.spawn(async move { served.await.map_err(failed) });
-            continue;
-        };
         let (sender, receiver) = mpsc::channel(door::GRPC_QUEUE);
         let served = server().serve_with_incoming_shutdown(services, ReceiverStream::new(receiver), ended);
         servers.spawn(async move { served.await.map_err(failed) });
-        let kept = door::keep(incoming, sender, http1, draining.clone());
+        let kept = door::keep(incoming, sender, http1.clone(), security.clone(), draining.clone());
         servers.spawn(async move {
             kept.await;
             Ok(())

@@ -4,8 +4,9 @@ use super::channel::Wire;
 use super::convert::Parsed;
 use super::generated as pb;
 use super::status;
+use super::vigil::Vigil;
 use crate::api::stream::{Answers, LogBatch};
-use crate::domain::command::{Error, Violation};
+use crate::domain::command::{Error, ErrorKind, Violation};
 use crate::domain::quantity::MAX_MESSAGE_BYTES;
 use prost::Message;
 use std::collections::VecDeque;
@@ -30,6 +31,7 @@ pub(super) struct Replies<D, P> {
     packed: VecDeque<P>,
     budget: usize,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    vigil: Option<Vigil>,
     ended: bool,
 }
 
@@ -39,9 +41,10 @@ impl<D, P> Replies<D, P> {
         pack: fn(D) -> Result<Vec<P>, Error>,
         budget: usize,
         closing: &CancellationToken,
+        vigil: Option<Vigil>,
     ) -> Self {
         let closing = Box::pin(closing.clone().cancelled_owned());
-        Self { answers, pack, packed: VecDeque::new(), budget, closing, ended: false }
+        Self { answers, pack, packed: VecDeque::new(), budget, closing, vigil, ended: false }
     }
 
     fn fail(&mut self, error: Error) -> Poll<Option<Result<P, Status>>> {
@@ -65,6 +68,12 @@ impl<D, P: Unpin> Stream for Replies<D, P> {
             }
             if this.closing.as_mut().poll(cx).is_ready() {
                 return this.fail(Error::unavailable("the server is shutting down; the stream can be resumed"));
+            }
+            if let Some(vigil) = &mut this.vigil
+                && vigil.over.as_mut().poll(cx).is_ready()
+            {
+                let message = "what the caller has shown proves nothing any more: it has expired or was revoked";
+                return this.fail(Error::new(ErrorKind::NotAllowed, message));
             }
             match ready!(this.answers.poll_recv(cx)) {
                 None => this.ended = true,

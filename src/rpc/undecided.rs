@@ -20,16 +20,17 @@ enum Origin {
     User(u32),
 }
 
-impl From<Peer> for Origin {
-    fn from(peer: Peer) -> Self {
-        match peer {
-            Peer::Unix { uid } => Self::User(uid),
-            Peer::Tcp(address) => Self::Address(match address.ip().to_canonical() {
-                // What one network is given as a rule.
-                IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))),
-                v4 => v4,
-            }),
-        }
+impl From<&Peer> for Origin {
+    fn from(peer: &Peer) -> Self {
+        let ip = match peer {
+            Peer::Unix { uid } => return Self::User(*uid),
+            Peer::Tcp(address) | Peer::Local { address, .. } | Peer::Tls { address, .. } => address.ip(),
+        };
+        Self::Address(match ip.to_canonical() {
+            // What one network is given as a rule.
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))),
+            v4 => v4,
+        })
     }
 }
 
@@ -80,7 +81,7 @@ impl Undecided {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn enter(&self, peer: Peer) -> Place {
+    pub(super) fn enter(&self, peer: &Peer) -> Place {
         let (origin, gone) = (Origin::from(peer), CancellationToken::new());
         let mut waiting = self.lock();
         if let Some(oldest) = waiting.oldest(origin).and_then(|oldest| waiting.leave(oldest)) {
@@ -123,11 +124,11 @@ mod tests {
     #[test]
     fn who_says_nothing_makes_room_for_its_own_first() {
         let undecided = Undecided::default();
-        let other = undecided.enter(of(9));
-        let mut silent: Vec<Place> = (0..MAX_EACH + 2).map(|_| undecided.enter(of(1))).collect();
+        let other = undecided.enter(&of(9));
+        let mut silent: Vec<Place> = (0..MAX_EACH + 2).map(|_| undecided.enter(&of(1))).collect();
         assert_eq!((lost(&silent), other.gone.is_cancelled()), (vec![0, 1], false));
         silent.truncate(10);
-        silent.push(undecided.enter(of(1)));
+        silent.push(undecided.enter(&of(1)));
         assert_eq!(lost(&silent), [0, 1], "a place that was left is free");
         drop((silent, other));
         assert!(undecided.lock().all.is_empty() && undecided.lock().each.is_empty());
@@ -137,16 +138,16 @@ mod tests {
     fn many_addresses_have_no_more_than_all_places() {
         let undecided = Undecided::default();
         let count = u32::try_from(MAX_ALL).unwrap() + 3;
-        let silent: Vec<Place> = (0..count).map(|ip| undecided.enter(of(ip))).collect();
+        let silent: Vec<Place> = (0..count).map(|ip| undecided.enter(&of(ip))).collect();
         assert_eq!((lost(&silent), undecided.lock().all.len()), (vec![0, 1, 2], MAX_ALL));
     }
 
     #[test]
     fn a_network_of_ipv6_is_one_origin() {
-        let origin = |text: &str| Origin::from(Peer::Tcp(text.parse().unwrap()));
+        let origin = |text: &str| Origin::from(&Peer::Tcp(text.parse().unwrap()));
         assert_eq!(origin("[2001:db8::1]:1"), origin("[2001:db8::ffff:0:1]:2"));
         assert_ne!(origin("[2001:db8::1]:1"), origin("[2001:db8:0:1::1]:1"));
         assert_eq!(origin("[::ffff:10.0.0.1]:1"), origin("10.0.0.1:2"));
-        assert_ne!(Origin::from(Peer::Unix { uid: 1 }), Origin::from(Peer::Unix { uid: 2 }));
+        assert_ne!(Origin::from(&Peer::Unix { uid: 1 }), Origin::from(&Peer::Unix { uid: 2 }));
     }
 }

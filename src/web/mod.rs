@@ -29,6 +29,7 @@ pub use body::Body;
 use crate::api::{AgentApi, Caller, RecordsApi};
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use hyper::body::Bytes;
+use origin::Reached;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,8 +107,16 @@ impl Web {
     {
         let (head, body) = request.into_parts();
         let host = host(&head.headers, &head.uri);
-        if let Err(why) = origin::check(&head.headers, host, caller.is_proven(), &self.names) {
+        let reached = match () {
+            () if caller.is_no_browser() => Reached::Unix,
+            () if caller.is_encrypted() => Reached::Tls,
+            () => Reached::Plain,
+        };
+        if let Err(why) = origin::check(&head.headers, host, reached, &self.names) {
             return pai::reply::error(StatusCode::FORBIDDEN, "ForbiddenUserError", &why);
+        }
+        if caller.is_overheard() {
+            return pai::reply::error(StatusCode::FORBIDDEN, "ForbiddenUserError", "use https");
         }
         let target = match Target::of(&head.uri) {
             Ok(target) => target,
@@ -127,7 +136,8 @@ impl Web {
         let content = if route.takes_content() { content::read(&head.headers, body).await } else { Ok(Bytes::new()) };
         match content {
             Ok(content) => {
-                let base = host.map_or_else(String::new, |host| format!("http://{host}"));
+                let scheme = reached.scheme();
+                let base = host.map_or_else(String::new, |host| format!("{scheme}://{host}"));
                 pai::Asked { api, caller, target, base, content }.answer(route).await
             }
             Err(refusal) => refusal,

@@ -11,8 +11,32 @@
 use http::{HeaderMap, header};
 use std::net::IpAddr;
 
+/// How a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reached {
+    Plain,
+    /// Callers have to prove who they are with every request, which no page can: any host may be asked.
+    Tls,
+    Unix,
+}
+
+impl Reached {
+    pub(super) const fn scheme(self) -> &'static str {
+        match self {
+            Self::Tls => "https",
+            Self::Plain | Self::Unix => "http",
+        }
+    }
+}
+
 /// Whether a request may be answered; if not, a sentence that says why.
-pub(super) fn check(headers: &HeaderMap, host: Option<&str>, is_unix: bool, names: &[String]) -> Result<(), String> {
+pub(super) fn check(
+    headers: &HeaderMap,
+    host: Option<&str>,
+    reached: Reached,
+    names: &[String],
+) -> Result<(), String> {
+    let (is_unix, scheme) = (reached != Reached::Plain, reached.scheme());
     for site in headers.get_all("sec-fetch-site") {
         if site != "same-origin" && site != "none" {
             return Err("requests from pages of other sites are refused".to_owned());
@@ -20,7 +44,7 @@ pub(super) fn check(headers: &HeaderMap, host: Option<&str>, is_unix: bool, name
     }
     for origin in headers.get_all(header::ORIGIN) {
         let own =
-            host.is_some_and(|host| origin.as_bytes().eq_ignore_ascii_case(format!("http://{host}").as_bytes()));
+            host.is_some_and(|host| origin.as_bytes().eq_ignore_ascii_case(format!("{scheme}://{host}").as_bytes()));
         if !own {
             return Err(format!("requests from pages of other sites are refused: {}", shown(origin.as_bytes())));
         }
@@ -67,7 +91,8 @@ mod tests {
         for (name, value) in more {
             headers.append(*name, value.parse().unwrap());
         }
-        check(&headers, host, is_unix, &["gpu-01.example.org".to_owned(), "gpu-01".to_owned()]).is_ok()
+        let reached = if is_unix { Reached::Unix } else { Reached::Plain };
+        check(&headers, host, reached, &["gpu-01.example.org".to_owned(), "gpu-01".to_owned()]).is_ok()
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Names of keys, and what belongs together under them.
 
+use crate::domain::access::token::TokenId;
 use crate::domain::command::Error;
 use crate::domain::ids::{Generation, JobId, NodeName, RunId, TaskId};
 use crate::domain::job::Job;
@@ -10,6 +11,8 @@ pub(in crate::controller) const TERM: &str = "meta/term";
 pub(in crate::controller) const NEXT_ID: &str = "meta/next_id";
 /// What the last commit has to tell, until the next has: see [`telling`](super::super::telling).
 pub(in crate::controller) const LAST_EVENTS: &str = "meta/last_events";
+/// The certificate of the cluster's authority, so that all controllers of a store have the same.
+pub(in crate::controller) const AUTHORITY: &str = "access/authority";
 /// There while the store is being filled from another or from a backup: what it holds is not whole.
 pub(in crate::controller) const TRANSFER: &str = "meta/transfer";
 /// Where the store was moved to: what it holds is history.
@@ -24,6 +27,14 @@ pub(in crate::controller) fn written_together(before: &str, after: &str) -> bool
 
 pub(in crate::controller) fn key_of_node(name: &NodeName) -> String {
     format!("node/{name}")
+}
+
+pub(super) fn key_of_token(id: &TokenId) -> String {
+    format!("access/token/{id}")
+}
+
+pub(super) fn key_of_certificate(name: &NodeName) -> String {
+    format!("access/node/{name}")
 }
 
 pub(super) fn key_of_standing(name: &NodeName) -> String {

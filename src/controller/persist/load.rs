@@ -3,6 +3,7 @@
 use super::super::state::{Dirty, Node, State, Withdrawn};
 use super::keys::{corrupt, file_key, number_in};
 use super::record::{StoredNode, StoredSeat, StoredTask, decode, loaded_task};
+use crate::domain::access::token::TokenId;
 use crate::domain::command::Error;
 use crate::domain::fault::Fault;
 use crate::domain::ids::{Generation, JobId, RunId, Term};
@@ -56,6 +57,15 @@ pub(in crate::controller) async fn load(store: &dyn Store, cluster_id: String, t
             progress: HashMap::new(),
         };
         state.nodes.insert(node.registration.name.clone(), node);
+    }
+    for (key, value) in scan(store, "access/token/").await? {
+        state
+            .access
+            .tokens
+            .insert(TokenId(key.trim_start_matches("access/token/").to_owned()), decode(&key, &value)?);
+    }
+    for (key, value) in scan(store, "access/node/").await? {
+        state.access.nodes.insert(key.trim_start_matches("access/node/").into(), decode(&key, &value)?);
     }
     for job in state.jobs.values() {
         if !job.request_id.is_empty() {

@@ -14,6 +14,9 @@
 //! | `task/ID/GENERATION/ROLE/INDEX` | what is known of a task beyond its seat |
 //! | `node/NAME` | the last registration |
 //! | `faults/NAME` | the faults that the node has told, where there are any |
+//! | `access/authority` | the certificate of the cluster's authority, in PEM |
+//! | `access/token/ID` | a token: its hash, and what it is for |
+//! | `access/node/NAME` | what was certified for a node, and revoked |
 //! | `standing/NAME` | what operators want of the node, where that is anything: [`Standing`](crate::domain::node::Standing) |
 //!
 //! A gang bigger than one transaction is written in chunks under its new generation, which nothing refers to
@@ -25,8 +28,8 @@ mod record;
 mod write;
 
 pub(super) use keys::{
-    CLUSTER_ID, LAST_EVENTS, LEVEL, MOVED, NEXT_ID, TERM, TRANSFER, keys_of_generation, keys_of_job, keys_of_run,
-    written_together,
+    AUTHORITY, CLUSTER_ID, LAST_EVENTS, LEVEL, MOVED, NEXT_ID, TERM, TRANSFER, keys_of_generation, keys_of_job,
+    keys_of_run, written_together,
 };
 pub(super) use load::{load, read_file};
 pub(super) use record::{registration_bytes, spec_bytes};

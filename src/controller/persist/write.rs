@@ -1,9 +1,10 @@
 //! From what changed to transactions, fenced by the term.
 
+use super::super::access::Access;
 use super::super::state::{Dirty, State};
 use super::keys::{
-    LAST_EVENTS, LEVEL, MOVED, TRANSFER, file_key, job_key, key_of_faults, key_of_node, key_of_standing, plan_key,
-    run_key, spec_key, task_key,
+    LAST_EVENTS, LEVEL, MOVED, TRANSFER, file_key, job_key, key_of_certificate, key_of_faults, key_of_node,
+    key_of_standing, key_of_token, plan_key, run_key, spec_key, task_key,
 };
 use super::record::{StoredNode, StoredSeat, StoredTask, json, stored_task};
 use crate::domain::event::Event;
@@ -117,6 +118,24 @@ impl Writes {
             }]);
         }
         writes
+    }
+
+    /// What changed of who may call.
+    pub(in crate::controller) fn access(&mut self, access: &mut Access) {
+        for id in std::mem::take(&mut access.dirty_tokens) {
+            let key = key_of_token(&id);
+            self.units.push(vec![match access.tokens.get(&id) {
+                Some(token) => put(key, json(token)),
+                None => Op::Delete { key },
+            }]);
+        }
+        for name in std::mem::take(&mut access.dirty_nodes) {
+            let key = key_of_certificate(&name);
+            self.units.push(vec![match access.nodes.get(&name) {
+                Some(node) => put(key, json(node)),
+                None => Op::Delete { key },
+            }]);
+        }
     }
 
     /// A job and its runs that changed together are written together.

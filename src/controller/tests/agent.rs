@@ -433,7 +433,7 @@ impl Dialer {
 }
 
 impl AgentDialer for Dialer {
-    fn dial(&self, address: &str) -> Result<Arc<dyn AgentApi>, Error> {
+    fn dial(&self, _node: &NodeName, address: &str) -> Result<Arc<dyn AgentApi>, Error> {
         match self.agents.lock().unwrap().get(address) {
             Some(agent) => Ok(agent.clone()),
             None => Err(Error::unavailable(format!("nobody listens at {address}"))),

@@ -312,6 +312,7 @@ fn parts(
         heartbeat: HEARTBEAT,
         node_timeout,
         keep_ended_jobs,
+        certification: None,
     }
 }
 
@@ -327,7 +328,7 @@ async fn begin(make: impl Fn() -> ControllerParts, cancel: &CancellationToken) -
 
 /// What an agent says: who it is, that it lives, and what became of its tasks.
 async fn talk(agent: Arc<Agent>, mut current: watch::Receiver<Controller>) {
-    let (me, mut registered, mut changes) = (node_agent(), false, agent.changes());
+    let (me, mut registered, mut changes) = (node_agent(&agent.registration().name.0), false, agent.changes());
     loop {
         let controller = current.borrow_and_update().clone();
         if !agent.see(|inner| inner.script.silent) {
@@ -348,7 +349,8 @@ async fn talk(agent: Arc<Agent>, mut current: watch::Receiver<Controller>) {
 
 /// Whether the controller knows the agent.
 async fn say(agent: &Agent, controller: &Controller) -> bool {
-    let (me, uid, journal) = (node_agent(), agent.uid.lock().unwrap().clone(), JournalId::from("journal"));
+    let me = node_agent(&agent.registration().name.0);
+    let (uid, journal) = (agent.uid.lock().unwrap().clone(), JournalId::from("journal"));
     let progress = agent.see(|inner| inner.progress.clone());
     let (node_uid, journal_id) = (uid.clone(), journal.clone());
     let going_out = agent.see(|inner| inner.script.going_out);

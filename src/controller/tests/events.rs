@@ -96,7 +96,7 @@ async fn what_a_node_did_unheard_is_told_in_the_order_in_which_it_happened() {
     let filter = EventFilter { follow: true, ..EventFilter::default() };
     let mut events = cluster.controller.watch(&user("ann"), filter).await.unwrap();
     // The list of its tasks is here before its reports.
-    cluster.controller.register(&node_agent(), agent.registration()).await.unwrap();
+    cluster.controller.register(&node_agent(&agent.registration().name.0), agent.registration()).await.unwrap();
     let mut ended = Vec::new();
     while ended.len() < jobs.len() {
         let event = next(&mut events).await;

@@ -106,7 +106,7 @@ async fn tell(cluster: &Cluster, node: u64, version: u64, faults: Vec<Fault>) {
         faults: Some(faults),
         going_out: None,
     };
-    cluster.controller.heartbeat(&node_agent(), heartbeat).await.unwrap();
+    cluster.controller.heartbeat(&node_agent(&format!("n{node}")), heartbeat).await.unwrap();
 }
 
 #[tokio::test]

@@ -118,9 +118,9 @@ async fn only_what_can_be_read_is_restored() {
 async fn agents_one_level_away_join_and_others_are_told_why_not() {
     let cluster = Cluster::on(Arc::new(SqliteStore::open_in_memory().unwrap()), history(), &[("n1", 1)]).await;
     let of = |level| Registration { level, ..cluster.agent("n1").registration() };
-    let registered = cluster.controller.register(&node_agent(), of(Level::newest())).await.unwrap();
+    let registered = cluster.controller.register(&node_agent("n1"), of(Level::newest())).await.unwrap();
     assert_eq!(registered.level, Level::own());
-    let refused = cluster.controller.register(&node_agent(), of(Level(Level::newest().0 + 1))).await.unwrap_err();
+    let refused = cluster.controller.register(&node_agent("n1"), of(Level(Level::newest().0 + 1))).await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Refused);
     assert!(refused.message.contains("the agent of node n1, wharf 0.1.0, speaks level"), "{refused}");
     assert_eq!(cluster.controller.list_nodes(&user("ann")).await.unwrap().len(), 1);

@@ -98,7 +98,7 @@ async fn a_restarted_controller_counts_from_its_own_start() {
     let mut other = cluster.agent(&lost.0).registration();
     other.node_uid = NodeUid::from("another");
     loop {
-        let refused = cluster.controller.register(&node_agent(), other.clone()).await.unwrap_err();
+        let refused = cluster.controller.register(&node_agent(&lost.0), other.clone()).await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::AlreadyExists);
         if refused.message.contains("1 task may still live") {
             assert!(refused.message.contains("until their leases are over"), "{refused}");
@@ -207,7 +207,7 @@ async fn a_node_that_is_heard_is_not_lost_whichever_word_of_it_was_not_taken() {
     pass(&cluster, 1000).await;
     store.fail_next(Failure::NotWritten);
     let registration = cluster.agent("n1").registration();
-    assert!(cluster.controller.register(&node_agent(), registration).await.is_err());
+    assert!(cluster.controller.register(&node_agent("n1"), registration).await.is_err());
     cluster.until("it counts as heard", |c| node(c, &name).is_some_and(|n| n.reachable)).await;
     assert_eq!(lost_at(), None);
     cluster.until("it is missed again", |_| lost_at().is_some()).await;

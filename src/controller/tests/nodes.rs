@@ -24,17 +24,17 @@ async fn a_second_live_agent_of_one_name_is_refused_and_the_same_one_is_not() {
     let mine = cluster.agent("n1").registration();
     let mut other = mine.clone();
     other.node_uid = NodeUid::from("another");
-    let refused = cluster.controller.register(&node_agent(), other.clone()).await.unwrap_err();
+    let refused = cluster.controller.register(&node_agent("n1"), other.clone()).await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::AlreadyExists);
     assert!(refused.message.contains("n1:7601"), "{}", refused.message);
-    let again = cluster.controller.register(&node_agent(), mine.clone()).await.unwrap();
+    let again = cluster.controller.register(&node_agent("n1"), mine.clone()).await.unwrap();
     assert_eq!((again.cluster_id.clone(), again.term), (mine.cluster_id.clone(), mine.term));
 
     let foreign = crate::domain::command::Registration { cluster_id: "elsewhere".into(), ..mine.clone() };
-    let refused = cluster.controller.register(&node_agent(), foreign).await.unwrap_err();
+    let refused = cluster.controller.register(&node_agent("n1"), foreign).await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Refused);
     let ahead = crate::domain::command::Registration { term: Term(99), ..mine };
-    let refused = cluster.controller.register(&node_agent(), ahead).await.unwrap_err();
+    let refused = cluster.controller.register(&node_agent("n1"), ahead).await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Stale);
 }
 
@@ -47,7 +47,7 @@ async fn a_name_that_no_key_can_hold_is_refused_and_harms_nobody() {
             node_uid: NodeUid::from("another"),
             ..cluster.agent("n1").registration()
         };
-        let refused = cluster.controller.register(&node_agent(), named).await.unwrap_err();
+        let refused = cluster.controller.register(&node_agent(name), named).await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Invalid, "{name}: {refused}");
         assert!(refused.message.len() < 300 && refused.message.contains("253"), "{refused}");
     }
@@ -70,11 +70,11 @@ async fn an_unknown_node_is_asked_to_register() {
         faults: None,
         going_out: None,
     };
-    let reply = cluster.controller.heartbeat(&node_agent(), beat("nobody", "journal")).await.unwrap();
+    let reply = cluster.controller.heartbeat(&node_agent("n1"), beat("nobody", "journal")).await.unwrap();
     assert!(reply.register_again);
-    let reply = cluster.controller.heartbeat(&node_agent(), beat("uid-n1", "journal")).await.unwrap();
+    let reply = cluster.controller.heartbeat(&node_agent("n1"), beat("uid-n1", "journal")).await.unwrap();
     assert!(!reply.register_again);
-    let reply = cluster.controller.heartbeat(&node_agent(), beat("uid-n1", "a new journal")).await.unwrap();
+    let reply = cluster.controller.heartbeat(&node_agent("n1"), beat("uid-n1", "a new journal")).await.unwrap();
     assert!(reply.register_again, "another journal is another memory");
 }
 
@@ -164,7 +164,7 @@ async fn tasks_that_an_agent_has_no_record_of_any_more_have_failed_and_are_run_a
     cluster.until_phase(id, Phase::Running).await;
     let first = cluster.run(id).id;
     cluster.agent("n1").with(|inner| inner.tasks.clear());
-    cluster.controller.register(&node_agent(), cluster.agent("n1").registration()).await.unwrap();
+    cluster.controller.register(&node_agent("n1"), cluster.agent("n1").registration()).await.unwrap();
     cluster.until_as_time_passes("it runs again", |c| c.run(id).id != first && c.phase(id) == Phase::Running).await;
     let view = cluster.job(id).await;
     assert_eq!((view.runs[0].state.as_str(), view.runs[1].attempt), ("FAILED", 2));
@@ -231,7 +231,7 @@ async fn another_machine_may_take_the_name_of_one_that_is_said_to_be_gone_and_no
     cluster.until("it is missed", |c| !c.is_ready(&"n1".into())).await;
     let (first, other) = (cluster.run(id).id, Agent::new("n1", 1));
     *other.uid.lock().unwrap() = NodeUid::from("another");
-    let refused = cluster.controller.register(&node_agent(), other.registration()).await.unwrap_err();
+    let refused = cluster.controller.register(&node_agent("n1"), other.registration()).await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::AlreadyExists);
     for part in ["1 task may still live", "another name", "'wharf node remove n1 --force'"] {
         assert!(refused.message.contains(part), "{refused}");
@@ -253,7 +253,7 @@ async fn a_node_that_was_renamed_is_not_listed_twice_even_by_the_next_controller
     let mut cluster = Cluster::new(&[("n1", 1)]).await;
     let renamed = crate::domain::command::Registration { name: "n9".into(), ..cluster.agent("n1").registration() };
     cluster.agent("n1").script(|script| script.silent = true);
-    cluster.controller.register(&node_agent(), renamed).await.unwrap();
+    cluster.controller.register(&node_agent("n9"), renamed).await.unwrap();
     cluster.some_ticks().await;
     cluster.restart().await;
     let nodes = cluster.controller.list_nodes(&user("ann")).await.unwrap();

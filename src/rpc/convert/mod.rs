@@ -2,6 +2,7 @@
 //! wrong field is a [`Violation`] with its path in the message. Structs are taken apart field by field on the way
 //! out, so that a new field of the domain does not compile until it travels.
 
+pub(super) mod access;
 mod checked;
 mod command;
 mod container;

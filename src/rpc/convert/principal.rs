@@ -7,24 +7,14 @@ use crate::rpc::generated as pb;
 
 const ROLES: [Role; 5] = [Role::Agent, Role::Controller, Role::User, Role::Operator, Role::Admin];
 
-pub(in crate::rpc) const fn role_word(role: Role) -> &'static str {
-    match role {
-        Role::Agent => "agent",
-        Role::Controller => "controller",
-        Role::User => "user",
-        Role::Operator => "operator",
-        Role::Admin => "admin",
-    }
-}
-
-fn role(word: &str, field: &str) -> Parsed<Role> {
-    let found = ROLES.into_iter().find(|role| role_word(*role) == word);
+pub(in crate::rpc) fn role(word: &str, field: &str) -> Parsed<Role> {
+    let found = ROLES.into_iter().find(|role| role.as_str() == word);
     found.ok_or_else(|| wrong(field, "is not a role", word, "agent, controller, user, operator, admin"))
 }
 
 impl From<Principal> for pb::Principal {
     fn from(Principal { user, uid, roles }: Principal) -> Self {
-        Self { user, uid, roles: roles.into_iter().map(|role| role_word(role).to_owned()).collect() }
+        Self { user, uid, roles: roles.into_iter().map(|role| role.as_str().to_owned()).collect() }
     }
 }
 

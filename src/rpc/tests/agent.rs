@@ -120,7 +120,10 @@ async fn dialed_agents_answer() {
     let served = Served::agent(&agent).await;
     let dialer = Dialer::default();
     for address in &served.addresses {
-        assert_eq!(dialer.dial(address).unwrap().get_node(&alice()).await.unwrap(), samples::node_info("node-1"));
+        assert_eq!(
+            dialer.dial(&"node-1".into(), address).unwrap().get_node(&alice()).await.unwrap(),
+            samples::node_info("node-1")
+        );
     }
     served.stop().await;
 }

@@ -8,6 +8,7 @@ mod identity;
 mod samples;
 mod serving;
 mod streams;
+mod tls;
 mod web;
 
 use super::*;
@@ -23,6 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 /// Nothing here may take longer.
 const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Nothing proves who calls: most of these tests are of what is carried.
+fn believed() -> Security {
+    Security::plain(Plain::Believed)
+}
 
 /// A server and the addresses it listens on: TCP, then Unix.
 struct Served {
@@ -44,11 +50,11 @@ impl Served {
     }
 
     async fn agent(agent: &Arc<FakeAgent>) -> Self {
-        Self::new(agent_routes(agent.clone()).await.unwrap()).await
+        Self::new(agent_routes(agent.clone(), believed()).await.unwrap()).await
     }
 
     async fn controller(controller: &Arc<FakeController>) -> Self {
-        Self::new(controller_routes(controller.clone()).await.unwrap()).await
+        Self::new(controller_routes(controller.clone(), believed()).await.unwrap()).await
     }
 
     fn tcp(&self) -> &str {
@@ -70,7 +76,7 @@ impl Served {
 }
 
 fn alice() -> Principal {
-    Principal { user: "alice".into(), uid: Some(1000), roles: vec![Role::User, Role::Operator] }
+    Principal { user: "alice".into(), uid: Some(1000), roles: vec![Role::User, Role::Operator, Role::Controller] }
 }
 
 fn header() -> CommandHeader {

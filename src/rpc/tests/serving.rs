@@ -62,7 +62,7 @@ async fn reflection_lists_and_describes_what_is_served() {
     assert!(!names.contains(&"wharf.v1.Controller".to_owned()), "{names:?}");
     one.stop().await;
 
-    let both = Served::new(routes::routes(Some(agent), Some(controller)).await.unwrap()).await;
+    let both = Served::new(routes::routes(Some(agent), Some(controller), believed()).await.unwrap()).await;
     let names = services(&both).await;
     for name in ["wharf.v1.Agent", "wharf.v1.Controller", "grpc.health.v1.Health"] {
         assert!(names.contains(&name.to_owned()), "{name} in {names:?}");
@@ -142,7 +142,7 @@ async fn a_client_outlives_a_restart_of_its_server() {
         assert_eq!(client.get_node(&alice()).await.unwrap_err().kind, ErrorKind::Unavailable);
     }
     let listeners = bind(&addresses, false).await.unwrap();
-    let (shutdown, routes) = (CancellationToken::new(), agent_routes(agent.clone()).await.unwrap());
+    let (shutdown, routes) = (CancellationToken::new(), agent_routes(agent.clone(), believed()).await.unwrap());
     let server = tokio::spawn(serve(listeners, routes, shutdown.clone()));
     for client in &clients {
         client.get_node(&alice()).await.unwrap();

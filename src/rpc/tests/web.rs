@@ -37,7 +37,7 @@ impl RecordsApi for FakeController {
 async fn served() -> Served {
     let controller = Arc::new(FakeController::default());
     let web = Web::new(controller.clone(), Vec::new());
-    Served::new(controller_routes(controller).await.unwrap().with_web(web)).await
+    Served::new(controller_routes(controller, Security::plain(Plain::Believed)).await.unwrap().with_web(web)).await
 }
 
 async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -> String {

@@ -4,7 +4,7 @@
 //! not come back, as in OpenPAI once the stop had come to its end; it has to be submitted anew.
 
 use super::joi;
-use super::{Asked, Body, JobName, Refusal, reply};
+use super::{Asked, Body, JobName, Refusal, reply, to_the_end};
 use crate::domain::command::ErrorKind;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -20,7 +20,13 @@ pub(super) async fn answer(asked: &Asked, name: JobName) -> Result<Response<Body
     known.map_err(|error| reply::refused(&error, &job.shown))?;
     let who = writer.map_err(|tried| not_allowed(&tried.user))?;
     if value == Execution::Stop {
-        asked.api.stop_job(&who, &job.reference(), None).await.map_err(|error| match error.kind {
+        let (api, caller, reference, by) = (asked.api.clone(), asked.caller.clone(), job.reference(), who.clone());
+        let stopped = to_the_end(async move {
+            let stopped = api.stop_job(&by, &reference, None).await;
+            caller.ended(Some(&by), "StopJob", &format!("job {reference}"), stopped.as_ref().err());
+            stopped
+        });
+        stopped.await.map_err(|error| match error.kind {
             ErrorKind::NotAllowed => not_allowed(&who.user),
             _ => reply::refused(&error, &job.shown),
         })?;

@@ -9,8 +9,8 @@ use http::{HeaderValue, Response, StatusCode, header};
 use std::io;
 
 pub(super) async fn answer(asked: &Asked, name: JobName, role: &str, index: u32) -> Result<Response<Body>, Refusal> {
-    let who = asked.reader().await?;
     let job = asked.owned(name).await?;
+    let who = asked.reader_of(&job.user).await?;
     let refused = |error| reply::refused(&error, &job.shown);
     let record = asked.api.get_record(&who, &job.reference()).await.map_err(refused)?;
     let tail = match asked.target.value("tail").map(str::parse) {
@@ -25,7 +25,11 @@ pub(super) async fn answer(asked: &Asked, name: JobName, role: &str, index: u32)
         return Ok(reply::error(StatusCode::NOT_FOUND, "NoTaskLogError", &message));
     };
     let query = LogQuery { task, cursor: None, stream: StreamFilter::All, follow: false, since: None, tail };
-    let mut batches = asked.api.logs(&who, query).await.map_err(refused)?;
+    let batches = asked.api.logs(&who, query).await;
+    if let Err(error) = &batches {
+        asked.caller.ended(Some(&who), "Logs", &format!("task {task}"), Some(error));
+    }
+    let mut batches = batches.map_err(refused)?;
     // What is wrong from the beginning is told by a status.
     let first = match batches.recv().await {
         Some(Err(error)) => return Ok(refused(error)),

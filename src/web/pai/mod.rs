@@ -15,9 +15,9 @@
 //! connects. Job names may hold `~` themselves: after `user/U` the whole segment is the name.
 //!
 //! Where this differs, and why:
-//! - Nobody has a password here, so there is no `/token`, and `Authorization` is not looked at. Who may do what is what
-//!   gRPC says on the same socket. A write that nobody is named for is OpenPAI's 401.
-//! - Everybody may read everything, as there: a job's file with its `jobEnvs` too.
+//! - Nobody has a password here, so there is no `/token`: `Authorization: Bearer` holds a token of `wharf token create`. Who
+//!   may do what is what gRPC says on the same socket. A write that nobody is named for is OpenPAI's 401.
+//! - Everybody who is somebody may read lists and states; a job's file and its output are its owner's.
 //! - A name is free again once its job has ended. OpenPAI kept it for a month.
 //! - What a job file may hold is what [`crate::jobfile`] says: comments and unknown fields are taken, what OpenPAI
 //!   accepted and could never run is refused. Refusals speak as OpenPAI's validator did, of the first mistake alone.
@@ -94,10 +94,23 @@ impl Asked {
         answer.unwrap_or_else(|refusal| *refusal)
     }
 
-    /// The caller for reading.
+    /// The caller for reading what everybody may.
     pub(super) async fn reader(&self) -> Result<Principal, Refusal> {
-        let claim = if self.caller.is_proven() { "" } else { GUEST };
-        self.caller.admit(claim_of(claim)).await.map_err(|error| reply::refused(&error, "").into())
+        self.reader_as(GUEST).await
+    }
+
+    /// The caller for reading what is `owner`'s: where nothing proves who calls, it is whom the request names.
+    pub(super) async fn reader_of(&self, owner: &str) -> Result<Principal, Refusal> {
+        self.reader_as(owner).await
+    }
+
+    async fn reader_as(&self, unproven: &str) -> Result<Principal, Refusal> {
+        let claim = if self.caller.is_proven() { "" } else { unproven };
+        self.caller.admit(claim_of(claim)).await.map_err(|error| match error.kind {
+            // Nobody knows who this is, and nothing is for everybody.
+            ErrorKind::NotAllowed if !self.caller.is_proven() => reply::guest().into(),
+            _ => reply::refused(&error, "").into(),
+        })
     }
 
     /// The caller for writing in the name of `user`; nobody named is whoever the connection proves. The error is the
@@ -123,6 +136,13 @@ impl Asked {
         };
         Ok(OwnedJob { user, name, shown })
     }
+}
+
+/// What `work` answers, which goes on when nobody waits for it any more.
+pub(super) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(work).await.unwrap_or_else(|error| Err(Error::internal(format!("a request broke off: {error}"))))
 }
 
 /// An answer that says no. In a box, as it is large.

@@ -1,6 +1,6 @@
 //! A job is submitted: `PUT` with its name in the path, `POST` without.
 
-use super::{Asked, Body, JobName, Refusal, joi, reply};
+use super::{Asked, Body, JobName, Refusal, joi, reply, to_the_end};
 use crate::api::controller::Submit;
 use crate::domain::command::{Error, ErrorKind, Violation};
 use crate::jobfile::{self, Parsed};
@@ -36,7 +36,14 @@ pub(super) async fn answer(
     }
     let shown = name.as_ref().map_or(&parsed.spec.name, |name| &name.shown).clone();
     let submit = Submit { file_name: FILE.to_owned(), content: asked.content.to_vec(), ..Submit::default() };
-    let submitted = asked.api.submit(&who, submit).await;
+    let (api, caller, object) = (asked.api.clone(), asked.caller.clone(), format!("job {}/{shown}", who.user));
+    // Whoever asks may go away; what comes of it is written down all the same.
+    let submitted = to_the_end(async move {
+        let submitted = api.submit(&who, submit).await;
+        caller.ended(Some(&who), "Submit", &object, submitted.as_ref().err());
+        submitted
+    });
+    let submitted = submitted.await;
     let submitted = submitted.map_err(|error| refused_by_controller(&error, &shown, &asked.content))?;
     let mut response =
         reply::json(StatusCode::ACCEPTED, &json!({ "message": format!("update job {shown} successfully") }));
