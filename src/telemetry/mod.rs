@@ -2,6 +2,7 @@
 //!
 //! `WHARF_LOG` chooses what is logged, as in `info,wharf::agent=debug`; without it, the default level.
 
+pub mod audit;
 pub mod clock;
 
 use std::str::FromStr;
