@@ -29,9 +29,10 @@ pub struct AgentConfig {
     pub run_dir: PathBuf,
     /// The node's name; default: the host name.
     pub name: String,
-    /// Where the controllers listen.
+    /// Where the controllers listen; default: where this node has joined.
     #[serde(deserialize_with = "one_or_many")]
     pub controller: Vec<Endpoint>,
+    /// Default: see [`Self::usual_listeners`].
     #[serde(deserialize_with = "one_or_many")]
     pub listen: Vec<Endpoint>,
     /// What the controller connects to, if it is not the first of `listen`.
@@ -109,6 +110,10 @@ pub struct AgentConfig {
     pub images_high_percent: u8,
     /// Allows listeners that others can reach without TLS and tokens.
     pub insecure: bool,
+    /// Controller and agent are one process of this account, as in `wharf dev`: nobody else is to be let in, and nothing
+    /// has to be proved but that.
+    #[serde(skip)]
+    pub own_account: bool,
     /// Where the settings are from.
     #[serde(skip)]
     pub file: PathBuf,
@@ -121,7 +126,7 @@ impl Default for AgentConfig {
             run_dir: PathBuf::from("/run/wharf"),
             name: host_name(),
             controller: Vec::new(),
-            listen: vec![Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 7601 }],
+            listen: Vec::new(),
             advertise_address: None,
             task_ip: None,
             gpus: GpuChoice::default(),
@@ -155,6 +160,7 @@ impl Default for AgentConfig {
             keep_images_hours: 336,
             images_high_percent: 85,
             insecure: false,
+            own_account: false,
             file: PathBuf::from(USUAL_FILE),
         }
     }
@@ -171,18 +177,25 @@ impl AgentConfig {
         self.policy.rules(&self.job_dirs, &self.allow_capabilities, &self.file)
     }
 
-    /// What the controller connects to.
-    pub fn advertised(&self) -> Option<&Endpoint> {
-        self.advertise_address.as_ref().or(self.listen.first())
+    /// Where an agent listens that is not told: the port for its controllers, which is open to other machines if they are
+    /// on some, and a socket for its own.
+    pub fn usual_listeners(&self) -> Vec<Endpoint> {
+        let outside = self.controller.iter().any(|controller| !controller.is_local());
+        let host = if outside { "0.0.0.0" } else { "127.0.0.1" };
+        let socket = Endpoint::Unix { path: self.run_dir.join("agent.sock") };
+        vec![Endpoint::Tcp { host: host.to_owned(), port: 7601 }, socket]
     }
 
     /// What to say at every start.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = listen::check("listen", &self.listen, self.insecure).unwrap_or_default();
-        let outside = self.controller.iter().filter(|controller| !controller.is_local());
-        warnings.extend(outside.map(|controller| {
-            format!("controller: whoever answers as {controller} may run commands on this node: there is no TLS")
-        }));
+        let mut warnings = Vec::new();
+        if self.insecure {
+            warnings.extend(listen::warnings("listen", &self.listen));
+            let outside = self.controller.iter().filter(|controller| !controller.is_local());
+            warnings.extend(outside.map(|controller| {
+                format!("controller: whoever answers as {controller} may run commands on this node: there is no TLS (insecure is set)")
+            }));
+        }
         let root = nix::unistd::Uid::effective().is_root();
         warnings.extend(self.warning_of_root().filter(|_| root));
         warnings
@@ -207,21 +220,10 @@ impl AgentConfig {
     }
 
     fn check_addresses(&self, checks: &mut Checks) {
-        checks.expect(!self.listen.is_empty(), "listen", "nobody could reach this agent", "[]", "HOST:PORT");
-        checks.0.extend(listen::check("listen", &self.listen, self.insecure).err().unwrap_or_default());
         let allowed = "HOST:PORT that the controller can reach, as advertise_address";
-        match &self.advertise_address {
-            Some(address) => {
-                let right = !address.is_unspecified();
-                checks.expect(right, "advertise_address", "is an address of every machine", address, allowed);
-            }
-            None => {
-                // Only where there is a controller to tell it to.
-                let first = self.listen.first().filter(|first| first.is_unspecified() && !self.controller.is_empty());
-                if let Some(first) = first {
-                    checks.expect(false, "listen", "cannot be told to the controller", first, allowed);
-                }
-            }
+        if let Some(address) = &self.advertise_address {
+            let right = !address.is_unspecified();
+            checks.expect(right, "advertise_address", "is an address of every machine", address, allowed);
         }
         if let Some(ip) = self.task_ip {
             let right = !ip.is_unspecified() && !ip.is_multicast();
@@ -390,7 +392,6 @@ mod tests {
         let about_root = config.warning_of_root().unwrap();
         assert!(config.warnings().iter().all(|warning| *warning == about_root));
         assert_eq!(AgentConfig { run_as: Some("submitter".into()), ..config.clone() }.warnings(), [""; 0]);
-        assert_eq!(config.advertised().map(ToString::to_string).as_deref(), Some("127.0.0.1:7601"));
         assert_eq!(parse("a.toml", ""), Ok(config.clone()));
         assert_eq!(parse("a.toml", &toml::to_string(&config).unwrap()), Ok(config));
     }
@@ -429,7 +430,7 @@ mod tests {
             (config.cpus, config.memory_mb, &config.labels["gpu_type"]),
             (Some(4), Some(8000), &"jd_a100".into())
         );
-        assert_eq!(config.advertised().map(ToString::to_string).as_deref(), Some("10.0.0.3:7601"));
+        assert_eq!(config.advertise_address.as_ref().map(ToString::to_string).as_deref(), Some("10.0.0.3:7601"));
         assert_eq!(parse("a.toml", &toml::to_string(&config).unwrap()), Ok(config));
     }
 
@@ -439,11 +440,7 @@ mod tests {
             let error = parse::<AgentConfig>("a.toml", text).unwrap_err();
             error.problems.into_iter().map(|problem| problem.violation.field).collect()
         };
-        assert_eq!(
-            fields("data_dir = 'x'\nname = 'a b'\ncpus = 0\nlisten = []"),
-            ["data_dir", "name", "listen", "cpus"]
-        );
-        assert_eq!(fields("controller = 'c:1'\nlisten = '0.0.0.0:1'\ninsecure = true"), ["listen"]);
+        assert_eq!(fields("data_dir = 'x'\nname = 'a b'\ncpus = 0\nlisten = []"), ["data_dir", "name", "cpus"]);
         assert_eq!(fields("advertise_address = '[::]:1'\ntask_ip = '0.0.0.0'"), ["advertise_address", "task_ip"]);
         assert_eq!(fields("labels = { 'a b' = 'x', c = \"1\\n2\" }"), ["labels.a b", "labels.c"]);
         assert_eq!(

@@ -3,16 +3,19 @@
 use super::listen::{self, Endpoint};
 use super::source::Settings;
 use super::{Checks, one_or_many};
-use crate::domain::command::Violation;
+use crate::domain::command::{Error, ErrorKind, Violation};
 use crate::domain::placement::Arrangement;
 use crate::domain::quantity::MAX_NAME_BYTES;
 use crate::scheduler::Policy;
 use crate::scheduler::policy::KEPT_FOR_GPUS_PERCENT;
 use crate::scheduler::quota::Limits;
-use crate::store::etcd::EtcdSettings;
+use crate::store::etcd::{EtcdSettings, EtcdTls};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// Where people of the controller's machine reach it, known by their accounts.
+pub const CONTROLLER_SOCKET: &str = "/run/wharf-controller/controller.sock";
 
 /// `controller.toml`. Every key has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,8 +25,13 @@ pub struct ControllerConfig {
     pub data_dir: PathBuf,
     #[serde(deserialize_with = "one_or_many")]
     pub listen: Vec<Endpoint>,
-    /// Allows listeners that others can reach without TLS and tokens.
+    /// Neither TLS nor tokens: whoever reaches a listener is believed.
     pub insecure: bool,
+    /// The cluster's certificates.
+    pub tls: TlsConfig,
+    /// See [`super::AgentConfig::own_account`].
+    #[serde(skip)]
+    pub own_account: bool,
     /// `PAI_DEFAULT_FS_URI` of every task; empty for none.
     pub default_fs_uri: String,
     /// How often agents report.
@@ -76,29 +84,127 @@ pub struct EtcdConfig {
     pub prefix: String,
     /// How long the lead outlives a leader that is gone.
     pub lease_s: u32,
+    /// Whom to believe as etcd: an authority's certificate in PEM. With it everything goes through TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_certificate: Option<PathBuf>,
+    /// What etcd is shown, where it asks: a certificate and its private key in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// Allows members on other machines without TLS, though what is said to them can be read and changed on the way.
+    pub insecure: bool,
+}
+
+/// The table `[tls]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The operator's own certificate authority, in PEM; default: one that the first start makes in
+    /// `data_dir/cluster/`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_certificate: Option<PathBuf>,
+    /// Its private key (PKCS #8).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_key: Option<PathBuf>,
+    /// How long certificates of nodes are valid, which are renewed at half of it.
+    pub node_life_s: u64,
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        Self { ca_certificate: None, ca_key: None, node_life_s: 365 * 86_400 }
+    }
+}
+
+impl TlsConfig {
+    fn check(&self, checks: &mut Checks) {
+        let (life, allowed) = (self.node_life_s, "10 to 315360000: ten years");
+        checks.expect((10..=315_360_000).contains(&life), "tls.node_life_s", "is out of range", life, allowed);
+        let is_whole = self.ca_certificate.is_some() == self.ca_key.is_some();
+        let allowed = "both ca_certificate and ca_key, or neither";
+        checks.expect(is_whole, "tls", "has only one half of the authority", "", allowed);
+        for (field, path) in [("tls.ca_certificate", &self.ca_certificate), ("tls.ca_key", &self.ca_key)] {
+            if let Some(path) = path {
+                checks.expect(path.is_absolute(), field, "is not absolute", path.display(), "an absolute path");
+            }
+        }
+    }
 }
 
 impl Default for EtcdConfig {
     fn default() -> Self {
-        Self { endpoints: Vec::new(), prefix: EtcdSettings::DEFAULT_PREFIX.to_owned(), lease_s: 6 }
+        Self {
+            endpoints: Vec::new(),
+            prefix: EtcdSettings::DEFAULT_PREFIX.to_owned(),
+            lease_s: 6,
+            ca_certificate: None,
+            certificate: None,
+            key: None,
+            insecure: false,
+        }
     }
 }
 
 impl EtcdConfig {
-    /// For the store.
-    pub fn settings(&self) -> EtcdSettings {
+    /// For the store. Reads the files of certificates.
+    pub fn settings(&self) -> Result<EtcdSettings, Error> {
         let endpoints = self.endpoints.iter().map(ToString::to_string).collect();
-        EtcdSettings { prefix: self.prefix.clone(), ..EtcdSettings::new(endpoints) }
+        Ok(EtcdSettings { prefix: self.prefix.clone(), tls: self.tls()?, ..EtcdSettings::new(endpoints) })
+    }
+
+    /// How its TLS is, if it has any.
+    pub fn tls(&self) -> Result<Option<EtcdTls>, Error> {
+        let read = |field: &str, path: &PathBuf| {
+            std::fs::read_to_string(path).map_err(|error| {
+                Error::new(ErrorKind::Invalid, format!("etcd.{field}: reading {}: {error}", path.display()))
+            })
+        };
+        let Some(ca) = &self.ca_certificate else { return Ok(None) };
+        let identity = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => Some((read("certificate", certificate)?, read("key", key)?)),
+            _ => None,
+        };
+        Ok(Some(EtcdTls { ca: read("ca_certificate", ca)?, identity }))
+    }
+
+    fn check_tls(&self, checks: &mut Checks) {
+        let is_whole = self.certificate.is_some() == self.key.is_some();
+        checks.expect(
+            is_whole,
+            "etcd",
+            "has only one half of what it shows",
+            "",
+            "both certificate and key, or neither",
+        );
+        let of = [
+            ("etcd.ca_certificate", &self.ca_certificate),
+            ("etcd.certificate", &self.certificate),
+            ("etcd.key", &self.key),
+        ];
+        for (field, path) in of.into_iter().filter_map(|(field, path)| Some((field, path.as_ref()?))) {
+            checks.expect(path.is_absolute(), field, "is not absolute", path.display(), "an absolute path");
+            let allowed = "only beside ca_certificate";
+            checks.expect(
+                self.ca_certificate.is_some(),
+                field,
+                "is never shown without TLS",
+                path.display(),
+                allowed,
+            );
+        }
     }
 
     fn check(&self, insecure: bool, checks: &mut Checks) {
+        let insecure = insecure || self.insecure || self.ca_certificate.is_some();
+        self.check_tls(checks);
         let field = "etcd.endpoints";
         checks.expect(!self.endpoints.is_empty(), field, "there is no member to ask", "[]", "HOST:PORT");
         for endpoint in &self.endpoints {
             let tcp = matches!(endpoint, Endpoint::Tcp { .. });
             checks.expect(tcp, field, "is no member of an etcd", endpoint, "HOST:PORT");
-            let message = "there is no TLS to etcd yet, so that only this machine may be asked";
-            let allowed = "a loopback address such as 127.0.0.1:2379, or insecure = true (--insecure)";
+            let message = "without TLS only this machine may be asked";
+            let allowed = "a loopback address such as 127.0.0.1:2379, ca_certificate, or insecure = true in [etcd]";
             checks.expect(insecure || endpoint.is_local(), field, message, endpoint, allowed);
         }
         let right = self.prefix.starts_with('/') && self.prefix.ends_with('/') && self.prefix.len() <= 100;
@@ -112,8 +218,13 @@ impl Default for ControllerConfig {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("/var/lib/wharf/controller"),
-            listen: vec![Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 7600 }],
+            listen: vec![
+                Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 7600 },
+                Endpoint::Unix { path: PathBuf::from(CONTROLLER_SOCKET) },
+            ],
             insecure: false,
+            tls: TlsConfig::default(),
+            own_account: false,
             default_fs_uri: String::new(),
             heartbeat_ms: 1000,
             node_timeout_ms: 10_000,
@@ -157,8 +268,9 @@ impl ControllerConfig {
 
     /// What to say at every start.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = listen::check("listen", &self.listen, self.insecure).unwrap_or_default();
-        let endpoints = self.etcd.iter().flat_map(|etcd| &etcd.endpoints);
+        let mut warnings = if self.insecure { listen::warnings("listen", &self.listen) } else { Vec::new() };
+        let plain = self.etcd.iter().filter(|etcd| etcd.ca_certificate.is_none());
+        let endpoints = plain.flat_map(|etcd| &etcd.endpoints);
         warnings.extend(endpoints.filter(|endpoint| !endpoint.is_local()).map(|endpoint| {
             format!("etcd.endpoints: what is said to {endpoint} can be read and changed on the way: there is no TLS (insecure is set)")
         }));
@@ -171,6 +283,7 @@ impl Settings for ControllerConfig {
         "data_dir",
         "listen",
         "insecure",
+        "tls",
         "default_fs_uri",
         "heartbeat_ms",
         "node_timeout_ms",
@@ -190,7 +303,11 @@ impl Settings for ControllerConfig {
         let data_dir = self.data_dir.display();
         checks.expect(self.data_dir.is_absolute(), "data_dir", "is not absolute", data_dir, "an absolute path");
         checks.expect(!self.listen.is_empty(), "listen", "nobody could reach this controller", "[]", "HOST:PORT");
-        checks.0.extend(listen::check("listen", &self.listen, self.insecure).err().unwrap_or_default());
+        if self.own_account && !self.insecure {
+            let because = "this controller is its account's alone, and has no TLS";
+            checks.0.extend(listen::refuse_outside("listen", &self.listen, because, "'wharf controller'"));
+        }
+        self.tls.check(&mut checks);
         let heartbeat = self.heartbeat_ms;
         let in_range = (100..=60_000).contains(&heartbeat);
         checks.expect(in_range, "heartbeat_ms", "is out of range", heartbeat, "100 to 60000");
@@ -236,11 +353,21 @@ mod tests {
     }
 
     #[test]
-    fn listeners_for_others_need_insecure_and_then_warn() {
-        let error = parse::<ControllerConfig>("c.toml", "listen = ['0.0.0.0:7600', 'unix:/run/c.sock']").unwrap_err();
-        assert!(error.to_string().contains("insecure = true"), "{error}");
+    fn listeners_for_others_have_tls_or_warn() {
+        let config: ControllerConfig = parse("c.toml", "listen = ['0.0.0.0:7600', 'unix:/run/c.sock']").unwrap();
+        assert!(config.warnings().is_empty());
+        let error = ControllerConfig { own_account: true, ..config }.check().remove(0).to_string();
+        assert!(error.contains("insecure = true"), "{error}");
         let config: ControllerConfig = parse("c.toml", "listen = '0.0.0.0:7600'\ninsecure = true").unwrap();
         assert_eq!(config.warnings().len(), 1);
+        for (text, part) in [
+            ("[tls]\nca_key = '/k'", "only one half"),
+            ("[tls]\nca_key = 'k'\nca_certificate = '/c'", "tls.ca_key: is not absolute"),
+            ("[tls]\nnode_life_s = 1", "tls.node_life_s: is out of range"),
+        ] {
+            let error = parse::<ControllerConfig>("c.toml", text).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]
@@ -248,7 +375,7 @@ mod tests {
         let config: ControllerConfig =
             parse("c.toml", "[etcd]\nendpoints = ['127.0.0.1:2379', '[::1]:2379']").unwrap();
         let etcd = config.etcd.clone().unwrap();
-        assert_eq!((etcd.prefix.as_str(), etcd.lease_s, etcd.settings().endpoints.len()), ("/wharf/", 6, 2));
+        assert_eq!((etcd.prefix.as_str(), etcd.lease_s, etcd.settings().unwrap().endpoints.len()), ("/wharf/", 6, 2));
         assert_eq!(parse("c.toml", &toml::to_string(&config).unwrap()), Ok(config));
         let text = "[etcd]\nendpoints = ['10.0.0.1:2379', 'unix:/x']\nprefix = 'x'\nlease_s = 1";
         let error = parse::<ControllerConfig>("c.toml", text).unwrap_err().to_string();
@@ -256,7 +383,7 @@ mod tests {
             assert!(error.contains(part), "{part}: {error}");
         }
         let config: ControllerConfig =
-            parse("c.toml", "insecure = true\n[etcd]\nendpoints = '10.0.0.1:2379'").unwrap();
+            parse("c.toml", "[etcd]\nendpoints = '10.0.0.1:2379'\ninsecure = true").unwrap();
         assert!(config.warnings()[0].contains("10.0.0.1:2379"), "{:?}", config.warnings());
         assert!(parse::<ControllerConfig>("c.toml", "[etcd]\nendpoint = 'x'").is_err(), "unknown keys are errors");
     }

@@ -1,5 +1,5 @@
-//! Addresses: `HOST:PORT` or `unix:PATH`, and which of them may be listened on. Without TLS and tokens whoever reaches
-//! a listener may do everything, so it must be this machine only, unless the operator spells out `insecure`.
+//! Addresses: `HOST:PORT` or `unix:PATH`, and which of them may be listened on. Where nothing proves who calls, whoever
+//! reaches a listener may do everything, so it must be this machine only, unless the operator spells out `insecure`.
 
 use crate::domain::command::Violation;
 use serde::de::{Deserialize, Deserializer, Error as _};
@@ -116,27 +116,30 @@ impl<'de> Deserialize<'de> for Endpoint {
     }
 }
 
-/// Checks the listeners of `field`. Returns what to warn of at every start.
-pub fn check(field: &str, listeners: &[Endpoint], insecure: bool) -> Result<Vec<String>, Vec<Violation>> {
+/// The listeners of `field` that others can reach, where nothing proves who calls.
+pub fn refuse_outside(field: &str, listeners: &[Endpoint], because: &str, instead: &str) -> Vec<Violation> {
     let outside = listeners.iter().filter(|listener| !listener.is_local());
-    if insecure {
-        let warn = |listener: &Endpoint| {
-            format!(
-                "{field}: whoever reaches {listener} may run commands on every node as any user: there is no TLS and no token (insecure is set)"
-            )
-        };
-        return Ok(outside.map(warn).collect());
-    }
-    let violations: Vec<_> = outside
-        .map(|listener| Violation {
-            field: field.to_owned(),
-            message: "without TLS and tokens only this machine may reach a listener".to_owned(),
-            found: format!("'{listener}'"),
-            allowed: "a loopback address such as 127.0.0.1:PORT, unix:/PATH, or insecure = true (--insecure)"
-                .to_owned(),
-        })
-        .collect();
-    if violations.is_empty() { Ok(Vec::new()) } else { Err(violations) }
+    let refused = |listener: &Endpoint| Violation {
+        field: field.to_owned(),
+        message: because.to_owned(),
+        found: format!("'{listener}'"),
+        allowed: format!(
+            "a loopback address such as 127.0.0.1:PORT, unix:/PATH, {instead}, or insecure = true (--insecure)"
+        ),
+    };
+    outside.map(refused).collect()
+}
+
+/// What to warn of at every start with `insecure`.
+pub fn warnings(field: &str, listeners: &[Endpoint]) -> Vec<String> {
+    let tcp = listeners.iter().filter(|listener| matches!(listener, Endpoint::Tcp { .. }));
+    let warn = |listener: &Endpoint| {
+        let whoever = if listener.is_local() { "whatever runs on this machine and" } else { "whoever" };
+        format!(
+            "{field}: {whoever} reaches {listener} may run commands on every node as any user: there is no TLS and no token (insecure is set)"
+        )
+    };
+    tcp.map(warn).collect()
 }
 
 #[cfg(test)]
@@ -174,12 +177,11 @@ mod tests {
 
     #[test]
     fn outside_listeners_need_the_word_and_then_warn() {
-        let listeners = [parsed("127.0.0.1:1"), parsed("0.0.0.0:7600")];
-        let violations = check("listen", &listeners, false).unwrap_err();
+        let listeners = [parsed("127.0.0.1:1"), parsed("0.0.0.0:7600"), parsed("unix:/run/x")];
+        let violations = refuse_outside("listen", &listeners, "nobody is authenticated", "a certificate");
         assert_eq!(violations.len(), 1);
         assert!(violations[0].to_string().contains("found '0.0.0.0:7600'"), "{}", violations[0]);
-        let warnings = check("listen", &listeners, true).unwrap();
-        assert!(warnings.len() == 1 && warnings[0].contains("0.0.0.0:7600"), "{warnings:?}");
-        assert_eq!(check("listen", &listeners[..1], true), Ok(vec![]));
+        let warnings = warnings("listen", &listeners);
+        assert!(warnings.len() == 2 && warnings[1].contains("whoever reaches 0.0.0.0:7600"), "{warnings:?}");
     }
 }

@@ -10,7 +10,7 @@ mod source;
 
 pub use agent::AgentConfig;
 pub use choice::{GpuChoice, PortRange, RuntimeChoice};
-pub use controller::{ControllerConfig, EtcdConfig};
+pub use controller::{CONTROLLER_SOCKET, ControllerConfig, EtcdConfig, TlsConfig};
 pub use listen::Endpoint;
 pub use policy::PolicyTable;
 pub use source::{ConfigError, Problem, Settings, load, parse};

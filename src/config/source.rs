@@ -190,9 +190,9 @@ mod tests {
 
     #[test]
     fn what_cannot_work_names_its_line_too() {
-        let text = message("name = 'n'\n\nlisten = '0.0.0.0:7601'\nlog_segments = 0\n");
+        let text = message("name = 'n'\n\ncpus = 0\nlog_segments = 0\n");
         let lines: Vec<_> = text.lines().collect();
-        assert!(lines[0].starts_with("agent.toml:3: listen: "), "{text}");
+        assert!(lines[0].starts_with("agent.toml:3: cpus: "), "{text}");
         assert!(lines[1].starts_with("agent.toml:4: log_segments: "), "{text}");
         let error = Error::from(parse::<AgentConfig>("agent.toml", "log_segments = 0").unwrap_err());
         assert_eq!((error.kind, error.violations[0].field.as_str()), (ErrorKind::Invalid, "log_segments"));

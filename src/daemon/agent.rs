@@ -1,11 +1,14 @@
 //! An agent from its settings.
 
+use super::guard;
+use super::identity::{self, Membership, NodeIdentity};
 use super::notify::{ServiceManager, keep_informed};
 use super::{host, journal, make_state_dir, pulse, runtime};
 use crate::agent::pressure::DiskMark;
 use crate::agent::{self, AgentHandle, AgentParts, AgentRunning, Looking, PortClaim, Tuning};
 use crate::api::ControllerApi;
-use crate::config::{AgentConfig, GpuChoice};
+use crate::config::listen::refuse_outside;
+use crate::config::{AgentConfig, Endpoint, GpuChoice};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::gpu::occupancy::IgnoredProcesses;
 use crate::domain::ids::{NodeName, NodeUid};
@@ -16,9 +19,10 @@ use crate::gpu::{GpuSource, none::NoGpus, sim::SimGpus};
 use crate::health::table::Table;
 use crate::host::Boot;
 use crate::kernel_log::KernelLogOptions;
-use crate::rpc;
+use crate::rpc::{self, Security};
 use crate::telemetry::clock::SystemClock;
 use crate::web::Web;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,14 +52,18 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
     // Tasks of other users pass through to their own folders.
     make_state_dir(&config.data_dir, 0o755)?;
     make_state_dir(&config.run_dir, 0o711)?;
+    let (config, member) = &settle(config)?;
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    let membership = member.as_ref().map(|member| Membership::new(member, plain(config))).transpose()?;
     let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
-    let listeners = rpc::bind(&listen, config.insecure).await?;
+    let listeners = rpc::bind(&listen, membership.is_some() || config.insecure).await?;
     let addresses: Vec<String> = listeners.iter().map(|listener| listener.address().to_owned()).collect();
     let (store, identity) = journal::open(config).await?;
     let ports = PortClaim::take(config.ports.as_ref().map(|ports| ports.0.clone()), &config.data_dir).await?;
     let (events, runtime_events) = mpsc::channel(RUNTIME_EVENTS);
     let (gpus, gpu_events) = gpus(config, &identity.node_uid)?;
+    let security = membership.as_ref().map_or_else(|| plain(config), |membership| membership.security.clone());
+    let controller = controller(config, membership.as_ref())?;
     let parts = AgentParts {
         name: NodeName(config.name.clone()),
         address: advertised(config, &addresses)?,
@@ -70,7 +78,7 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
         gpus,
         gpu_events,
         store,
-        controller: controller(config)?,
+        controller: controller.clone(),
         clock: Arc::new(SystemClock),
         tuning: Tuning {
             keep_ended: Duration::from_secs(u64::from(config.keep_ended_hours) * 3600),
@@ -94,7 +102,12 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
     };
     let (api, running) = agent::start(parts, cancel.clone()).await?;
     let shared = Arc::new(api.clone());
-    let routes = rpc::agent_routes(shared.clone()).await?.with_web(Web::of_agent(shared, host::host_names()));
+    let security = security.audited(super::audit_log(&config.data_dir)?);
+    let routes = rpc::agent_routes(shared.clone(), security).await?;
+    let routes = routes.with_web(Web::of_agent(shared, host::host_names()));
+    if let (Some(membership), Some(member), Some(controller)) = (membership, member, controller) {
+        tokio::spawn(membership.renew(controller, member.clone(), config.data_dir.clone(), cancel.clone()));
+    }
     tracing::info!(node = config.name, addresses = addresses.join(", "), "agent listens");
     let serving = tokio::spawn(rpc::serve(listeners, routes, cancel.clone()));
     Ok(AgentService { addresses, agent: api, running, _ports: ports, serving, cancel })
@@ -126,6 +139,36 @@ impl AgentService {
     }
 }
 
+/// The settings with what follows from the node's membership, and that.
+fn settle(config: &AgentConfig) -> Result<(AgentConfig, Option<NodeIdentity>), Error> {
+    let mut config = config.clone();
+    let proves = !config.insecure && !config.own_account;
+    let member = if proves { NodeIdentity::load(&config.data_dir)? } else { None };
+    identity::check(&config, member.as_ref())?;
+    if let Some(member) = member.as_ref().filter(|_| config.controller.is_empty()) {
+        config.controller.clone_from(&member.controllers);
+    }
+    if config.listen.is_empty() {
+        config.listen = config.usual_listeners();
+    }
+    if member.is_none() && !config.insecure {
+        let because = "this node has no certificate, so nothing proves who calls it";
+        let violations = refuse_outside("listen", &config.listen, because, "'wharf agent join ADDR TOKEN'");
+        if let Some(first) = violations.first() {
+            return Err(Error {
+                violations: violations.clone(),
+                ..Error::new(ErrorKind::Invalid, first.to_string())
+            });
+        }
+    }
+    Ok((config, member))
+}
+
+/// What counts on connections without TLS.
+fn plain(config: &AgentConfig) -> Security {
+    Security::plain(guard::plain(config.insecure, config.own_account))
+}
+
 /// Its cursor is beside the journal.
 fn kernel_log(config: &AgentConfig) -> Result<Option<KernelLogOptions>, Error> {
     if config.kernel_log.as_os_str().is_empty() {
@@ -144,21 +187,34 @@ fn xid_table(config: &AgentConfig) -> Result<Table, Error> {
     Table::builtin().overridden(&text).map_err(|error| wrong(error.to_string()))
 }
 
-/// With port 0 the address is known only after binding.
+/// With port 0 the address is known only after binding; one of every machine is told as the one of ours that leads to
+/// the controller.
 fn advertised(config: &AgentConfig, bound: &[String]) -> Result<String, Error> {
-    match (&config.advertise_address, bound.first()) {
-        (Some(address), _) => Ok(address.to_string()),
-        (None, Some(first)) => Ok(first.clone()),
-        (None, None) => Err(Error::new(ErrorKind::Invalid, "listen is empty: the agent could not be reached")),
+    if let Some(address) = &config.advertise_address {
+        return Ok(address.to_string());
+    }
+    let none = || Error::new(ErrorKind::Invalid, "listen is empty: the agent could not be reached");
+    let first = bound.first().ok_or_else(none)?;
+    match first.parse() {
+        Ok(Endpoint::Tcp { port, .. }) if first.parse::<Endpoint>().is_ok_and(|first| first.is_unspecified()) => {
+            let own = SocketAddr::new(host::address_towards(&config.controller), port);
+            Ok(own.to_string())
+        }
+        _ => Ok(first.clone()),
     }
 }
 
-fn controller(config: &AgentConfig) -> Result<Option<Arc<dyn ControllerApi>>, Error> {
+fn controller(
+    config: &AgentConfig,
+    membership: Option<&Membership>,
+) -> Result<Option<Arc<dyn ControllerApi>>, Error> {
     if config.controller.is_empty() {
         return Ok(None);
     }
     let addresses: Vec<String> = config.controller.iter().map(ToString::to_string).collect();
-    Ok(Some(Arc::new(rpc::ControllerClient::new(&addresses)?)))
+    // A node with an identity never talks to anybody who has not the cluster's.
+    let credentials = membership.map(|membership| membership.credentials.clone()).unwrap_or_default();
+    Ok(Some(Arc::new(rpc::ControllerClient::with(&addresses, &credentials)?)))
 }
 
 /// The GPUs, and what they tell unasked.

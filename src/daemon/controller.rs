@@ -1,5 +1,7 @@
 //! A controller from its settings.
 
+use super::cluster::Folder;
+use super::guard::{self, Guard};
 use super::host::host_names;
 use super::make_state_dir;
 use super::notify::{ServiceManager, keep_informed};
@@ -7,20 +9,24 @@ use crate::api::RecordsApi;
 use crate::config::{ControllerConfig, EtcdConfig};
 use crate::controller::election::{Candidate, Claim, Elected};
 use crate::controller::{self, Controller, ControllerParts};
-use crate::domain::command::Error;
+use crate::domain::command::{Error, ErrorKind};
 use crate::rpc;
+use crate::rpc::tls::authority::OwnAuthority;
 use crate::store::etcd::EtcdStore;
 use crate::store::file::set_aside;
 use crate::store::history::EventLog;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
-use crate::telemetry::clock::SystemClock;
+use crate::telemetry::clock::{Clock, SystemClock};
 use crate::web::Web;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+/// Between two questions to a store that does not answer.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
 
 /// A controller that listens.
 #[derive(Debug)]
@@ -66,14 +72,16 @@ pub async fn start_controller(
     make_state_dir(&config.data_dir, 0o700)?;
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
-    let listeners = rpc::bind(&addresses, config.insecure).await?;
+    let listeners = rpc::bind(&addresses, !config.own_account || config.insecure).await?;
     let addresses: Vec<String> = listeners.iter().map(|listener| listener.address().to_owned()).collect();
     let history = open_history(config).await?;
-    let (front, running) = match &config.etcd {
+    let (front, running, guard) = match &config.etcd {
         None => start_sole(config, history, cancel.clone()).await?,
-        Some(etcd) => start_elected(config, etcd, &addresses, history, cancel.clone())?,
+        Some(etcd) => start_elected(config, etcd, &addresses, history, cancel.clone()).await?,
     };
-    let routes = rpc::controller_routes(front.api()).await?.with_web(Web::new(front.api(), host_names()));
+    let security = guard.security.audited(super::audit_log(&config.data_dir)?);
+    let routes = rpc::controller_routes(front.api(), security).await?;
+    let routes = routes.with_web(Web::new(front.api(), host_names()));
     tracing::info!(addresses = addresses.join(", "), "controller listens");
     let serving = tokio::spawn(rpc::serve(listeners, routes, cancel.clone()));
     Ok(ControllerService { addresses, front, running, serving, cancel })
@@ -94,48 +102,110 @@ async fn open_history(config: &ControllerConfig) -> Result<Arc<EventLog>, Error>
     opened.await.map_err(|error| Error::internal(format!("opening the event log: {error}")))?
 }
 
+/// What answers, what decides, and what keeps the port.
+type Started = (Front, JoinHandle<Result<(), Error>>, Guard);
+
 /// The store is a file that nobody else has open: whoever has it leads.
 async fn start_sole(
     config: &ControllerConfig,
     history: Arc<EventLog>,
     cancel: CancellationToken,
-) -> Result<(Front, JoinHandle<Result<(), Error>>), Error> {
+) -> Result<Started, Error> {
     let path = config.store_path();
     let opened =
         tokio::task::spawn_blocking(move || SqliteStore::open(&path).map_err(|error| opening(&path, &error)));
     let store = opened.await.map_err(|error| Error::internal(format!("opening the store: {error}")))??;
-    let (api, running) = controller::start(parts(config, Arc::new(store), history), cancel).await?;
-    Ok((Front::Sole(api), tokio::spawn(running.join())))
+    let store: Arc<dyn Store> = Arc::new(store);
+    let guard = if guard::has_authority(config) {
+        let folder = Folder::of(config);
+        let authority = folder.authority(&*store, SystemClock.now()).await?;
+        Guard::of(authority, &folder, config, cancel.clone())?
+    } else {
+        Guard::open(config)
+    };
+    let (api, running) = controller::start(parts(config, store, history, &guard), cancel).await?;
+    Ok((Front::Sole(api), tokio::spawn(running.join()), guard))
 }
 
 /// The store is shared: leading is a matter of election.
-fn start_elected(
+async fn start_elected(
     config: &ControllerConfig,
     etcd: &EtcdConfig,
     addresses: &[String],
     history: Arc<EventLog>,
     cancel: CancellationToken,
-) -> Result<(Front, JoinHandle<Result<(), Error>>), Error> {
-    let store = EtcdStore::new(etcd.settings()).map_err(|error| Error::unavailable(error.to_string()))?;
+) -> Result<Started, Error> {
+    let store = EtcdStore::new(etcd.settings()?).map_err(|error| Error::unavailable(error.to_string()))?;
     let store = Arc::new(store);
     let named = config.advertise_address.as_ref().map(ToString::to_string);
     let claim = Claim {
         address: named.or_else(|| addresses.first().cloned()).unwrap_or_default(),
         id: uuid::Uuid::new_v4().to_string(),
     };
+    let folder = Folder::of(config);
+    let authority = match guard::has_authority(config) {
+        true => Some(shared_authority(&folder, &*store, &cancel).await?),
+        false => None,
+    };
+    let known = authority.as_ref().map(|authority| authority.certificate_pem().to_owned());
+    let guard = match authority {
+        Some(authority) => Guard::of(authority, &folder, config, cancel.clone())?,
+        None => Guard::open(config),
+    };
     let lease = Duration::from_secs(u64::from(etcd.lease_s));
     let candidate = Candidate { store: store.clone(), claim, lease };
     let (elected, config) = (Elected::new(), config.clone());
-    let parts = move || parts(&config, store.clone(), history.clone());
-    let running = tokio::spawn(elected.clone().run(candidate, parts, cancel));
-    Ok((Front::Elected(elected), running))
+    let (standing, kept, asked) = (elected.clone(), guard.clone(), store.clone());
+    let parts = move || parts(&config, store.clone(), history.clone(), &kept);
+    let running = tokio::spawn(async move {
+        if let Some(known) = known {
+            until_answered(&cancel, || folder.agree(&known, &*asked)).await?;
+        }
+        standing.run(candidate, parts, cancel).await
+    });
+    Ok((Front::Elected(elected), running, guard))
 }
 
-fn parts(config: &ControllerConfig, store: Arc<dyn Store>, history: Arc<EventLog>) -> ControllerParts {
+/// Of a folder that has none, only the store can say whether there is one elsewhere.
+async fn shared_authority(
+    folder: &Folder,
+    store: &dyn Store,
+    cancel: &CancellationToken,
+) -> Result<OwnAuthority, Error> {
+    match folder.known()? {
+        Some(authority) => Ok(authority),
+        None => until_answered(cancel, || folder.authority(store, SystemClock.now())).await,
+    }
+}
+
+/// While the store does not answer, it is asked again.
+async fn until_answered<T, F, Fut>(cancel: &CancellationToken, mut ask: F) -> Result<T, Error>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, Error>>,
+{
+    let mut is_told = false;
+    loop {
+        match ask().await {
+            Err(error) if error.kind == ErrorKind::Unavailable => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(%error, "waiting for the store");
+                }
+            }
+            answer => return answer,
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return Err(Error::unavailable("told to end while waiting for the store")),
+            () = tokio::time::sleep(STORE_AGAIN) => {}
+        }
+    }
+}
+
+fn parts(config: &ControllerConfig, store: Arc<dyn Store>, history: Arc<EventLog>, guard: &Guard) -> ControllerParts {
     ControllerParts {
         store,
         history,
-        dialer: Arc::new(rpc::Dialer::default()),
+        dialer: Arc::new(guard.dialer()),
         clock: Arc::new(SystemClock),
         policy: config.policy(),
         hardware_restarts: config.hardware_restarts.into(),
@@ -144,6 +214,7 @@ fn parts(config: &ControllerConfig, store: Arc<dyn Store>, history: Arc<EventLog
         heartbeat: Duration::from_millis(u64::from(config.heartbeat_ms)),
         node_timeout: Duration::from_millis(u64::from(config.node_timeout_ms)),
         keep_ended_jobs: config.keep_ended_jobs as usize,
+        certification: guard.certification.clone(),
     }
 }
 

@@ -2,8 +2,11 @@
 //! sockets, then run. Nothing is decided here.
 
 mod agent;
+mod cluster;
 mod controller;
+mod guard;
 mod host;
+mod identity;
 mod journal;
 mod notify;
 mod pulse;
@@ -13,10 +16,12 @@ mod tests;
 
 pub use agent::{AgentService, start_agent};
 pub use controller::{ControllerService, start_controller};
+pub use identity::{Joined, join};
 pub use notify::ServiceManager;
 pub use runtime::has_image;
 
 use crate::domain::command::{Error, ErrorKind};
+use crate::telemetry::audit::AuditLog;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -40,6 +45,12 @@ pub fn until_asked_to_end() -> Result<CancellationToken, Error> {
         asked.cancel();
     });
     Ok(cancel)
+}
+
+/// The audit log of a daemon with this state directory.
+fn audit_log(data_dir: &Path) -> Result<AuditLog, Error> {
+    AuditLog::open(data_dir)
+        .map_err(|error| Error::unavailable(format!("opening the audit log in {}: {error}", data_dir.display())))
 }
 
 /// Makes a folder for state with these rights, whatever the umask says. One that is there keeps the rights that

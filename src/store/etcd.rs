@@ -49,6 +49,22 @@ pub struct EtcdSettings {
     pub watch_stall: Duration,
     /// A watch that no member serves for so long ends.
     pub watch_patience: Duration,
+    /// None: what is said to it can be read and changed on the way.
+    pub tls: Option<EtcdTls>,
+}
+
+/// Whom to believe as etcd, and what to show it; all in PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EtcdTls {
+    pub ca: String,
+    /// A certificate and its private key, where it asks for one.
+    pub identity: Option<(String, String)>,
+}
+
+impl std::fmt::Debug for EtcdTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EtcdTls").field("identity", &self.identity.is_some()).finish_non_exhaustive()
+    }
 }
 
 impl EtcdSettings {
@@ -63,6 +79,7 @@ impl EtcdSettings {
             deadline: Duration::from_secs(10),
             watch_stall: Duration::from_secs(30),
             watch_patience: Duration::from_secs(60),
+            tls: None,
         }
     }
 }
@@ -80,7 +97,7 @@ pub struct EtcdStore {
 impl EtcdStore {
     /// Does not connect yet. Has to be called inside a tokio runtime.
     pub fn new(settings: EtcdSettings) -> Result<Self, StoreError> {
-        let link = Arc::new(Link::new(&settings.endpoints)?);
+        let link = Arc::new(Link::new(&settings.endpoints, settings.tls.as_ref())?);
         let keys = Keys::new(&settings.prefix);
         let session = Session::new(keys.session(&uuid::Uuid::new_v4().to_string()));
         let (closing, watches) = (CancellationToken::new(), TaskTracker::new());

@@ -3,13 +3,14 @@
 //! A read may be asked of one member after the other until one answers. A write may be asked again only if it is
 //! known that it was not taken; else its outcome is unknown, and the caller has to be told.
 
+use super::EtcdTls;
 use super::generated as pb;
 use crate::store::StoreError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Response, Status};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -69,6 +70,25 @@ impl Failed {
     }
 }
 
+fn client_tls(tls: &EtcdTls) -> ClientTlsConfig {
+    let config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca));
+    match &tls.identity {
+        Some((certificate, key)) => config.identity(Identity::from_pem(certificate, key)),
+        None => config,
+    }
+}
+
+/// An error with everything behind it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}
+
 #[derive(Debug)]
 struct Member {
     address: String,
@@ -84,8 +104,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// `HOST:PORT` or `http://HOST:PORT`, at least one. Has to be called inside a tokio runtime.
-    pub(super) fn new(endpoints: &[String]) -> Result<Self, StoreError> {
+    /// `HOST:PORT`, at least one. Has to be called inside a tokio runtime.
+    pub(super) fn new(endpoints: &[String], tls: Option<&EtcdTls>) -> Result<Self, StoreError> {
         let unavailable = |message| StoreError::Unavailable { operation: "connecting to etcd", message };
         if endpoints.is_empty() {
             return Err(unavailable("no endpoint is given".to_owned()));
@@ -95,12 +115,18 @@ impl Link {
         }
         let member = |address: &String| {
             let wrong = |why: String| unavailable(format!("'{address}': {why}; HOST:PORT is expected"));
-            if address.starts_with("https://") {
-                return Err(wrong("TLS to etcd is not supported".to_owned()));
+            if address.starts_with("https://") && tls.is_none() {
+                return Err(wrong("nothing says whom to believe there: ca_certificate is missing".to_owned()));
             }
-            let authority = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
+            let authority =
+                address.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
+            let scheme = if tls.is_some() { "https" } else { "http" };
             let endpoint =
-                Endpoint::from_shared(format!("http://{authority}")).map_err(|error| wrong(error.to_string()))?;
+                Endpoint::from_shared(format!("{scheme}://{authority}")).map_err(|error| wrong(error.to_string()))?;
+            let endpoint = match tls {
+                Some(tls) => endpoint.tls_config(client_tls(tls)).map_err(|error| wrong(chain(&error)))?,
+                None => endpoint,
+            };
             let endpoint = endpoint
                 .connect_timeout(CONNECT_LIMIT)
                 .tcp_nodelay(true)

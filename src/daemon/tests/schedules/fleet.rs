@@ -136,6 +136,7 @@ impl Fleet {
             heartbeat: HEARTBEAT,
             node_timeout: NODE_TIMEOUT,
             keep_ended_jobs: 10_000,
+            certification: None,
         };
         match controller::start(parts, cancel.clone()).await {
             Ok((controller, running)) => {

@@ -11,7 +11,7 @@ use crate::domain::command::{
     CommandHeader, Error, Heartbeat, HeartbeatReply, Registered, Registration, SequencedStatus,
 };
 use crate::domain::event::Event;
-use crate::domain::ids::{JournalId, NodeUid, TaskId};
+use crate::domain::ids::{JournalId, NodeName, NodeUid, TaskId};
 use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
 use crate::domain::ssh::SshSeed;
@@ -75,7 +75,7 @@ pub struct Agents {
 }
 
 impl AgentDialer for Agents {
-    fn dial(&self, address: &str) -> Result<Arc<dyn AgentApi>, Error> {
+    fn dial(&self, _node: &NodeName, address: &str) -> Result<Arc<dyn AgentApi>, Error> {
         let link = self.links.get(address).ok_or_else(|| Error::unavailable(format!("nobody is at {address}")))?;
         Ok(Arc::new(ToAgent { link: link.clone(), gate: self.gate.clone() }))
     }
