@@ -35,10 +35,10 @@
 //! | [`host`] | what the kernel shows beside GPUs: NVIDIA's PCI functions, InfiniBand ports, the boot |
 //! | [`store`] | the trait that keeps state; [`store::sqlite`], [`store::etcd`]; the history of events |
 //! | [`web`] | HTTP on the ports of controller and agent: OpenPAI's REST API ([`web::pai`]), and what Prometheus reads |
-//! | [`rpc`] | the only place that sees generated code: conversions, servers, clients, sockets |
+//! | [`rpc`] | the only place that sees generated code: conversions, servers, clients, sockets; and TLS ([`rpc::tls`]): who calls, and whether they may |
 //! | [`daemon`] | an agent and a controller from their settings; what the service manager is told |
 //! | [`cli`] | commands and what they print |
-//! | [`config`], [`telemetry`] | settings; logging and the clock |
+//! | [`config`], [`telemetry`] | settings; logging, the audit log and the clock |
 //!
 //! # Directions
 //!
@@ -48,6 +48,13 @@
 //! `runtime::process`, `store::sqlite`, `kernel_log`, `host`) see the domain and their own trait. Pure folders import no
 //! tokio, tonic, clock or randomness: time, ids and chance come in as arguments. `tests/architecture.rs` reads the `use`
 //! lines and keeps it so.
+//!
+//! # Who calls
+//!
+//! A connection proves an account (Unix socket), a node or a controller (certificate), a person (token), or nothing;
+//! `rpc::admission` makes a [`domain::principal::Principal`] of that and holds it against the table in
+//! [`domain::access::calls`], for every call of every protocol. What belongs to somebody is checked where the owner is known,
+//! in `controller::api`. Tokens, certificates and what was revoked are state of the controller: `controller::access`.
 //!
 //! # The life of a job
 //!

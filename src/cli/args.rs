@@ -1,5 +1,6 @@
 //! Every command and flag, once: help and shell completion come from here.
 
+use super::access::args::{AgentCommand, LoginArgs, TokenCommand};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -62,8 +63,9 @@ pub struct Cli {
 #[derive(Debug, Args)]
 pub struct Global {
     /// Controllers to ask, in turn: HOST:PORT or unix:PATH, separated by commas
-    #[arg(long, global = true, env = "WHARF_CONTROLLER", default_value = "127.0.0.1:7600", value_name = "ADDR")]
-    pub controller: String,
+    /// (default: where 'wharf login' was, else a controller of this machine)
+    #[arg(long, global = true, env = "WHARF_CONTROLLER", value_name = "ADDR")]
+    pub controller: Option<String>,
     /// Act as this user (default: who is logged in)
     #[arg(long = "as-user", global = true, env = "WHARF_USER", value_name = "USER")]
     pub as_user: Option<String>,
@@ -93,8 +95,11 @@ pub enum Command {
         #[arg(long)]
         insecure: bool,
     },
-    /// Run the agent of this machine
-    #[command(after_help = "Example:\n  wharf agent --config /etc/wharf/agent.toml")]
+    /// Run the agent of this machine, or make this machine a node
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  wharf agent join controller.example:7600 TOKEN\n  wharf agent --config /etc/wharf/agent.toml"
+    )]
     Agent {
         /// Settings, in TOML
         #[arg(long, value_name = "FILE", default_value = "/etc/wharf/agent.toml")]
@@ -102,7 +107,23 @@ pub enum Command {
         /// Allow listeners that others can reach, without TLS and tokens
         #[arg(long)]
         insecure: bool,
+        #[command(subcommand)]
+        command: Option<AgentCommand>,
     },
+    /// Make, list and end tokens, by which people are known and machines join
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Keep a token for a controller, so that commands need not name either
+    #[command(after_help = "Example:\n  wharf login controller.example:7600")]
+    Login(LoginArgs),
+    /// Forget the token that was kept
+    #[command(after_help = "Example:\n  wharf logout")]
+    Logout,
+    /// Say who the controller takes you for
+    #[command(after_help = "Example:\n  wharf whoami")]
+    Whoami,
     /// Submit a job
     #[command(
         after_help = "Examples:\n  wharf submit job.json\n  wharf submit --wait --follow job.json\n  generate-job | wharf submit -"
@@ -337,6 +358,9 @@ pub enum StoreCommand {
         /// Delete what the second store holds
         #[arg(long)]
         replace: bool,
+        /// The controller's settings, whose table etcd says how its TLS is
+        #[arg(long, value_name = "FILE", default_value = "/etc/wharf/controller.toml")]
+        config: PathBuf,
         /// Allow an etcd on other machines, without TLS
         #[arg(long)]
         insecure: bool,
@@ -547,7 +571,7 @@ pub struct DoctorArgs {
     #[arg(long)]
     pub exits: bool,
     /// The agent of this machine
-    #[arg(long, value_name = "ADDR", env = "WHARF_AGENT", default_value = "127.0.0.1:7601")]
+    #[arg(long, value_name = "ADDR", env = "WHARF_AGENT", default_value = "unix:/run/wharf/agent.sock")]
     pub agent: String,
 }
 

@@ -1,9 +1,11 @@
 //! The command line: arguments in, calls on the two services, text or JSON out, an exit code at the end.
 
+mod access;
 mod args;
 mod context;
 mod demo;
 mod doctor;
+mod duration;
 mod events;
 mod exec;
 mod fail;
@@ -35,6 +37,7 @@ mod xid;
 
 pub use args::Cli;
 
+use access::args::AgentCommand;
 use args::{Command, FaultCommand, FaultsCommand, JobCommand};
 use clap::{CommandFactory, Parser};
 use context::Context;
@@ -115,7 +118,12 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Demo(args) => demo::demo(&context, args).await,
         Command::Dev(args) => serve::dev(&context, args).await,
         Command::Controller { config, insecure } => serve::controller(&context, &config, insecure).await,
-        Command::Agent { config, insecure } => serve::agent(&context, &config, insecure).await,
+        Command::Agent { command: Some(AgentCommand::Join(args)), .. } => access::join(&context, args).await,
+        Command::Token { command } => access::token(&context, command).await,
+        Command::Login(args) => access::login(&context, args).await,
+        Command::Logout => access::logout(&context),
+        Command::Whoami => access::whoami(&context).await,
+        Command::Agent { config, insecure, command: None } => serve::agent(&context, &config, insecure).await,
         Command::Sim(args) => sim::sim(&context, args).await,
         Command::Store { command } => store::store(&context, command).await,
         Command::Completion { .. } | Command::GpuWorker | Command::GpuDeepCheck { .. } => Ok(exit_code::OK),

@@ -2,18 +2,15 @@
 
 use super::args::NodeCommand;
 use super::context::Context;
+use super::duration::duration;
 use super::exit_code::OK;
-use super::fail::{Failure, bad_usage};
+use super::fail::Failure;
 use super::patience::{Pace, Silence};
 use super::signals::interrupted;
 use crate::api::ControllerApi;
 use crate::domain::command::Error;
 use crate::domain::node::NodeChange;
 use crate::domain::view::NodeView;
-use std::time::Duration;
-
-/// Longest deadline of a drain.
-const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 /// Does what was asked of a node, and says what came of it.
 pub async fn change(context: &Context, command: NodeCommand) -> Result<u8, Failure> {
@@ -84,35 +81,10 @@ fn sentence(node: &NodeView) -> String {
     text
 }
 
-/// `90s`, `15m`, `2h` or `1d`.
-fn duration(flag: &str, text: &str) -> Result<Duration, Failure> {
-    let seconds = match text.chars().last() {
-        Some('s') => Some(1),
-        Some('m') => Some(60),
-        Some('h') => Some(3600),
-        Some('d') => Some(86_400),
-        _ => None,
-    };
-    let number = text.get(..text.len().saturating_sub(1)).and_then(|digits| digits.parse::<u32>().ok());
-    let found = seconds.zip(number).map(|(seconds, number)| Duration::from_secs(u64::from(number) * seconds));
-    found.filter(|duration| *duration <= LONGEST).ok_or_else(|| {
-        bad_usage(format!("{flag} {text}: a duration of at most a year is expected, such as 90s, 15m, 2h or 1d"))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::time::Timestamp;
-
-    #[test]
-    fn durations_have_a_unit() {
-        let seconds = |text| duration("--deadline", text).map(|duration| duration.as_secs()).ok();
-        assert_eq!(["0s", "90s", "15m", "2h", "1d"].map(seconds), [0, 90, 900, 7200, 86_400].map(Some));
-        for wrong in ["", "5", "s", "-1s", "1w", "é", "4000000000d", "366d"] {
-            assert_eq!(seconds(wrong), None, "{wrong}");
-        }
-    }
 
     #[test]
     fn the_sentence_says_what_is_left() {

@@ -77,6 +77,7 @@ pub(super) async fn start_both(
         data_dir: data_dir.join("controller"),
         listen: vec![listen],
         insecure,
+        own_account: true,
         // On a single node there is no other place for jobs without GPUs.
         kept_for_gpus_percent: 0,
         ..ControllerConfig::default()
@@ -94,6 +95,7 @@ pub(super) async fn start_both(
         cpus: node.cpus,
         memory_mb: node.memory_mb,
         insecure,
+        own_account: true,
         // Whoever starts it runs tasks as themselves, root as well.
         policy: PolicyTable { users: Some(vec!["0-4294967295".to_owned()]), ..PolicyTable::default() },
         ..AgentConfig::default()

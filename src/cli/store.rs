@@ -12,7 +12,7 @@ use crate::domain::command::{Error, ErrorKind};
 use crate::domain::time::Timestamp;
 use crate::store::backup::{BackupReader, BackupWriter};
 use crate::store::etcd::lease::{Attempt, Lead};
-use crate::store::etcd::{EtcdSettings, EtcdStore};
+use crate::store::etcd::{EtcdSettings, EtcdStore, EtcdTls};
 use crate::store::snapshot::Snapshot;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
@@ -41,8 +41,10 @@ pub async fn store(context: &Context, command: StoreCommand) -> Result<u8, Failu
             let place = Place::of(at.store.as_deref(), &at.config, at.insecure)?;
             restore(context, &place, &file, replace).await
         }
-        StoreCommand::Move { from, to, replace, insecure } => {
-            let (from, to) = (Place::parse(&from, insecure)?, Place::parse(&to, insecure)?);
+        StoreCommand::Move { from, to, replace, config, insecure } => {
+            let tls = etcd_tls(&config)?;
+            let (from, to) =
+                (Place::parse(&from, insecure, tls.as_ref())?, Place::parse(&to, insecure, tls.as_ref())?);
             relocate(context, &from, &to, replace).await
         }
     }
@@ -64,20 +66,29 @@ impl fmt::Display for Place {
     }
 }
 
+/// How etcd's TLS is, by the settings of the controller; none where there are none.
+fn etcd_tls(config: &Path) -> Result<Option<EtcdTls>, Failure> {
+    if !config.exists() {
+        return Ok(None);
+    }
+    let config: ControllerConfig = config::load(config).map_err(|error| Failure::from(Error::from(error)))?;
+    Ok(config.etcd.map(|etcd| etcd.tls()).transpose()?.flatten())
+}
+
 impl Place {
     /// As named, else as the controller's settings say.
     fn of(named: Option<&str>, config: &Path, insecure: bool) -> Result<Self, Failure> {
         if let Some(named) = named {
-            return Self::parse(named, insecure);
+            return Self::parse(named, insecure, etcd_tls(config)?.as_ref());
         }
         let config: ControllerConfig = config::load(config).map_err(|error| Failure::from(Error::from(error)))?;
         Ok(match &config.etcd {
-            Some(etcd) => Self::Etcd(etcd.settings()),
+            Some(etcd) => Self::Etcd(etcd.settings()?),
             None => Self::Sqlite(config.data_dir),
         })
     }
 
-    fn parse(text: &str, insecure: bool) -> Result<Self, Failure> {
+    fn parse(text: &str, insecure: bool, tls: Option<&EtcdTls>) -> Result<Self, Failure> {
         let wrong = |why: &str| {
             bad_usage(format!(
                 "'{text}' is no store: {why}; allowed: sqlite:DIR, etcd:HOST:PORT[,HOST:PORT...][/PREFIX/]"
@@ -101,12 +112,15 @@ impl Place {
         let mut endpoints = Vec::new();
         for member in members.split(',') {
             let endpoint: Endpoint = member.parse().map_err(|error| wrong(&format!("{error}")))?;
-            if !insecure && !endpoint.is_local() {
-                return Err(wrong(&format!("there is no TLS to etcd yet, and {endpoint} is elsewhere (--insecure)")));
+            if !insecure && tls.is_none() && !endpoint.is_local() {
+                return Err(wrong(&format!(
+                    "{endpoint} is elsewhere, and the controller's settings have no etcd.ca_certificate (--insecure does \
+                     without)"
+                )));
             }
             endpoints.push(endpoint.to_string());
         }
-        Ok(Self::Etcd(EtcdSettings { prefix: prefix.to_owned(), ..EtcdSettings::new(endpoints) }))
+        Ok(Self::Etcd(EtcdSettings { prefix: prefix.to_owned(), tls: tls.cloned(), ..EtcdSettings::new(endpoints) }))
     }
 
     /// What a controller with these settings has, while one may run.
@@ -358,13 +372,16 @@ mod tests {
         let texts =
             ["sqlite:/var/lib/wharf/controller", "etcd:127.0.0.1:2379,[::1]:2380/mine/", "etcd:10.0.0.1:1/wharf/"];
         for text in texts {
-            assert_eq!(Place::parse(text, true).unwrap().to_string(), text);
+            assert_eq!(Place::parse(text, true, None).unwrap().to_string(), text);
         }
-        assert_eq!(Place::parse("etcd:localhost:2379", false).unwrap().to_string(), "etcd:localhost:2379/wharf/");
+        assert_eq!(
+            Place::parse("etcd:localhost:2379", false, None).unwrap().to_string(),
+            "etcd:localhost:2379/wharf/"
+        );
         for text in
             ["", "sqlite:", "/var/x", "etcd:", "etcd:host", "etcd:127.0.0.1:1/x", "etcd:127.0.0.1:1/", texts[2]]
         {
-            let Err(Failure::Error(error)) = Place::parse(text, false) else { panic!("{text} was taken") };
+            let Err(Failure::Error(error)) = Place::parse(text, false, None) else { panic!("{text} was taken") };
             assert!(error.message.contains("allowed: sqlite:DIR"), "{text}: {error}");
         }
     }

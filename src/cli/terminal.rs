@@ -1,4 +1,4 @@
-//! The caller's terminal, for `wharf exec --tty`.
+//! The caller's terminal, for `wharf exec --tty` and for secrets that are typed.
 
 pub fn terminal_size() -> (u16, u16) {
     let mut size = libc::winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
@@ -36,4 +36,21 @@ impl Drop for RawTerminal {
         // SAFETY: the pointer is valid for the call; a failure leaves the terminal raw, which we cannot change.
         unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw const self.before) };
     }
+}
+
+/// What `read` reads, while the terminal does not show what is typed.
+pub fn unseen<T>(read: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<T> {
+    // SAFETY: termios is plain data for which zero is valid, and tcgetattr fills it before it is used.
+    let mut before: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is valid and exclusive for the call.
+    if unsafe { libc::tcgetattr(libc::STDIN_FILENO, &raw mut before) } != 0 {
+        return read();
+    }
+    let mut silent = before;
+    silent.c_lflag &= !libc::ECHO;
+    silent.c_lflag |= libc::ECHONL;
+    // SAFETY: the pointer is valid for the call.
+    unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSAFLUSH, &raw const silent) };
+    let _restored = RawTerminal { before };
+    read()
 }
