@@ -108,6 +108,22 @@ fn none(offenders: Vec<String>, rule: &str) {
 const PURE: [&str; 5] = ["domain", "health", "jobfile", "scheduler", "sim"];
 
 #[test]
+fn tls_is_the_wires_alone() {
+    let outside = ["rustls", "tokio_rustls", "rcgen", "x509_parser"];
+    none(offenders(&sources(), &[], &outside, &["rpc/"]), "TLS and certificates belong to rpc");
+    // Hashes and chance of tokens.
+    none(
+        offenders(
+            &sources(),
+            &[],
+            &["ring::digest", "ring::rand", "ring::aead", "ring::hmac"],
+            &["rpc/", "controller/access/"],
+        ),
+        "cryptography has two places",
+    );
+}
+
+#[test]
 fn the_reader_sees_code_and_nothing_else() {
     let text = "//! tokio\nuse tokio::sync; // tonic\nlet a = \"rand \\\" nix\";\n#[cfg(test)]\nfn f() {}\nuse libc;\n\
         #[cfg(test)]\nmod tests {\n use bollard;\n}\n";

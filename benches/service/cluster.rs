@@ -37,14 +37,14 @@ impl Cluster {
             TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port is free").port();
         let address = format!("127.0.0.1:{port}");
         let shown = folder.display();
-        let settings = format!("data_dir = '{shown}/c'\nlisten = '{address}'\n");
+        let settings = format!("data_dir = '{shown}/c'\nlisten = '{address}'\ninsecure = true\n");
         let controller = daemon(folder, "controller", &settings, env);
         let mut children = Vec::new();
         for (i, more) in agents.iter().enumerate() {
             let first = 20_000 + 1_000 * i;
             let settings = format!(
                 "data_dir = '{shown}/a{i}'\nrun_dir = '{shown}/r{i}'\nname = 'n{i}'\ncontroller = '{address}'\n\
-                 listen = 'unix:{shown}/a{i}.sock'\ntask_ip = '127.0.0.1'\ncpus = 256\nmemory_mb = 400000\n\
+                 listen = 'unix:{shown}/a{i}.sock'\ninsecure = true\ntask_ip = '127.0.0.1'\ncpus = 256\nmemory_mb = 400000\n\
                  ports = '{first}-{}'\npolicy.users = ['0-4294967295']\n{more}\n",
                 first + 999
             );

@@ -170,9 +170,11 @@ fn a_controller_that_is_not_there_is_3() {
 fn wrong_settings_are_named_and_nothing_starts() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let path = folder.path().join("x.toml");
+    let open = format!("data_dir = '{0}/a'\nrun_dir = '{0}/r'\nlisten = '0.0.0.0:7601'", folder.path().display());
     let cases = [
         ("controller", "data_dri = '/tmp/x'", "data_dir"),
-        ("controller", "listen = '0.0.0.0:7600'", "insecure"),
+        ("controller", "[tls]\nca_key = '/k'", "tls"),
+        ("agent", open.as_str(), "insecure"),
         ("agent", "gpus = 'sim:lots'", "sim:8xA100"),
         ("agent", "cpus = 'many'", "cpus"),
     ];

@@ -186,7 +186,7 @@ fn without_a_quorum_tasks_and_reading_go_on_and_changes_are_refused() {
 fn cut_off_from_etcd(cables: Cables, way: Way) {
     let etcd = Etcd::behind(cables, 1);
     // Not of this machine, as far as they can tell.
-    let settings = [0, 1].map(|controller| format!("insecure = true\n{}", etcd.settings_of(controller)));
+    let settings = [0, 1].map(|controller| etcd.settings_of(controller));
     let nodes = vec![Node::new("n0", "sim:4xH100")];
     let cluster = Cluster::with_two_controllers_of(nodes, [&settings[0], &settings[1]]);
     let id = cluster.submit(&counting(&cluster));

@@ -45,6 +45,7 @@ mod ports;
 mod random_jobs;
 mod rest;
 mod score;
+mod secure;
 mod sharing;
 mod simulate;
 mod ssh;

@@ -18,6 +18,7 @@ use wharf::domain::principal::{Principal, Role};
 use wharf::domain::ssh::SshSeed;
 use wharf::domain::task::{Inventory, TaskSpec, TaskState, TaskStatus};
 use wharf::domain::time::Timestamp;
+use wharf::rpc::{Plain, Security};
 
 /// What an agent might say to anything: about another task, in another generation, in an impossible state.
 #[derive(Debug)]
@@ -199,7 +200,9 @@ fn an_agent_that_lies_is_refused() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     let address = format!("unix:{}", cluster.path("liar.sock").display());
     let listeners = runtime.block_on(wharf::rpc::bind(&[&address], false)).expect("the socket can be bound");
-    let routes = runtime.block_on(wharf::rpc::agent_routes(Arc::new(Liar))).expect("routes are built");
+    let routes = runtime
+        .block_on(wharf::rpc::agent_routes(Arc::new(Liar), Security::plain(Plain::Believed)))
+        .expect("routes are built");
     runtime.spawn(wharf::rpc::serve(listeners, routes, CancellationToken::new()));
     keep_alive(&runtime, &cluster, "liar", address);
     try_it(&cluster, "liar");

@@ -14,6 +14,7 @@ use raw::{Raw, request};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -114,13 +115,11 @@ fn a_unix_socket_says_who_calls() {
     };
     open(folder.path(), 0o755);
     let place = |name: &str| folder.path().join(name).display().to_string();
-    let (listen, agent) = (format!("unix:{}", place("c.sock")), format!("unix:{}", place("a.sock")));
-    let state = place("s");
-    let dev = ["dev", "--data-dir", &state, "--listen", &listen, "--agent-listen", &agent, "--gpus", "none"];
-    let _dev = Running::start(wharf(&[&dev[..], &["--runtime", "process", "--cpus", "4"]].concat()));
     let socket = place("c.sock");
-    until("the controller listens", || Path::new(&socket).exists().then_some(()));
-    open(Path::new(&socket), 0o666);
+    let settings = format!("data_dir = '{}'\nlisten = 'unix:{socket}'\n", place("s"));
+    fs::write(place("c.toml"), settings).expect("the folder is ours");
+    let _controller = Running::start(wharf(&["controller", "--config", &place("c.toml")]));
+    until("the controller listens", || UnixStream::connect(&socket).ok());
 
     let ask = |uid: Option<u32>, args: &[&str]| {
         let mut curl = Command::new("curl");

@@ -183,10 +183,9 @@ impl Fleet {
         let quoted: Vec<String> = listen.iter().map(|address| format!("'{address}'")).collect();
         let etcd = self.etcd.as_ref().map(|etcd| etcd.settings_of(i)).unwrap_or_default();
         let settings = format!(
-            "data_dir = '{}'\nlisten = [{}]\ninsecure = {}\nheartbeat_ms = 250\nnode_timeout_ms = 5000\n{etcd}",
+            "data_dir = '{}'\nlisten = [{}]\ninsecure = true\nheartbeat_ms = 250\nnode_timeout_ms = 5000\n{etcd}",
             self.path(&format!("c{i}")).display(),
             quoted.join(", "),
-            self.net.is_some(),
         );
         self.addresses.push(listen[0].clone());
         let daemon = self.daemon("controller", &format!("controller{i}"), &settings, None);
@@ -222,11 +221,10 @@ impl Fleet {
         };
         let settings = format!(
             "data_dir = '{}'\nrun_dir = '{}'\nname = 'n{i}'\ncontroller = [{controllers}]\nlisten = '{listen}'\n\
-             insecure = {}\ntask_ip = '{task_ip}'\ngpus = 'sim:4xH100'\ncpus = 64\nmemory_mb = 400000\n\
+             insecure = true\ntask_ip = '{task_ip}'\ngpus = 'sim:4xH100'\ncpus = 64\nmemory_mb = 400000\n\
              ports = '{}-{}'\nkernel_log = ''\ndisk_high_percent = 100\n{runtime}[labels]\nkind = '{}'\n",
             data_dir.display(),
             self.path(&format!("r{i}")).display(),
-            self.net.is_some(),
             self._blocks[i].first,
             self._blocks[i].last,
             if docker.is_some() { "containers" } else { "processes" },

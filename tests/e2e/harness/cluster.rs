@@ -56,6 +56,8 @@ pub struct Cluster {
     node_uids: Vec<String>,
     /// Its daemons are on machines of their own; clients then come by a Unix socket.
     net: Option<Net>,
+    /// Callers have to prove who they are: nodes join with tokens, and clients come by a Unix socket.
+    is_secured: bool,
 }
 
 impl Cluster {
@@ -66,7 +68,17 @@ impl Cluster {
 
     /// These nodes, and a controller with more lines in its configuration.
     pub fn with(nodes: Vec<Node>, controller: &str) -> Self {
-        Self::of(nodes, [controller; 2], None, None)
+        Self::of(nodes, [controller; 2], None, None, false)
+    }
+
+    /// The same, and nobody is believed: as a controller without a word about it is.
+    pub fn secured(nodes: Vec<Node>, controller: &str) -> Self {
+        Self::of(nodes, [controller; 2], None, None, true)
+    }
+
+    /// The same with two controllers, whose store the lines must say.
+    pub fn secured_with_two_controllers(nodes: Vec<Node>, controller: &str) -> Self {
+        Self::of(nodes, [controller; 2], Some((Port::claim(), Mutex::new(None))), None, true)
     }
 
     /// The same with two controllers, whose store the lines must say.
@@ -76,14 +88,14 @@ impl Cluster {
 
     /// The same, each with lines of its own.
     pub fn with_two_controllers_of(nodes: Vec<Node>, controllers: [&str; 2]) -> Self {
-        Self::of(nodes, controllers, Some((Port::claim(), Mutex::new(None))), None)
+        Self::of(nodes, controllers, Some((Port::claim(), Mutex::new(None))), None, false)
     }
 
     /// Nodes `n0`, `n1`, ... with these GPUs, each and the controller on machines of their own; one that is not heard is
     /// missed soon.
     pub fn across(net: Net, gpus: &[&str]) -> Self {
         let nodes = gpus.iter().enumerate().map(|(i, gpus)| Node::new(&format!("n{i}"), gpus)).collect();
-        Self::of(nodes, [""; 2], None, Some(net))
+        Self::of(nodes, [""; 2], None, Some(net), false)
     }
 
     fn of(
@@ -91,6 +103,7 @@ impl Cluster {
         controllers: [&str; 2],
         second: Option<(Port, Mutex<Option<Child>>)>,
         net: Option<Net>,
+        is_secured: bool,
     ) -> Self {
         let folder = tempfile::Builder::new().prefix("wh-").tempdir().expect("a temporary folder can be made");
         // Tasks may run as another user and have to get through.
@@ -98,11 +111,18 @@ impl Cluster {
         let agents: Vec<_> = nodes.into_iter().map(|node| (node, Mutex::new(None))).collect();
         let blocks = agents.iter().map(|_| Block::claim()).collect();
         let (port, controller) = (Port::claim(), Mutex::new(None));
-        let mut cluster = Self { folder, port, blocks, controller, second, agents, node_uids: Vec::new(), net };
+        let mut cluster =
+            Self { folder, port, blocks, controller, second, agents, node_uids: Vec::new(), net, is_secured };
         cluster.write_settings(controllers);
         cluster.start_controller();
         if cluster.second.is_some() {
+            if is_secured {
+                cluster.share_authority();
+            }
             cluster.start_second();
+        }
+        if is_secured {
+            (0..cluster.agents.len()).for_each(|i| cluster.join(i));
         }
         (0..cluster.agents.len()).for_each(|i| cluster.start_agent(i));
         cluster.wait_ready();
@@ -127,10 +147,15 @@ impl Cluster {
     }
 
     pub fn address(&self) -> String {
-        match self.net {
-            Some(_) => format!("unix:{}", self.path("c.sock").display()),
-            None => format!("127.0.0.1:{}", self.port.number),
+        if self.net.is_some() || self.is_secured {
+            return format!("unix:{}", self.path("c.sock").display());
         }
+        self.tcp()
+    }
+
+    /// Where the first controller listens on TCP, except across a network.
+    pub fn tcp(&self) -> String {
+        format!("127.0.0.1:{}", self.port.number)
     }
 
     /// Between machines of their own.
@@ -140,7 +165,10 @@ impl Cluster {
 
     /// Of all controllers, as a client is told them.
     pub fn addresses(&self) -> String {
-        let second = self.second.iter().map(|(port, _)| format!(",127.0.0.1:{}", port.number));
+        let second = self.second.iter().map(|(port, _)| match self.is_secured {
+            true => format!(",unix:{}", self.path("c2.sock").display()),
+            false => format!(",127.0.0.1:{}", port.number),
+        });
         std::iter::once(self.address()).chain(second).collect()
     }
 
@@ -158,29 +186,38 @@ impl Cluster {
         self.blocks[i].first..=self.blocks[i].last
     }
 
+    /// Callers are who they say: who may do what is tried by tests with certificates and tokens of their own.
     fn write_settings(&self, [more, of_second]: [&str; 2]) {
         let folder = self.folder().display();
         let (listen, timeout_ms) = match &self.net {
-            Some(_) => (format!("['{}:7600', '{}']\ninsecure = true", Net::controller_ip(), self.address()), 4_000),
+            Some(_) => (format!("['{}:7600', '{}']", Net::controller_ip(), self.address()), 4_000),
             None => (format!("'{}'", self.address()), 10_000),
         };
+        let (listen, insecure) = match self.is_secured {
+            true => (format!("['{}', '{}']", self.tcp(), self.address()), "false"),
+            false => (listen, "true"),
+        };
         let own = format!(
-            "data_dir = '{folder}/c'\nlisten = {listen}\nheartbeat_ms = 250\nnode_timeout_ms = {timeout_ms}\n"
+            "data_dir = '{folder}/c'\nlisten = {listen}\ninsecure = {insecure}\nheartbeat_ms = 250\nnode_timeout_ms = {timeout_ms}\n"
         );
         if let Some((port, _)) = &self.second {
             let address = format!("127.0.0.1:{}", port.number);
-            let other = own.replace(&self.address(), &address).replace("/c'", "/c2'");
+            let other = own.replace(&self.tcp(), &address).replace("/c'", "/c2'").replace("/c.sock", "/c2.sock");
             fs::write(self.path("second.toml"), format!("{other}{of_second}\n")).expect("the folder is ours");
         }
         fs::write(self.path("controller.toml"), format!("{own}{more}\n")).expect("the folder is ours");
-        let addresses =
-            self.net.as_ref().map_or_else(|| self.addresses(), |_| format!("{}:7600", Net::controller_ip()));
+        let addresses = match (&self.net, self.is_secured) {
+            (Some(_), _) => format!("{}:7600", Net::controller_ip()),
+            (None, true) => self.tcp_addresses(),
+            (None, false) => self.addresses(),
+        };
         let controllers: Vec<String> = addresses.split(',').map(|address| format!("'{address}'")).collect();
         let controllers = controllers.join(", ");
         for (i, (node, _)) in self.agents.iter().enumerate() {
             let ports = &self.blocks[i];
             let listen = match &self.net {
-                Some(_) => format!("'{}:7601'\ninsecure = true", Net::node_ip(i)),
+                Some(_) => format!("'{}:7601'", Net::node_ip(i)),
+                None if self.is_secured => format!("'127.0.0.1:0'\ntask_ip = '127.0.1.{}'", i + 1),
                 None => format!("'unix:{folder}/a{i}.sock'\ntask_ip = '127.0.1.{}'", i + 1),
             };
             // The machine's own log is everybody's: only a test that asks for it hears it.
@@ -190,7 +227,7 @@ impl Cluster {
             let users = if said { "" } else { "policy.users = ['0-4294967295']\n" };
             let agent = format!(
                 "data_dir = '{folder}/a{i}'\nrun_dir = '{folder}/r{i}'\nname = '{}'\ncontroller = [{controllers}]\n\
-                 listen = {listen}\ngpus = '{}'\nruntime = '{}'\ncpus = {}\nmemory_mb = {}\nports = '{}-{}'\n{log}{users}{}\n",
+                 listen = {listen}\ninsecure = {insecure}\ngpus = '{}'\nruntime = '{}'\ncpus = {}\nmemory_mb = {}\nports = '{}-{}'\n{log}{users}{}\n",
                 node.name, node.gpus, node.runtime, node.cpus, node.memory_mb, ports.first, ports.last, node.more,
             );
             fs::write(self.path(&format!("agent{i}.toml")), agent).expect("the folder is ours");
@@ -232,6 +269,11 @@ impl Cluster {
         let mut slot = self.second().lock().expect("no test panics with it");
         assert!(slot.is_none(), "the second controller runs already");
         *slot = Some(self.daemon(None, "controller", "second", &[]));
+    }
+
+    /// Of the second controller, if there is one.
+    pub fn second_port(&self) -> Option<u16> {
+        self.second.as_ref().map(|(port, _)| port.number)
     }
 
     fn second(&self) -> &Mutex<Option<Child>> {
@@ -426,6 +468,8 @@ fn program() -> Command {
     for name in ["WHARF_CONTROLLER", "WHARF_AGENT", "WHARF_USER", "WHARF_TOKEN"] {
         command.env_remove(name);
     }
+    // Where whoever runs the tests has logged in is of no concern.
+    command.env("XDG_CONFIG_HOME", "/nonexistent");
     // Its backtraces and log lines are for a failure's report.
     command.env("RUST_BACKTRACE", "1");
     command

@@ -13,6 +13,7 @@ pub mod proc;
 pub mod pty;
 pub mod random;
 pub mod running;
+mod secured;
 pub mod skip;
 pub mod wait;
 

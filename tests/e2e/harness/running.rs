@@ -106,6 +106,10 @@ impl Running {
         self.stdout.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub fn stderr_so_far(&self) -> String {
+        String::from_utf8_lossy(&self.stderr.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.id()), signal);
     }
