@@ -6,7 +6,7 @@
 //! its shim's start; `observe` looks up what must be known of it later and puts the job's [`code`] in; `identity` tells
 //! ours from others', `remains` ends and removes what is left, `cgroup` and `rootfs` look into a container without
 //! dockerd, `exec` runs a command in it, `ssh` lets its tasks and its owner reach each other. `beneath` opens what a job
-//! names without being led elsewhere.
+//! names without being led elsewhere, and `pinned` puts it where dockerd is not led elsewhere either.
 
 pub mod code;
 pub mod credentials;
@@ -21,6 +21,7 @@ mod daemon;
 mod exec;
 mod identity;
 mod observe;
+mod pinned;
 mod remains;
 mod rootfs;
 mod setup;
@@ -161,6 +162,7 @@ impl Shimmed<Containers> {
     pub fn new(config: DockerConfig, events: mpsc::Sender<RuntimeEvent>) -> Result<Self, StartError> {
         let failed = |error: io::Error| StartError { runtime: Containers::NAME, message: error.to_string() };
         let layout = Layout::create_mounted(&config.state_dir).map_err(failed)?;
+        pinned::release_all(&config.state_dir);
         let (daemon, log) = (Daemon::new(&config.socket), config.log);
         Self::start(
             Containers {

@@ -5,7 +5,7 @@ use super::cgroup::ContainerGroups;
 use super::code::{self, WorkingFolder};
 use super::remains::Container;
 use super::request::mounts::{Folder, JobMounts};
-use super::request::{SHIM_TARGET, shim_limits};
+use super::request::shim_limits;
 use super::rootfs::RootFs;
 use super::{ContainerFacts, Containers, SHELLS, StartedFacts};
 use crate::domain::policy::RunsAs;
@@ -19,6 +19,7 @@ use crate::shim::protocol::{CheckKind, Slot};
 use crate::shim::spec::ShimSpec;
 use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -48,7 +49,7 @@ pub fn observe(
     let shim = ProcessId::of(pid)?;
     let pidfd = shim.open()?.ok_or_else(|| io::Error::other("its shim ended at once"))?;
     dir.write_shim(&shim)?;
-    let env = environment_of_shim(pid)?;
+    let env = environment_of_shim(pid, &dir)?;
     let root = RootFs::of(pid)?;
     same_folders(&root, &files, pid)?;
     let owner = user_and_group(pid)?;
@@ -123,12 +124,14 @@ fn shell_notice(root: &RootFs, task: &TaskSpec) -> Result<Option<String>, Failur
 
 /// What the shim was given, once it is the shim: for a moment after a start the process is still the container runtime's
 /// own program, with an environment that is not for us.
-fn environment_of_shim(pid: i32) -> io::Result<Vec<(String, String)>> {
-    let program = Path::new(SHIM_TARGET).join(SHIM_NAME);
+fn environment_of_shim(pid: i32, dir: &TaskDir) -> io::Result<Vec<(String, String)>> {
+    // By the file itself: its name is what an image can have, too.
+    let file = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    let program = file(&dir.socket_dir.join(SHIM_NAME))?;
     let end = Instant::now() + BECOMING_DEADLINE;
     while Instant::now() < end {
         // The environment is in its place a moment after the program is; Docker never gives an empty one.
-        if std::fs::read_link(format!("/proc/{pid}/exe"))? == program {
+        if file(Path::new(&format!("/proc/{pid}/exe")))? == program {
             let env = environment(pid)?;
             if !env.is_empty() {
                 return Ok(env);

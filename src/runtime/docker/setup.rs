@@ -6,6 +6,7 @@ use super::daemon::{ANSWER_DEADLINE, DaemonError};
 use super::images::facts::ImageFacts;
 use super::injection::{EngineFacts, HostDriver, Injection, InjectionError, plan, simulated};
 use super::observe::{Started, observe};
+use super::pinned::Pinned;
 use super::request::allowed::Allowed;
 use super::request::mounts::JobMounts;
 use super::request::nested;
@@ -67,6 +68,8 @@ struct Plan {
     body: ContainerCreateBody,
     injection: Injection,
     files: JobMounts,
+    /// Until the container has started.
+    pinned: Pinned,
 }
 
 pub async fn set_up(
@@ -99,7 +102,7 @@ pub async fn set_up(
         let decision = decision.clone();
         blocking(move || make_plan(&core, &task, &image, injection, &gpus, &decision, files)).await?
     };
-    let Plan { record, dir, socket, body, injection, files } = plan;
+    let Plan { record, dir, socket, body, injection, files, pinned } = plan;
     let going = || if cancel.is_cancelled() { Err(cancelled()) } else { Ok(()) };
     going()?;
     let name = record.facts.name.clone();
@@ -108,7 +111,10 @@ pub async fn set_up(
     let pid = start(core, &name, &container).await?;
     let core = core.clone();
     let started = Started { container, pid, files, checks: injection.checks, cancel: cancel.clone() };
-    let observe = move || observe(&core, record, dir, socket, started);
+    let observe = move || {
+        drop(pinned);
+        observe(&core, record, dir, socket, started)
+    };
     disks.look("looking at the started container", OBSERVE_DEADLINE, cancel, observe).await
 }
 
@@ -140,9 +146,11 @@ fn make_plan(
     let config = &core.kind.config;
     let nonce = uuid::Uuid::new_v4().simple().to_string();
     let dir = core.layout.task(task.id);
+    // What an image has at a known place, or leads there, could be run instead.
+    let door = format!("{SHIM_TARGET}-{}", uuid::Uuid::new_v4().simple());
     let shim = ShimMounts {
-        binds: vec![(dir.socket_dir.clone(), SHIM_TARGET.to_owned())],
-        entrypoint: [SHIM_NAME, SOCKET_NAME].map(|name| format!("{SHIM_TARGET}/{name}")).to_vec(),
+        binds: [SHIM_TARGET, &door].map(|target| (dir.socket_dir.clone(), target.to_owned())).to_vec(),
+        entrypoint: [SHIM_NAME, SOCKET_NAME].map(|name| format!("{door}/{name}")).to_vec(),
         generation: decision.generation,
         nonce: nonce.clone(),
     };
@@ -157,9 +165,11 @@ fn make_plan(
         never_root: !config.policy.allows_root(),
         ..NodeFacts::default()
     };
-    let (body, notices) = body(task, image, &node, &injection, &shim, &files);
+    let name = identity::name(task.id, &nonce);
+    let pinned = Pinned::of(&files, &std::path::absolute(&config.state_dir)?, &name, &config.socket)?;
+    let (body, notices) = body(task, image, &node, &injection, &shim, &pinned.files);
     allowed_by(&config.policy, &asked(&body, task, &injection), image, task)?;
-    let facts = ContainerFacts { name: identity::name(task.id, &nonce), started: None };
+    let facts = ContainerFacts { name, started: None };
     let record = TaskRecord {
         runtime: Containers::NAME.to_owned(),
         level: Level::own(),
@@ -173,7 +183,7 @@ fn make_plan(
     dir.add_shim(&core.shim)?;
     dir.write_task(&record)?;
     let socket = link::bind(&dir)?;
-    Ok(Plan { record, dir, socket, body, injection, files })
+    Ok(Plan { record, dir, socket, body, injection, files, pinned })
 }
 
 /// The last look at the whole of what dockerd is asked for.

@@ -6,6 +6,7 @@ mod ending;
 mod fixture;
 mod folders;
 mod gpus;
+mod hijack;
 mod images;
 mod limits;
 mod outage;
