@@ -40,14 +40,14 @@ impl Drop for Image<'_> {
 }
 
 /// A folder for everybody.
-fn open_folder(place: &Place, name: &str) -> PathBuf {
+pub fn open_folder(place: &Place, name: &str) -> PathBuf {
     let folder = place.dir.path().canonicalize().unwrap().join(name);
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
     folder
 }
 
-fn output_in(folder: &Path) -> JobFiles {
+pub fn output_in(folder: &Path) -> JobFiles {
     JobFiles { output_dir: folder.to_string_lossy().into_owned(), ..JobFiles::default() }
 }
 
@@ -142,5 +142,42 @@ async fn a_folder_that_is_swapped_while_dockerd_is_asked_stays_what_it_was() {
     assert_eq!((written.as_str(), other.join("file").exists()), ("of-the-job\n", false));
     let left = std::fs::read_dir(place.dir.path().join("state/pinned")).unwrap().count();
     assert_eq!(left, 0, "nothing stays mounted");
+    subject.finish(task.id).await;
+}
+
+/// A mount that ends with the test, however that ends.
+struct Bound(PathBuf);
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        Command::new("umount").arg("-l").arg(&self.0).output().ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_mounted_in_a_folder_meanwhile_is_not_reached() {
+    let Some(place) = Place::new("docker: what_is_mounted_in_a_folder_meanwhile") else { return };
+    let (data, secret) = (open_folder(&place, "data"), open_folder(&place, "secret"));
+    std::fs::create_dir(data.join("sub")).unwrap();
+    std::fs::write(data.join("set"), "of the job\n").unwrap();
+    std::fs::write(secret.join("file"), "of nobody\n").unwrap();
+    // The image has the folder's mount elsewhere.
+    let script = format!("mkdir -p elsewhere .{}; ln -s /elsewhere .{}", place.dir.path().display(), data.display());
+    let image = Image::of(&place, &script, &[]);
+    let bound = Bound(data.join("sub"));
+    let (from, to) = (secret.clone(), bound.0.clone());
+    let socket = between(&place, move || {
+        assert!(Command::new("mount").arg("--bind").args([&from, &to]).status().unwrap().success());
+    });
+    let (sender, events) = mpsc::channel(16);
+    let config = DockerConfig { socket, refused_dirs: vec![secret], ..place.config() };
+    let runtime = Arc::new(DockerRuntime::new(config, sender).unwrap());
+    let mut subject = crate::runtime::contract::Subject { runtime, events };
+    let files = JobFiles { data_dir: data.to_string_lossy().into_owned(), ..JobFiles::default() };
+    let command = format!("cat {0}/set /elsewhere/set; cat {0}/sub/file 2>/dev/null || echo nothing", data.display());
+    let task = TaskSpec { image: image.name.clone(), files, ..place.task(&command) };
+    assert!(subject.run(&task).await.is_success());
+    assert_eq!(text(&output(&subject.runtime.log_dir(task.id)).0), "of the job\nof the job\nnothing\n");
+    assert!(bound.0.join("file").exists(), "else nothing is tried");
     subject.finish(task.id).await;
 }
