@@ -155,6 +155,20 @@ pub struct StartedFacts {
     /// Where its first process was started.
     pub cwd: String,
     pub uid: u32,
+    /// Older records have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+}
+
+impl StartedFacts {
+    /// Whom Docker is told to run something beside the task as: by number, since the task may have changed what a name, or
+    /// nothing, would mean in its container.
+    fn user(&self) -> String {
+        match self.gid {
+            Some(gid) => format!("{}:{gid}", self.uid),
+            None => self.uid.to_string(),
+        }
+    }
 }
 
 impl Shimmed<Containers> {

@@ -65,6 +65,7 @@ pub fn observe(
         env,
         cwd: std::fs::read_link(format!("/proc/{pid}/cwd"))?.to_string_lossy().into_owned(),
         uid: owner.0,
+        gid: Some(owner.1),
         groups: groups.clone(),
     });
     dir.write_task(&record)?;
