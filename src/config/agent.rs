@@ -168,7 +168,8 @@ impl AgentConfig {
 
     /// What jobs may ask of the node.
     pub fn policy(&self) -> Policy {
-        self.policy.rules(&self.job_dirs, &self.allow_capabilities, &self.file)
+        let pids = (self.pids_limit > 0).then_some(self.pids_limit);
+        Policy { pids, ..self.policy.rules(&self.job_dirs, &self.allow_capabilities, &self.file) }
     }
 
     /// What the controller connects to.

@@ -57,6 +57,7 @@ impl PolicyTable {
             images: self.images.iter().filter_map(|text| ImagePattern::parse(text)).collect(),
             // What cannot be read allows nobody.
             users: users.map(Result::unwrap_or_default),
+            pids: None,
             per_user: self.per_user,
         }
     }

@@ -59,6 +59,8 @@ pub struct Policy {
     pub devices: Vec<String>,
     /// Empty: any image.
     pub images: Vec<ImagePattern>,
+    /// Most processes and threads of a task; `None`: any number. The key is not in the table, as it is a limit for all.
+    pub pids: Option<u32>,
     /// Whom tasks may run as. `None`: containers as anybody, processes as anybody but root.
     pub users: Option<UserIds>,
     pub per_user: UserLimits,
@@ -73,6 +75,7 @@ impl Default for Policy {
             host_network: true,
             devices: vec!["/dev/infiniband".to_owned()],
             images: Vec::new(),
+            pids: None,
             users: None,
             per_user: UserLimits::default(),
         }
@@ -88,6 +91,8 @@ pub struct Asked {
     pub capabilities: Vec<String>,
     /// Names of limits that let it run before others, and how far.
     pub priorities: Vec<(String, i64)>,
+    /// Most processes and threads.
+    pub pids: Option<u32>,
     /// On the node, without those of its GPUs.
     pub devices: Vec<String>,
     /// What no rule allows, by what it is called where it is asked for.
@@ -149,6 +154,7 @@ impl Policy {
         refusals.extend(self.image(asked));
         refusals.extend(self.capabilities(asked));
         refusals.extend(self.priorities(asked));
+        refusals.extend(self.pids(asked));
         for device in asked.devices.iter().filter(|device| !self.devices.contains(device)) {
             let allowed = either(&self.devices, "no device but those of its GPUs");
             refusals.push(self.refusal(
@@ -215,6 +221,15 @@ impl Policy {
             self.refusal("policy.capabilities", &field, limit.to_string(), &allowed)
         };
         asked.priorities.iter().filter(|(_, limit)| *limit != 0).map(refuse).collect()
+    }
+
+    fn pids(&self, asked: &Asked) -> Option<Refusal> {
+        let (most, asked) = (self.pids?, asked.pids?);
+        let refuse = || {
+            let allowed = format!("at most {most}");
+            self.refusal("pids_limit", "extras.wharf.container.pidsLimit", asked.to_string(), &allowed)
+        };
+        (asked > most).then(refuse)
     }
 
     pub fn refusal(&self, rule: &'static str, field: &str, found: String, allowed: &str) -> Refusal {

@@ -24,6 +24,7 @@ fn every_refusal_names_its_rule_and_where_it_is_set() {
         host_network: true,
         capabilities: text(&["CHOWN", "SYS_ADMIN", "BPF"]),
         priorities: vec![("nice".into(), 40), ("rtprio".into(), 0)],
+        pids: None,
         devices: text(&["/dev/infiniband"]),
         never: text(&["privileged"]),
     };
@@ -53,6 +54,7 @@ fn what_the_rules_allow_is_allowed() {
         host_network: true,
         capabilities: text(&["CHOWN", "SYS_ADMIN"]),
         priorities: vec![("nice".into(), 40)],
+        pids: None,
         devices: text(&["/dev/infiniband"]),
         never: Vec::new(),
     };
@@ -87,4 +89,19 @@ fn processes_are_not_root_unless_it_is_said() {
     }
     assert!(some.allows_root() && usual.allows_root());
     assert!(!Policy { users: Some(UserIds::parse(["1-9"]).unwrap()), ..usual }.allows_root());
+}
+
+#[test]
+fn no_task_has_more_processes_than_the_node_gives() {
+    let policy = Policy { pids: Some(100), ..Policy::default() };
+    let asking = |pids| Asked { pids, ..Asked::default() };
+    for pids in [None, Some(1), Some(100)] {
+        assert_eq!(policy.check(&asking(pids)), Ok(()));
+        assert_eq!(Policy::default().check(&asking(pids)), Ok(()));
+    }
+    let said = refused(&policy, &asking(Some(101)))[0].to_string();
+    assert!(
+        said.contains("agent.toml: pids_limit") && said.contains("pidsLimit") && said.contains("at most 100"),
+        "{said}"
+    );
 }

@@ -26,6 +26,7 @@ pub fn asked(body: &ContainerCreateBody, task: &TaskSpec, injection: &Injection)
         host_network: host.network_mode.as_deref() == Some("host"),
         capabilities: host.cap_add.clone().unwrap_or_default(),
         priorities: priorities(task),
+        pids: task.container.pids_limit,
         devices: devices.filter(|path| !of_gpus(path)).collect(),
         never: never(host),
     }
@@ -38,6 +39,7 @@ pub fn asked_early(task: &TaskSpec) -> Asked {
         host_network: task.container.network == Network::Host,
         capabilities: task.container.capabilities.clone(),
         priorities: priorities(task),
+        pids: task.container.pids_limit,
         ..Asked::default()
     }
 }

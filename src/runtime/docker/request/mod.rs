@@ -48,7 +48,7 @@ pub const SHIM_TARGET: &str = "/.wharf";
 pub struct NodeFacts {
     pub cluster_id: String,
     pub node_uid: String,
-    /// Most processes and threads of a container that asks for no limit.
+    /// Most processes and threads of a container.
     pub pids_limit: Option<u32>,
     /// Of the shim; its command has a higher one.
     pub oom_score_adj: i32,
