@@ -424,7 +424,7 @@ mod tests {
         assert_eq!(mounts, ["/srv/jobs", "/mnt/nfs", "/data:ro"]);
         assert_eq!((rules.capabilities, rules.host_network), (vec!["SYS_PTRACE".into(), "SYS_ADMIN".into()], false));
         assert_eq!((rules.devices.len(), rules.images.len()), (0, 1));
-        assert_eq!(rules.users.map(|users| users.to_string()).as_deref(), Some("uid 0, 1000-1999"));
+        assert_eq!(rules.users.map(|users| users.to_string()).as_deref(), Some("0, 1000-1999"));
         assert_eq!((rules.per_user.gpus, rules.per_user.cpus), (Some(4), None));
         assert_eq!(
             (config.cpus, config.memory_mb, &config.labels["gpu_type"]),

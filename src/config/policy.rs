@@ -24,6 +24,10 @@ pub struct PolicyTable {
     /// root.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub users: Option<Vec<String>>,
+    /// The same of groups. Without it: containers in those up to 999 and in those of the numbers of `users`, processes in
+    /// any but root's; who may be root is in all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<String>>,
     /// What the tasks of one user may hold together on this node.
     pub per_user: UserLimits,
 }
@@ -38,6 +42,7 @@ impl Default for PolicyTable {
             devices,
             images: Vec::new(),
             users: None,
+            groups: None,
             per_user: UserLimits::default(),
         }
     }
@@ -47,7 +52,11 @@ impl PolicyTable {
     /// With the older keys for the same, and the file that they are all in. What is not right has been refused before.
     pub(super) fn rules(&self, job_dirs: &[PathBuf], allow_capabilities: &[String], file: &Path) -> Policy {
         let mounts = self.mounts.iter().filter_map(|text| MountRule::parse(text));
-        let users = self.users.as_ref().map(|users| UserIds::parse(users.iter().map(String::as_str)));
+        let ranges = |ids: &Option<Vec<String>>| {
+            let ids = ids.as_ref().map(|ids| UserIds::parse(ids.iter().map(String::as_str)));
+            // What cannot be read allows nobody.
+            ids.map(Result::unwrap_or_default)
+        };
         Policy {
             file: file.display().to_string(),
             mounts: job_dirs.iter().map(MountRule::writable).chain(mounts).collect(),
@@ -55,9 +64,9 @@ impl PolicyTable {
             host_network: self.host_network,
             devices: self.devices.clone(),
             images: self.images.iter().filter_map(|text| ImagePattern::parse(text)).collect(),
-            // What cannot be read allows nobody.
-            users: users.map(Result::unwrap_or_default),
             pids: None,
+            users: ranges(&self.users),
+            groups: ranges(&self.groups),
             per_user: self.per_user,
         }
     }
@@ -78,10 +87,13 @@ impl PolicyTable {
             let (right, allowed) = (ImagePattern::parse(text).is_some(), "names of images, with * for any text");
             checks.expect(right, "policy.images", "is no image's name", text.escape_debug(), allowed);
         }
-        let users = self.users.iter().flatten().map(String::as_str);
-        if let Err(wrong) = UserIds::parse(users) {
-            let allowed = "numbers and ranges of them, e.g. \"1000-59999\"";
-            checks.expect(false, "policy.users", "is no user id", wrong.escape_debug(), allowed);
+        for (field, message, ids) in
+            [("policy.users", "is no user id", &self.users), ("policy.groups", "is no group id", &self.groups)]
+        {
+            if let Err(wrong) = UserIds::parse(ids.iter().flatten().map(String::as_str)) {
+                let allowed = "numbers and ranges of them, e.g. \"1000-59999\"";
+                checks.expect(false, field, message, wrong.escape_debug(), allowed);
+            }
         }
     }
 }

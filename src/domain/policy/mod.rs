@@ -44,6 +44,9 @@ pub const USUAL_CAPABILITIES: [&str; 14] = [
     "SYS_CHROOT",
 ];
 
+/// Of images' users rather than of people; Docker's group for a number that an image does not know is 0.
+const SYSTEM_GROUPS: std::ops::RangeInclusive<u32> = 0..=999;
+
 /// The rules of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -63,6 +66,9 @@ pub struct Policy {
     pub pids: Option<u32>,
     /// Whom tasks may run as. `None`: containers as anybody, processes as anybody but root.
     pub users: Option<UserIds>,
+    /// Groups that they may be in. `None`: root in all; containers in the system's and in those of the same numbers as
+    /// `users`; processes in any but root's.
+    pub groups: Option<UserIds>,
     pub per_user: UserLimits,
 }
 
@@ -77,6 +83,7 @@ impl Default for Policy {
             images: Vec::new(),
             pids: None,
             users: None,
+            groups: None,
             per_user: UserLimits::default(),
         }
     }
@@ -176,11 +183,36 @@ impl Policy {
         let allowed = match &self.users {
             Some(users) if users.contains(uid) => return Ok(()),
             None if !is_process || uid != 0 => return Ok(()),
-            Some(users) => users.to_string(),
+            Some(users) => format!("uid {users}"),
             None => "any user but root; set run_as, or name 0 in policy.users".to_owned(),
         };
         let field = if is_process { "user" } else { "extras.wharf.container.user" };
         Err(self.refusal("policy.users", field, format!("uid {uid}"), &allowed))
+    }
+
+    /// Whether a task may be in all of these groups.
+    pub fn check_groups(&self, runs_as: RunsAs, groups: &[u32]) -> Result<(), Refusal> {
+        let (uid, is_process) = match runs_as {
+            RunsAs::Container(uid) => (uid, false),
+            RunsAs::Process(uid) => (uid, true),
+        };
+        let among_users = |gid: u32| self.users.as_ref().is_none_or(|users| users.contains(gid));
+        let may = |gid: u32| match &self.groups {
+            Some(groups) => groups.contains(gid),
+            None if uid == 0 => true,
+            None if is_process => gid != 0,
+            // Who may be root there is kept from no group.
+            None => self.allows_root() || SYSTEM_GROUPS.contains(&gid) || among_users(gid),
+        };
+        let Some(refused) = groups.iter().find(|gid| !may(**gid)) else { return Ok(()) };
+        let allowed = match (&self.groups, &self.users) {
+            (Some(groups), _) => format!("gid {groups}"),
+            (None, _) if is_process => "any group but root's; or name 0 in policy.groups".to_owned(),
+            (None, Some(users)) => format!("gid 0-{}, {users}", SYSTEM_GROUPS.end()),
+            (None, None) => "any".to_owned(),
+        };
+        let field = if is_process { "user" } else { "extras.wharf.container.user" };
+        Err(self.refusal("policy.groups", field, format!("gid {refused}"), &allowed))
     }
 
     /// Root is among those that containers may be.

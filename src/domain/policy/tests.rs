@@ -105,3 +105,24 @@ fn no_task_has_more_processes_than_the_node_gives() {
         "{said}"
     );
 }
+
+#[test]
+fn groups_are_those_of_images_and_users_unless_it_is_said() {
+    let ranges = |list: &[&str]| Some(UserIds::parse(list.iter().copied()).unwrap());
+    let usual = Policy::default();
+    assert_eq!(usual.check_groups(RunsAs::Container(1000), &[0, 100, 5000]), Ok(()));
+    assert_eq!(usual.check_groups(RunsAs::Process(1000), &[1000, 27]), Ok(()));
+    assert_eq!(usual.check_groups(RunsAs::Process(0), &[0, 1]), Ok(()));
+    let said = usual.check_groups(RunsAs::Process(1000), &[1000, 0]).unwrap_err().to_string();
+    assert!(said.contains("agent.toml: policy.groups") && said.contains("gid 0"), "{said}");
+    let users = Policy { users: ranges(&["1000-1999"]), ..usual.clone() };
+    assert_eq!(users.check_groups(RunsAs::Container(1000), &[0, 44, 1500]), Ok(()));
+    let said = users.check_groups(RunsAs::Container(1000), &[100, 2000]).unwrap_err().to_string();
+    assert!(said.contains("gid 2000") && said.contains("gid 0-999, 1000-1999"), "{said}");
+    let groups = Policy { groups: ranges(&["100"]), ..usual };
+    for runs_as in [RunsAs::Container(0), RunsAs::Container(1000), RunsAs::Process(1000)] {
+        assert_eq!(groups.check_groups(runs_as, &[100]), Ok(()));
+        let said = groups.check_groups(runs_as, &[100, 0]).unwrap_err().to_string();
+        assert!(said.contains("gid 0") && said.contains("gid 100"), "{said}");
+    }
+}

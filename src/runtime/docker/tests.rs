@@ -11,6 +11,7 @@ mod images;
 mod limits;
 mod outage;
 mod ownership;
+mod rules;
 
 use super::*;
 use crate::api::stream::ExecOutput;

@@ -143,11 +143,13 @@ impl Kind for Processes {
 
     async fn stage(core: &Arc<Core<Self>>, task: &TaskSpec) -> Result<Notices, RuntimeError> {
         // Nothing to fetch: a process sees the node as it is. What cannot be is said as early as possible.
-        let (dir, image) = (core.layout.task(task.id), task.image.clone());
-        let check = move || environment::work_dir(&image, &dir.work()).map_err(Failure::user);
-        let look = core.disks.look("looking at its folder", LOOK_DEADLINE, &core.cancel, check).await;
+        let look = {
+            let (core, spec) = (core.clone(), task.clone());
+            move || setup::look(&core, &spec)
+        };
+        let look = core.disks.look("looking for its account and folder", LOOK_DEADLINE, &core.cancel, look).await;
         let found = look.map_err(|failure| failure.of("stage", task.id))?;
-        Ok(Notices(found.notice.into_iter().collect()))
+        Ok(Notices(found.work_dir.notice.into_iter().collect()))
     }
 
     async fn set_up(
