@@ -101,7 +101,7 @@ fn spec_files(
 
 /// Makes sure that dockerd has mounted what was checked, before anything of the job's runs.
 fn same_folders(root: &RootFs, files: &JobMounts, pid: i32) -> Result<(), Failure> {
-    if let Some(what) = files.reaching(pid)? {
+    if let Some(what) = files.reaching(pid, |target| root.folder(target))? {
         return Err(Failure::platform(format!("a folder of the job's would lead to {what}, which is for no job")));
     }
     let Some((folder, why)) = files.differing(|target| root.metadata(target)) else { return Ok(()) };

@@ -10,11 +10,11 @@ use super::pinned::Pinned;
 use super::request::allowed::Allowed;
 use super::request::mounts::JobMounts;
 use super::request::nested;
-use super::request::{self, NodeFacts, RequestError, SHIM_TARGET, ShimMounts, asked, body};
+use super::request::{self, NodeFacts, RequestError, SHIM_TARGET, ShimMounts, asked, asked_early, body};
 use super::{ContainerFacts, Containers, DockerConfig, identity};
 use crate::domain::gpu::Gpu;
 use crate::domain::level::Level;
-use crate::domain::policy::{Asked, Policy};
+use crate::domain::policy::{Asked, Policy, RunsAs};
 use crate::domain::task::TaskSpec;
 use crate::runtime::Decision;
 use crate::runtime::shimmed::layout::{SHIM_NAME, SOCKET_NAME, TaskDir, TaskRecord};
@@ -97,6 +97,31 @@ pub async fn set_up(
         let look = move || look(&core.kind.config, &task, &image, &engine, &gpus);
         disks.look("looking at the job's folders and the driver's", FOLDERS_DEADLINE, cancel, look).await?
     };
+    let made = files.clone();
+    let finished = finish(core, task, image, gpus, decision, cancel, files, injection).await;
+    if finished.as_ref().is_err_and(|failure| failure.user_error) {
+        // Not what failed for the moment: another task of the job may be using it.
+        let take_back = move || {
+            made.take_back();
+            Ok(())
+        };
+        disks.look("removing the folders of a refused job", FOLDERS_DEADLINE, cancel, take_back).await.ok();
+    }
+    finished
+}
+
+/// Makes the container, once it is known what is on the node for it.
+#[allow(clippy::too_many_arguments, reason = "what was found, step by step")]
+async fn finish(
+    core: &Arc<Core<Containers>>,
+    task: &TaskSpec,
+    image: ImageFacts,
+    gpus: &[Gpu],
+    decision: &Decision,
+    cancel: &CancellationToken,
+    files: JobMounts,
+    injection: Injection,
+) -> Result<SetUp<Containers>, Failure> {
     let plan = {
         let (core, task, image, gpus) = (core.clone(), task.clone(), image.clone(), gpus.to_vec());
         let decision = decision.clone();
@@ -109,7 +134,7 @@ pub async fn set_up(
     let container = create(core, &name, body).await?;
     going()?;
     let pid = start(core, &name, &container).await?;
-    let core = core.clone();
+    let (core, disks) = (core.clone(), &core.disks);
     let started = Started { container, pid, files, checks: injection.checks, cancel: cancel.clone() };
     let observe = move || {
         drop(pinned);
@@ -126,11 +151,34 @@ fn look(
     engine: &EngineFacts,
     gpus: &[Gpu],
 ) -> Result<(JobMounts, Injection), Failure> {
+    allowed_early(&config.policy, task, image)?;
     let files = JobMounts::resolve(task, image, &allowed(config, engine))?;
-    if !engine.makes_all_mounts_read_only() {
-        files.refuse_mounts_below(&nested::mount_points()?)?;
+    let rest = || {
+        if !engine.makes_all_mounts_read_only() {
+            files.refuse_mounts_below(&nested::mount_points()?)?;
+        }
+        Ok(injection(config, engine, gpus)?)
+    };
+    match rest() {
+        Ok(injection) => Ok((files, injection)),
+        Err(failure) => {
+            files.take_back();
+            Err(failure)
+        }
     }
-    Ok((files, injection(config, engine, gpus)?))
+}
+
+/// What can be refused before anything is made: of whom the container is to run as, what it says by number.
+fn allowed_early(policy: &Policy, task: &TaskSpec, image: &ImageFacts) -> Result<(), RequestError> {
+    policy.check(&asked_early(task)).map_err(RequestError::Refused)?;
+    let user = task.container.user.as_deref().unwrap_or(&image.user);
+    let (user, group) = user.split_once(':').unwrap_or((user, ""));
+    // Without a user it is root.
+    let uid = if user.is_empty() { Some(0) } else { user.parse().ok() };
+    let Some(runs_as) = uid.map(RunsAs::Container) else { return Ok(()) };
+    let groups: Vec<u32> = group.parse().into_iter().collect();
+    let checked = policy.check_user(runs_as).and_then(|()| policy.check_groups(runs_as, &groups));
+    checked.map_err(|refusal| RequestError::Refused(vec![refusal]))
 }
 
 /// Decides what is asked for, and makes what it refers to. Blocking.

@@ -69,6 +69,31 @@ async fn a_group_that_is_not_for_jobs_is_refused_and_another_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_job_leaves_no_folder() {
+    let Some(place) = Place::new("docker: a_refused_job_leaves_no_folder") else { return };
+    let script = "printf 'ada:x:1234:1234::/:/bin/sh\\nbob:x:3000:100::/:/bin/sh\\n' >etc/passwd";
+    let image = Image::of(&place, script, &[]);
+    let policy = Policy { users: ranges("1000-1999"), ..place.config().policy };
+    let mut subject = start(&place, policy);
+    let folder = place.dir.path().canonicalize().unwrap().join("made/for/it");
+    let of = |user: &str| TaskSpec {
+        image: image.name.clone(),
+        container: of_user(user),
+        files: output_in(&folder),
+        ..place.task("true")
+    };
+    for user in ["3000:100", "bob"] {
+        let refused = subject.runtime.prepare(&of(user), &[]).await.unwrap_err();
+        assert!(refused.user_error && refused.message.contains("policy.users"), "{refused}");
+        assert!(!place.dir.path().join("made").exists(), "{user}");
+    }
+    let task = of("ada");
+    assert!(subject.run(&task).await.is_success());
+    assert!(folder.is_dir());
+    subject.finish(task.id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_asks_for_no_more_processes_than_the_node_gives() {
     let Some(place) = Place::new("docker: a_job_asks_for_no_more_processes") else { return };
     let (sender, events) = mpsc::channel(16);
