@@ -9,11 +9,15 @@
 mod image;
 mod limits;
 mod mount;
+mod ports;
+mod run_time;
 mod users;
 
 pub use image::ImagePattern;
 pub use limits::{OverLimit, UserLimits};
 pub use mount::MountRule;
+pub use ports::PortRules;
+pub use run_time::RunTime;
 pub use users::UserIds;
 
 use super::command::Violation;
@@ -70,6 +74,10 @@ pub struct Policy {
     /// `users`; processes in any but root's.
     pub groups: Option<UserIds>,
     pub per_user: UserLimits,
+    /// Ports that containers may ask for by number.
+    pub ports: PortRules,
+    /// The longest that one task may run.
+    pub max_run_time: Option<RunTime>,
 }
 
 impl Default for Policy {
@@ -85,6 +93,8 @@ impl Default for Policy {
             users: None,
             groups: None,
             per_user: UserLimits::default(),
+            ports: PortRules::default(),
+            max_run_time: None,
         }
     }
 }
@@ -100,6 +110,7 @@ pub struct Asked {
     pub priorities: Vec<(String, i64)>,
     /// Most processes and threads.
     pub pids: Option<u32>,
+    pub ports: Vec<u16>,
     /// On the node, without those of its GPUs.
     pub devices: Vec<String>,
     /// What no rule allows, by what it is called where it is asked for.
@@ -162,6 +173,7 @@ impl Policy {
         refusals.extend(self.capabilities(asked));
         refusals.extend(self.priorities(asked));
         refusals.extend(self.pids(asked));
+        refusals.extend(self.ports(asked));
         for device in asked.devices.iter().filter(|device| !self.devices.contains(device)) {
             let allowed = either(&self.devices, "no device but those of its GPUs");
             refusals.push(self.refusal(
@@ -262,6 +274,13 @@ impl Policy {
             self.refusal("pids_limit", "extras.wharf.container.pidsLimit", asked.to_string(), &allowed)
         };
         (asked > most).then(refuse)
+    }
+
+    fn ports(&self, asked: &Asked) -> Option<Refusal> {
+        let refused: Vec<_> =
+            asked.ports.iter().filter(|port| !self.ports.allow(**port)).map(u16::to_string).collect();
+        let refuse = || self.refusal("policy.ports", "portList", refused.join(", "), &self.ports.to_string());
+        (!refused.is_empty()).then(refuse)
     }
 
     pub fn refusal(&self, rule: &'static str, field: &str, found: String, allowed: &str) -> Refusal {

@@ -37,7 +37,7 @@ use super::{Decision, Launch, Notices, RuntimeError, RuntimeEvent};
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::{NodeUid, TaskId};
-use crate::domain::policy::Policy;
+use crate::domain::policy::{Policy, RunTime};
 use crate::domain::spec::CommandStyle;
 use crate::domain::ssh::SshSeed;
 use crate::domain::task::TaskSpec;
@@ -143,6 +143,9 @@ pub struct ContainerFacts {
     pub name: String,
     /// Once it has started.
     pub started: Option<StartedFacts>,
+    /// The longest that the node lets it run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_run_time: Option<RunTime>,
 }
 
 /// What is looked up in a container when its shim has started, and needed when dockerd may not answer.
@@ -284,7 +287,7 @@ impl Kind for Containers {
     fn promised(record: &TaskRecord<ContainerFacts>) -> Promised {
         let TaskSpec { memory_mb, lease_s, .. } = record.spec;
         let uid = record.facts.started.as_ref().map_or(0, |started| started.uid);
-        Promised { memory_mb, lease_s, uid, named_cwd: false }
+        Promised { memory_mb, lease_s, uid, named_cwd: false, max_run_time: record.facts.max_run_time, over: false }
     }
 
     fn command(record: &TaskRecord<ContainerFacts>, launch: &Launch) -> Command {

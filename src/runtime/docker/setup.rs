@@ -217,7 +217,7 @@ fn make_plan(
     let pinned = Pinned::of(&files, &std::path::absolute(&config.state_dir)?, &name, &config.socket)?;
     let (body, notices) = body(task, image, &node, &injection, &shim, &pinned.files);
     allowed_by(&config.policy, &asked(&body, task, &injection), image, task)?;
-    let facts = ContainerFacts { name, started: None };
+    let facts = ContainerFacts { name, started: None, max_run_time: config.policy.max_run_time };
     let record = TaskRecord {
         runtime: Containers::NAME.to_owned(),
         level: Level::own(),

@@ -22,7 +22,7 @@ use super::{Decision, Launch, Notices, RuntimeError, RuntimeEvent};
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::TaskId;
-use crate::domain::policy::Policy;
+use crate::domain::policy::{Policy, RunTime};
 use crate::domain::task::TaskSpec;
 use crate::shim::spec::{Command, ResourceLimit};
 use account::Account;
@@ -114,6 +114,9 @@ const LOOK_DEADLINE: Duration = Duration::from_secs(20);
 pub struct ProcessFacts {
     pub account: Account,
     pub cwd: PathBuf,
+    /// The longest that the node lets it run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_run_time: Option<RunTime>,
 }
 
 impl Shimmed<Processes> {
@@ -176,7 +179,8 @@ impl Kind for Processes {
     fn promised(record: &TaskRecord<ProcessFacts>) -> Promised {
         let named_cwd = environment::names_dir(&record.spec.image);
         let TaskSpec { memory_mb, lease_s, .. } = record.spec;
-        Promised { memory_mb, lease_s, uid: record.facts.account.uid, named_cwd }
+        let max_run_time = record.facts.max_run_time;
+        Promised { memory_mb, lease_s, uid: record.facts.account.uid, named_cwd, max_run_time, over: false }
     }
 
     fn command(record: &TaskRecord<ProcessFacts>, launch: &Launch) -> Command {

@@ -71,7 +71,7 @@ pub fn set_up(
     notices.extend(work_dir.notice);
     notices.extend(environment::argv(task).1);
     let nonce = uuid::Uuid::new_v4().to_string();
-    let facts = ProcessFacts { account, cwd: work_dir.path };
+    let facts = ProcessFacts { account, cwd: work_dir.path, max_run_time: config.policy.max_run_time };
     let record = TaskRecord {
         runtime: Processes::NAME.to_owned(),
         level: Level::own(),

@@ -3,7 +3,8 @@
 use super::hijack::{Image, open_folder, output_in};
 use super::*;
 use crate::domain::container::{ContainerSpec, JobFiles};
-use crate::domain::policy::UserIds;
+use crate::domain::policy::{PortRules, RunTime, UserIds};
+use crate::domain::task::AssignedPorts;
 use std::os::unix::fs::{PermissionsExt, chown};
 
 fn of_user(user: &str) -> ContainerSpec {
@@ -166,4 +167,44 @@ async fn code_is_not_written_to_what_is_mounted() {
     assert!(subject.run(&task).await.is_success());
     assert!(folder.join("made").exists());
     subject.finish(task.id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_runs_for_too_long_is_ended_by_whoever_follows_it() {
+    let Some(place) = Place::new("docker: a_task_that_runs_for_too_long") else { return };
+    let policy = || Policy { max_run_time: RunTime::parse("2s"), ..place.config().policy };
+    let mut first = start(&place, policy());
+    let short = place.task("true");
+    assert!(first.run(&short).await.is_success());
+    first.runtime.remove(short.id).await.unwrap();
+    first.runtime.purge(short.id).await.unwrap();
+    let task = place.task("echo up; sleep 600");
+    first.launch(&task).await;
+    drop(first);
+    // The limit is that of its start, whatever the next agent has.
+    let mut second = place.start();
+    assert!(matches!(second.runtime.adopt(&task).await.unwrap(), Adopted::Running { .. }));
+    let exit = second.exited().await;
+    assert_eq!(exit.class, ExitClass::User, "{exit:?}");
+    assert!(exit.reason.contains("run for 2s") && exit.reason.contains("policy.max_run_time"), "{}", exit.reason);
+    second.finish(task.id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ports_of_the_system_and_of_wharf_are_refused_by_number() {
+    let Some(place) = Place::new("docker: ports_of_the_system_and_of_wharf") else { return };
+    let ports = PortRules { own: vec![7601], ..PortRules::default() };
+    let mut subject = start(&place, Policy { ports, ..place.config().policy });
+    let of = |port: u16| {
+        let ports = vec![AssignedPorts { label: "http".into(), ports: vec![port] }];
+        TaskSpec { ports, ..place.task("true") }
+    };
+    for port in [22, 7601] {
+        let refused = subject.runtime.prepare(&of(port), &[]).await.unwrap_err();
+        let said = &refused.message;
+        assert!(refused.user_error && said.contains("policy.ports") && said.contains(&port.to_string()), "{said}");
+        place.assert_nothing_left(of(port).id);
+    }
+    assert!(subject.run(&of(8022)).await.is_success());
+    subject.finish(of(0).id).await;
 }
