@@ -1,13 +1,15 @@
 //! The settings of an agent.
 
 use super::choice::{GpuChoice, PortRange, RuntimeChoice};
+use super::controller::ControllerConfig;
 use super::listen::{self, Endpoint};
 use super::policy::{self, PolicyTable};
 use super::source::Settings;
 use super::{Checks, one_or_many};
 use crate::domain::command::Violation;
 use crate::domain::gpu::occupancy::IGNORED_BY_DEFAULT;
-use crate::domain::policy::{Policy, RunsAs, USUAL_FILE};
+use crate::domain::policy::{Policy, PortRules, RunsAs, USUAL_FILE};
+use crate::domain::quantity::DEFAULT_PORTS;
 use crate::domain::remediation::Remediation;
 use crate::health::checks::Modes;
 use crate::runtime::docker::injection::GpuInjection;
@@ -174,7 +176,26 @@ impl AgentConfig {
 
     /// What jobs may ask of the node.
     pub fn policy(&self) -> Policy {
-        self.policy.rules(&self.job_dirs, &self.allow_capabilities, &self.file)
+        let pids = (self.pids_limit > 0).then_some(self.pids_limit);
+        let rules = self.policy.rules(&self.job_dirs, &self.allow_capabilities, &self.file);
+        let given = self.ports.as_ref().map_or(DEFAULT_PORTS, |ports| ports.0.clone());
+        let ports = PortRules { own: self.own_ports(), given, ..rules.ports.clone() };
+        Policy { pids, ports, ..rules }
+    }
+
+    /// Of this agent, and of a controller that may be here.
+    fn own_ports(&self) -> Vec<u16> {
+        let named = self.listen.iter().chain(&self.controller).chain(&self.advertise_address);
+        let usual = AgentConfig::default().listen;
+        let controllers = ControllerConfig::default().listen;
+        let port = |endpoint: &Endpoint| match endpoint {
+            Endpoint::Tcp { port, .. } if *port > 0 => Some(*port),
+            _ => None,
+        };
+        let mut ports: Vec<u16> = named.chain(&usual).chain(&controllers).filter_map(port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
     }
 
     /// Where an agent listens that is not told: the port for its controllers, which is open to other machines if they are
@@ -409,7 +430,8 @@ mod tests {
             disk_high_percent = 75\nkeep_images_hours = 9\nimages_high_percent = 70\n\
             insecure = true\n[labels]\ngpu_type = 'jd_a100'\n\
             [policy]\nmounts = ['/data:ro']\ncapabilities = ['SYS_PTRACE']\nhost_network = false\ndevices = []\n\
-            images = ['r.local/*']\nusers = ['0', '1000-1999']\nper_user = { gpus = 4 }\n";
+            images = ['r.local/*']\nusers = ['0', '1000-1999']\ngroups = ['100']\nports = ['80', '7601']\n\
+            max_run_time = '7d'\nper_user = { gpus = 4 }\n";
         let config: AgentConfig = parse("a.toml", text).unwrap();
         assert_eq!(config.warnings().len(), 3);
         assert_eq!(config.gpus, GpuChoice::Sim { count: 8, model: "A100".into() });
@@ -424,7 +446,11 @@ mod tests {
         assert_eq!(mounts, ["/srv/jobs", "/mnt/nfs", "/data:ro"]);
         assert_eq!((rules.capabilities, rules.host_network), (vec!["SYS_PTRACE".into(), "SYS_ADMIN".into()], false));
         assert_eq!((rules.devices.len(), rules.images.len()), (0, 1));
-        assert_eq!(rules.users.map(|users| users.to_string()).as_deref(), Some("uid 0, 1000-1999"));
+        assert_eq!(rules.users.map(|users| users.to_string()).as_deref(), Some("0, 1000-1999"));
+        assert_eq!(rules.groups.map(|groups| groups.to_string()).as_deref(), Some("100"));
+        let ports = [80, 81, 7601, 20_000].map(|port| rules.ports.allow(port));
+        assert_eq!((rules.pids, ports), (Some(99), [true, false, false, true]));
+        assert_eq!(rules.max_run_time.map(|time| time.to_string()).as_deref(), Some("7d"));
         assert_eq!((rules.per_user.gpus, rules.per_user.cpus), (Some(4), None));
         assert_eq!(
             (config.cpus, config.memory_mb, &config.labels["gpu_type"]),
@@ -461,6 +487,8 @@ mod tests {
         let named = |name: &str| wrong.iter().filter(|field| *field == &format!("policy.{name}")).count();
         let counts = ["mounts", "capabilities", "devices", "images", "users"].map(named);
         assert_eq!(counts, [2, 1, 2, 2, 1]);
+        let wrong = fields("[policy]\ngroups = ['x']\nports = ['2-1']\nmax_run_time = '7'");
+        assert_eq!(wrong, ["policy.groups", "policy.ports", "policy.max_run_time"]);
         assert_eq!(fields("[policy]\nprivileged = true"), ["policy"]);
         assert_eq!(fields("[policy]\nper_user = { hours = 1 }"), ["policy"]);
         assert_eq!(fields("disk_high_percent = 49"), ["disk_high_percent"]);

@@ -1,7 +1,7 @@
 //! `[policy]` of `agent.toml`: what jobs may ask of the node.
 
 use super::Checks;
-use crate::domain::policy::{ImagePattern, MountRule, Policy, UserIds, UserLimits};
+use crate::domain::policy::{ImagePattern, MountRule, Policy, PortRules, RunTime, UserIds, UserLimits};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,16 @@ pub struct PolicyTable {
     /// root.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub users: Option<Vec<String>>,
+    /// The same of groups. Without it: containers in those up to 999 and in those of the numbers of `users`, processes in
+    /// any but root's; who may be root is in all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<String>>,
+    /// Numbers and ranges of ports that containers may ask for by number; without it those from 1024 on. Never wharf's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Vec<String>>,
+    /// The longest that one task may run: `90s`, `15m`, `2h`, `7d`. Without it, as long as it likes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_run_time: Option<String>,
     /// What the tasks of one user may hold together on this node.
     pub per_user: UserLimits,
 }
@@ -38,6 +48,9 @@ impl Default for PolicyTable {
             devices,
             images: Vec::new(),
             users: None,
+            groups: None,
+            ports: None,
+            max_run_time: None,
             per_user: UserLimits::default(),
         }
     }
@@ -47,7 +60,11 @@ impl PolicyTable {
     /// With the older keys for the same, and the file that they are all in. What is not right has been refused before.
     pub(super) fn rules(&self, job_dirs: &[PathBuf], allow_capabilities: &[String], file: &Path) -> Policy {
         let mounts = self.mounts.iter().filter_map(|text| MountRule::parse(text));
-        let users = self.users.as_ref().map(|users| UserIds::parse(users.iter().map(String::as_str)));
+        let ranges = |ids: &Option<Vec<String>>| {
+            let ids = ids.as_ref().map(|ids| UserIds::parse(ids.iter().map(String::as_str)));
+            // What cannot be read allows nobody.
+            ids.map(Result::unwrap_or_default)
+        };
         Policy {
             file: file.display().to_string(),
             mounts: job_dirs.iter().map(MountRule::writable).chain(mounts).collect(),
@@ -55,9 +72,12 @@ impl PolicyTable {
             host_network: self.host_network,
             devices: self.devices.clone(),
             images: self.images.iter().filter_map(|text| ImagePattern::parse(text)).collect(),
-            // What cannot be read allows nobody.
-            users: users.map(Result::unwrap_or_default),
+            pids: None,
+            users: ranges(&self.users),
+            groups: ranges(&self.groups),
             per_user: self.per_user,
+            ports: PortRules { fixed: ranges(&self.ports), ..PortRules::default() },
+            max_run_time: self.max_run_time.as_deref().and_then(RunTime::parse),
         }
     }
 
@@ -77,10 +97,20 @@ impl PolicyTable {
             let (right, allowed) = (ImagePattern::parse(text).is_some(), "names of images, with * for any text");
             checks.expect(right, "policy.images", "is no image's name", text.escape_debug(), allowed);
         }
-        let users = self.users.iter().flatten().map(String::as_str);
-        if let Err(wrong) = UserIds::parse(users) {
-            let allowed = "numbers and ranges of them, e.g. \"1000-59999\"";
-            checks.expect(false, "policy.users", "is no user id", wrong.escape_debug(), allowed);
+        for (field, message, ids) in [
+            ("policy.users", "is no user id", &self.users),
+            ("policy.groups", "is no group id", &self.groups),
+            ("policy.ports", "is no port", &self.ports),
+        ] {
+            if let Err(wrong) = UserIds::parse(ids.iter().flatten().map(String::as_str)) {
+                let allowed = "numbers and ranges of them, e.g. \"1000-59999\"";
+                checks.expect(false, field, message, wrong.escape_debug(), allowed);
+            }
+        }
+        if let Some(text) = &self.max_run_time {
+            let right = RunTime::parse(text).is_some();
+            let allowed = "a number with s, m, h or d, such as 7d";
+            checks.expect(right, "policy.max_run_time", "is no time", text.escape_debug(), allowed);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The runtime of an agent from its settings: containers or processes.
 
 use super::host;
-use crate::config::{AgentConfig, Endpoint, GpuChoice, RuntimeChoice};
+use crate::config::{AgentConfig, ControllerConfig, Endpoint, GpuChoice, RuntimeChoice};
 use crate::domain::command::Error;
 use crate::domain::ids::NodeUid;
+use crate::domain::remediation::Remediation;
 use crate::runtime::docker::images::Images;
 use crate::runtime::docker::images::collect::ImageRules;
 use crate::runtime::docker::{Daemon, DockerConfig, DockerRuntime};
@@ -134,7 +135,15 @@ fn own_places(config: &AgentConfig) -> Vec<PathBuf> {
         Endpoint::Unix { path } => Some(path.clone()),
         Endpoint::Tcp { .. } => None,
     });
-    [&config.data_dir, &config.run_dir].into_iter().cloned().chain(sockets).collect()
+    // Of a controller beside it, and what the agent, as root, reads and runs.
+    let controller = ControllerConfig::default().data_dir;
+    let read = [config.nvml_library.as_ref(), config.xid_table.as_ref(), Some(&config.file)].into_iter().flatten();
+    let run = match &config.remediation {
+        Remediation::Command(words) => words.first().map(PathBuf::from),
+        _ => None,
+    };
+    let files = read.cloned().chain(run).filter_map(|file| std::path::absolute(file).ok());
+    [&config.data_dir, &config.run_dir, &controller].into_iter().cloned().chain(sockets).chain(files).collect()
 }
 
 fn process(config: &AgentConfig, node_uid: &NodeUid, open_files: Option<OpenFiles>) -> ProcessConfig {

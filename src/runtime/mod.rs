@@ -8,6 +8,7 @@
 pub mod contract;
 pub mod docker;
 pub mod process;
+mod rights;
 mod shimmed;
 
 pub use shimmed::{LogRing, StartError};

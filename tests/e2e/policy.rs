@@ -53,13 +53,16 @@ fn a_refusal_names_the_rule_and_its_twin_runs() {
         (json!({"image": "wharf-test/user:1"}), "policy.images"),
         (asking(json!({"user": "0:0"})), "policy.users"),
         (asking(json!({"user": "2000"})), "policy.users"),
+        (asking(json!({"user": "1000:5000"})), "policy.groups"),
+        (asking(json!({"pidsLimit": 100_000})), "pids_limit"),
         (asking(json!({"capabilities": ["SYS_ADMIN"]})), "policy.capabilities"),
         (asking(json!({"ulimits": {"nice": 40}})), "policy.capabilities"),
     ];
     let allowed = [
         json!({"dataDir": at("data"), "outputDir": at("jobs/out")}),
         json!({"codeDir": at("data"), "outputDir": at("jobs")}),
-        asking(json!({"user": "1999", "capabilities": ["SYS_RESOURCE"]})),
+        asking(json!({"user": "1999", "capabilities": ["SYS_RESOURCE"], "pidsLimit": 1000})),
+        asking(json!({"user": "1000:100"})),
     ];
     fs::write(at("data/file"), "x").expect("the folder is ours");
     let submit = |kind: &str, i: usize, command: &str, fields: &Value| {
@@ -72,7 +75,7 @@ fn a_refusal_names_the_rule_and_its_twin_runs() {
         let shown = cluster.wait_end(id);
         let reason = shown["exit"]["reason"].as_str().unwrap_or_default().to_owned();
         assert_eq!(shown["state"], "FAILED", "{fields} {shown}");
-        let said = if rule.starts_with("policy") { format!("{file}: {rule}") } else { (*rule).to_owned() };
+        let said = if rule.starts_with("p") { format!("{file}: {rule}") } else { (*rule).to_owned() };
         assert!(reason.contains(&said), "{fields}: {reason}");
         assert_eq!(cluster.cli(&["logs", id]).text(), "", "{fields}: nothing of it ran");
     }
@@ -106,4 +109,17 @@ fn one_users_tasks_together_keep_the_nodes_limits() {
     for job in [first, second, other] {
         assert_eq!(cluster.wait_end(&job)["state"], "SUCCEEDED");
     }
+}
+
+#[test]
+fn a_task_runs_no_longer_than_its_node_lets_it() {
+    let more = "policy.max_run_time = '2s'\n".to_owned();
+    let cluster = Cluster::with(vec![Node { more, ..Node::new("n0", "none") }], "");
+    let short = cluster.submit(&job("short", &[role("main", 1, "true")]));
+    let long = cluster.submit(&job("long", &[role("main", 1, "sleep 600")]));
+    assert_eq!(cluster.wait_end(&short)["state"], "SUCCEEDED");
+    let shown = cluster.wait_end(&long);
+    let reason = shown["exit"]["reason"].as_str().unwrap_or_default();
+    assert_eq!(shown["state"], "FAILED", "{shown}");
+    assert!(reason.contains("policy.max_run_time") && reason.contains("2s"), "{reason}");
 }

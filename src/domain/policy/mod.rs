@@ -9,11 +9,15 @@
 mod image;
 mod limits;
 mod mount;
+mod ports;
+mod run_time;
 mod users;
 
 pub use image::ImagePattern;
 pub use limits::{OverLimit, UserLimits};
 pub use mount::MountRule;
+pub use ports::PortRules;
+pub use run_time::RunTime;
 pub use users::UserIds;
 
 use super::command::Violation;
@@ -44,6 +48,9 @@ pub const USUAL_CAPABILITIES: [&str; 14] = [
     "SYS_CHROOT",
 ];
 
+/// Of images' users rather than of people; Docker's group for a number that an image does not know is 0.
+const SYSTEM_GROUPS: std::ops::RangeInclusive<u32> = 0..=999;
+
 /// The rules of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -59,9 +66,18 @@ pub struct Policy {
     pub devices: Vec<String>,
     /// Empty: any image.
     pub images: Vec<ImagePattern>,
+    /// Most processes and threads of a task; `None`: any number. The key is not in the table, as it is a limit for all.
+    pub pids: Option<u32>,
     /// Whom tasks may run as. `None`: containers as anybody, processes as anybody but root.
     pub users: Option<UserIds>,
+    /// Groups that they may be in. `None`: root in all; containers in the system's and in those of the same numbers as
+    /// `users`; processes in any but root's.
+    pub groups: Option<UserIds>,
     pub per_user: UserLimits,
+    /// Ports that containers may ask for by number.
+    pub ports: PortRules,
+    /// The longest that one task may run.
+    pub max_run_time: Option<RunTime>,
 }
 
 impl Default for Policy {
@@ -73,8 +89,12 @@ impl Default for Policy {
             host_network: true,
             devices: vec!["/dev/infiniband".to_owned()],
             images: Vec::new(),
+            pids: None,
             users: None,
+            groups: None,
             per_user: UserLimits::default(),
+            ports: PortRules::default(),
+            max_run_time: None,
         }
     }
 }
@@ -88,6 +108,9 @@ pub struct Asked {
     pub capabilities: Vec<String>,
     /// Names of limits that let it run before others, and how far.
     pub priorities: Vec<(String, i64)>,
+    /// Most processes and threads.
+    pub pids: Option<u32>,
+    pub ports: Vec<u16>,
     /// On the node, without those of its GPUs.
     pub devices: Vec<String>,
     /// What no rule allows, by what it is called where it is asked for.
@@ -149,6 +172,8 @@ impl Policy {
         refusals.extend(self.image(asked));
         refusals.extend(self.capabilities(asked));
         refusals.extend(self.priorities(asked));
+        refusals.extend(self.pids(asked));
+        refusals.extend(self.ports(asked));
         for device in asked.devices.iter().filter(|device| !self.devices.contains(device)) {
             let allowed = either(&self.devices, "no device but those of its GPUs");
             refusals.push(self.refusal(
@@ -170,11 +195,36 @@ impl Policy {
         let allowed = match &self.users {
             Some(users) if users.contains(uid) => return Ok(()),
             None if !is_process || uid != 0 => return Ok(()),
-            Some(users) => users.to_string(),
+            Some(users) => format!("uid {users}"),
             None => "any user but root; set run_as, or name 0 in policy.users".to_owned(),
         };
         let field = if is_process { "user" } else { "extras.wharf.container.user" };
         Err(self.refusal("policy.users", field, format!("uid {uid}"), &allowed))
+    }
+
+    /// Whether a task may be in all of these groups.
+    pub fn check_groups(&self, runs_as: RunsAs, groups: &[u32]) -> Result<(), Refusal> {
+        let (uid, is_process) = match runs_as {
+            RunsAs::Container(uid) => (uid, false),
+            RunsAs::Process(uid) => (uid, true),
+        };
+        let among_users = |gid: u32| self.users.as_ref().is_none_or(|users| users.contains(gid));
+        let may = |gid: u32| match &self.groups {
+            Some(groups) => groups.contains(gid),
+            None if uid == 0 => true,
+            None if is_process => gid != 0,
+            // Who may be root there is kept from no group.
+            None => self.allows_root() || SYSTEM_GROUPS.contains(&gid) || among_users(gid),
+        };
+        let Some(refused) = groups.iter().find(|gid| !may(**gid)) else { return Ok(()) };
+        let allowed = match (&self.groups, &self.users) {
+            (Some(groups), _) => format!("gid {groups}"),
+            (None, _) if is_process => "any group but root's; or name 0 in policy.groups".to_owned(),
+            (None, Some(users)) => format!("gid 0-{}, {users}", SYSTEM_GROUPS.end()),
+            (None, None) => "any".to_owned(),
+        };
+        let field = if is_process { "user" } else { "extras.wharf.container.user" };
+        Err(self.refusal("policy.groups", field, format!("gid {refused}"), &allowed))
     }
 
     /// Root is among those that containers may be.
@@ -215,6 +265,22 @@ impl Policy {
             self.refusal("policy.capabilities", &field, limit.to_string(), &allowed)
         };
         asked.priorities.iter().filter(|(_, limit)| *limit != 0).map(refuse).collect()
+    }
+
+    fn pids(&self, asked: &Asked) -> Option<Refusal> {
+        let (most, asked) = (self.pids?, asked.pids?);
+        let refuse = || {
+            let allowed = format!("at most {most}");
+            self.refusal("pids_limit", "extras.wharf.container.pidsLimit", asked.to_string(), &allowed)
+        };
+        (asked > most).then(refuse)
+    }
+
+    fn ports(&self, asked: &Asked) -> Option<Refusal> {
+        let refused: Vec<_> =
+            asked.ports.iter().filter(|port| !self.ports.allow(**port)).map(u16::to_string).collect();
+        let refuse = || self.refusal("policy.ports", "portList", refused.join(", "), &self.ports.to_string());
+        (!refused.is_empty()).then(refuse)
     }
 
     pub fn refusal(&self, rule: &'static str, field: &str, found: String, allowed: &str) -> Refusal {

@@ -1,4 +1,4 @@
-//! Accounts of a node by number.
+//! Accounts and groups of a node by number.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -33,10 +33,10 @@ impl UserIds {
 impl fmt::Display for UserIds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
-            return f.write_str("nobody");
+            return f.write_str("none");
         }
         for (at, range) in self.0.iter().enumerate() {
-            let separator = if at == 0 { "uid " } else { ", " };
+            let separator = if at == 0 { "" } else { ", " };
             let (first, last) = (range.start(), range.end());
             if first == last { write!(f, "{separator}{first}")? } else { write!(f, "{separator}{first}-{last}")? }
         }
@@ -53,7 +53,7 @@ mod tests {
         let ids = UserIds::parse(["0", "1000-1999"]).unwrap();
         assert!([0, 1000, 1999].into_iter().all(|uid| ids.contains(uid)));
         assert!(![1, 999, 2000, u32::MAX].into_iter().any(|uid| ids.contains(uid)));
-        assert_eq!(ids.to_string(), "uid 0, 1000-1999");
+        assert_eq!(ids.to_string(), "0, 1000-1999");
         for wrong in ["", "-1", "2-1", "root", "1-2-3", "4294967296"] {
             assert_eq!(UserIds::parse([wrong]), Err(wrong));
         }

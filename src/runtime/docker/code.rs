@@ -5,12 +5,18 @@
 //! dockerd would take an archive for a container, too, but it finds the container's folders by their paths on the node,
 //! where a job may have put a link since they were checked. So the copy is made here: read through one descriptor of
 //! the source, written through one of the working directory as the shim has it. Neither way is a link followed, and
-//! nothing that exists is written to: it is removed and made anew; folders that exist stay as they are. What is mounted
-//! below the working directory, a job's data for one, is not the container's, and is not written to. Links stay links: what they point to is decided in
-//! the container. Only regular files, folders and links are copied. All is owned by the container's user.
+//! nothing that exists is written to: it is removed and made anew; folders that exist stay as they are. What is mounted at
+//! the working directory or below, a job's data for one, is not the container's, and is not written to. Links stay links:
+//! what they point to is decided in the container. Only regular files, folders and links are copied. All is owned by the
+//! container's user.
+//!
+//! What is copied has to be readable for the container's user or for the submitter's account on this node: else a job
+//! would be given what its folder holds of others.
 
 use super::beneath::{self, Held};
 use super::request::mounts::Folder;
+use super::rootfs::RootFs;
+use crate::runtime::rights::Rights;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, readlinkat};
 use nix::sys::stat::{Mode, fchmod, futimens, mkdirat};
@@ -29,6 +35,7 @@ pub const MAX_BYTES: u64 = 200_000_000;
 /// Folders of small files cost more than their bytes say.
 const MAX_ENTRIES: u64 = 100_000;
 const MAX_DEPTH: usize = 64;
+
 /// Why a job's code is not in its container.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodeError {
@@ -38,6 +45,11 @@ pub enum CodeError {
     TooMany { path: PathBuf },
     #[error("codeDir: {} is empty", path.display())]
     Empty { path: PathBuf },
+    #[error(
+        "codeDir: {} may be read neither by the container's user nor by the submitter's account on this node",
+        path.display()
+    )]
+    Closed { path: PathBuf },
     #[error("codeDir: reading {}: {error}", path.display())]
     Read { path: PathBuf, error: String },
     #[error("codeDir: writing {} in the container's working directory: {error}", path.display())]
@@ -62,7 +74,10 @@ impl CodeError {
     /// The job asked for something that cannot be: retrying elsewhere would not help.
     pub fn is_user_error(&self) -> bool {
         use CodeError::*;
-        matches!(self, TooBig { .. } | TooMany { .. } | Empty { .. } | ReadOnly { .. } | Mounted { .. })
+        matches!(
+            self,
+            TooBig { .. } | TooMany { .. } | Empty { .. } | Closed { .. } | ReadOnly { .. } | Mounted { .. }
+        )
     }
 
     /// Writing `path`, below the working directory, has failed.
@@ -91,14 +106,16 @@ enum Kind {
     Link(PathBuf),
 }
 
-/// Copies the content of `folder` to where a process works; `owner` is its user and group. Blocking.
+/// Copies the content of `folder` to where a process works; `owner` is its user and group. Each entry has to be readable
+/// for one of `readers`. Blocking.
 pub fn copy(
     folder: &Folder,
     working: &WorkingFolder,
     owner: (u32, u32),
+    readers: Vec<Rights>,
     cancel: &CancellationToken,
 ) -> Result<(), CodeError> {
-    let code = Code { path: folder.source.clone(), held: folder.held.clone() };
+    let code = Code { path: folder.source.clone(), held: folder.held.clone(), readers };
     let entries = code.list()?;
     code.copy(&entries, &working.0, owner, cancel)
 }
@@ -108,8 +125,16 @@ pub fn copy(
 pub struct WorkingFolder(Held);
 
 impl WorkingFolder {
-    pub fn of(pid: i32) -> io::Result<Self> {
-        Held::new(File::open(format!("/proc/{pid}/cwd"))?.into()).map(Self)
+    /// Of the container's own file system: what lies in a mount is the node's, or another container's as well.
+    pub fn of(pid: i32, root: &RootFs) -> Result<Self, CodeError> {
+        let link = PathBuf::from(format!("/proc/{pid}/cwd"));
+        let path = fs::read_link(&link).map_err(|error| CodeError::writing(&link, &error))?;
+        let own = || {
+            let held = Held::new(root.own_folder(&path.to_string_lossy())?)?;
+            let is_it = held.is(&fs::metadata(&link)?);
+            is_it.then_some(held).ok_or_else(|| Errno::EXDEV.into())
+        };
+        own().map(Self).map_err(|error: io::Error| CodeError::writing(&path, &error))
     }
 }
 
@@ -118,11 +143,28 @@ struct Code {
     /// For errors.
     path: PathBuf,
     held: Held,
+    readers: Vec<Rights>,
 }
 
 impl Code {
     fn failed(&self, below: &Path, error: io::Error) -> CodeError {
-        CodeError::Read { path: self.path.join(below), error: error.to_string() }
+        let path = self.path.join(below);
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => CodeError::Closed { path },
+            _ => CodeError::Read { path, error: error.to_string() },
+        }
+    }
+
+    /// As the first who may.
+    fn open(&self, below: &Path, flags: i32) -> io::Result<OwnedFd> {
+        let mut opened = Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        for reader in &self.readers {
+            opened = reader.open(|| self.held.open(below, flags));
+            if !opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+                break;
+            }
+        }
+        opened
     }
 
     /// Everything below the folder, folders before what is in them, within the limits. Blocking.
@@ -131,7 +173,7 @@ impl Code {
         let mut bytes = 0u64;
         let mut open = vec![(PathBuf::new(), 0)];
         while let Some((below, depth)) = open.pop() {
-            let dir = self.held.open(&below, libc::O_RDONLY | libc::O_DIRECTORY);
+            let dir = self.open(&below, libc::O_RDONLY | libc::O_DIRECTORY);
             let dir = dir.map_err(|error| self.failed(&below, error))?;
             for name in beneath::names(dir.as_fd()).map_err(|error| self.failed(&below, error))? {
                 let path = below.join(&name);
@@ -160,7 +202,7 @@ impl Code {
     /// `None`: what is not copied.
     fn kind(&self, path: &Path) -> io::Result<Option<Kind>> {
         // Of a link, the link itself.
-        let fd = self.held.open(path, libc::O_PATH | libc::O_NOFOLLOW)?;
+        let fd = self.open(path, libc::O_PATH | libc::O_NOFOLLOW)?;
         let found = beneath::metadata(fd.as_fd())?;
         Ok(if found.is_dir() {
             Some(Kind::Folder)
@@ -182,7 +224,7 @@ impl Code {
             if cancel.is_cancelled() {
                 return Err(CodeError::Cancelled);
             }
-            let copied = Source::open(&self.held, entry).map_err(|error| self.failed(&entry.path, error))?;
+            let copied = Source::open(self, entry).map_err(|error| self.failed(&entry.path, error))?;
             let place = Place::of(to, &entry.path);
             place.and_then(|place| copied.write(&place, owner)).map_err(|trouble| match trouble {
                 Trouble::Read(error) => self.failed(&entry.path, error),
@@ -213,8 +255,8 @@ enum Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn open(root: &Held, entry: &'a Entry) -> io::Result<Self> {
-        let open = |flags| root.open(&entry.path, flags | libc::O_NOFOLLOW);
+    fn open(code: &Code, entry: &'a Entry) -> io::Result<Self> {
+        let open = |flags| code.open(&entry.path, flags | libc::O_NOFOLLOW);
         match &entry.kind {
             Kind::Folder => {
                 let fd = open(libc::O_PATH | libc::O_DIRECTORY)?;

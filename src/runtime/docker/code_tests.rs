@@ -4,7 +4,9 @@ use super::*;
 use std::os::unix::fs::symlink;
 
 fn code(folder: &Path) -> Code {
-    Code { path: folder.to_owned(), held: Held::at(&folder.canonicalize().unwrap()).unwrap() }
+    let (uid, gid) = own();
+    let readers = vec![Rights { uid, gid, groups: Vec::new() }];
+    Code { path: folder.to_owned(), held: Held::at(&folder.canonicalize().unwrap()).unwrap(), readers }
 }
 
 fn list(folder: &Path) -> Result<Vec<Entry>, CodeError> {

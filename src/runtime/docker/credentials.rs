@@ -6,12 +6,14 @@
 //! The password leaves this module only in the request to dockerd. Nothing here implements `Serialize` or `Display`;
 //! `Debug` leaves it out; no error quotes a line of the file, since what the job names need not be an `authFile`.
 
+use super::beneath::Held;
 use super::images::reference::{Reference, canonical_registry, is_registry};
 use super::request::RequestError;
 use super::request::allowed::Allowed;
 use super::request::place::{Place, place};
 use crate::domain::command::Violation;
 use crate::domain::secret::Secret;
+use crate::runtime::rights::Rights;
 use crate::runtime::shimmed::Failure;
 use crate::runtime::shimmed::disks::Disks;
 use bollard::auth::DockerCredentials;
@@ -29,6 +31,8 @@ const MAX_BYTES: u64 = 16 * 1024;
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// What Docker calls Docker Hub in a login.
 const DOCKER_HUB_SERVER: &str = "https://index.docker.io/v1/";
+
+const NOT_THEIRS: &str = "belongs neither to the submitter's account on this node, nor may everybody read it";
 
 /// A login. Two are equal only if registry, user and password are.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -179,15 +183,22 @@ fn read(path: &Path, submitter: &str, allowed: &Allowed) -> Result<Credentials, 
         RequestError::Node { error, .. } => failed(std::io::Error::other(error)),
         RequestError::Refused(_) => content("is not for jobs"),
     })?;
-    // A pipe without a writer must not hold us up, a terminal not become ours.
-    let file = named.held.open(&named.below, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY).map_err(failed)?;
-    let file = File::from(file);
+    let whose = Rights::of_account(submitter).map_err(failed)?.unwrap_or_else(Rights::of_nobody);
+    // The whole way to it with the submitter's rights: who may not enter a folder has no file in it. A pipe without a
+    // writer must not hold us up, a terminal not become ours.
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let open =
+        || Held::at(Path::new("/"))?.open(named.path().strip_prefix("/").map_err(std::io::Error::other)?, flags);
+    let file = match whose.open(open) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Err(content(NOT_THEIRS)),
+        opened => File::from(opened.map_err(failed)?),
+    };
     let found = file.metadata().map_err(failed)?;
     if !found.is_file() {
         return Err(content("is not a regular file"));
     }
     if !may_read(submitter, &found) {
-        return Err(content("belongs neither to the submitter's account on this node, nor may everybody read it"));
+        return Err(content(NOT_THEIRS));
     }
     if found.len() > MAX_BYTES {
         return Err(content("is bigger than 16 KiB: three lines are expected"));

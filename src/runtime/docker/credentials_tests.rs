@@ -38,6 +38,13 @@ fn other_contents_are_refused() {
     assert!(Credentials::parse(b"a.b\nada\n\xff").unwrap_err().contains("UTF-8"));
 }
 
+/// Everybody may enter it, and what is made in it.
+fn open_dir() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
 async fn login_of(auth_file: &str, image: &str, job_dir: &Path) -> Result<Login, CredentialsError> {
     let allowed = Allowed::only([job_dir.to_owned()]);
     login_for(auth_file, image, "no-such-account", allowed, &Disks::new()).await
@@ -45,7 +52,7 @@ async fn login_of(auth_file: &str, image: &str, job_dir: &Path) -> Result<Login,
 
 #[tokio::test]
 async fn only_what_the_submitter_may_read_is_read() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = open_dir();
     let at = |name: &str| dir.path().join(name);
     std::fs::create_dir(at("jobs")).unwrap();
     for name in ["jobs/auth", "secret"] {
@@ -61,6 +68,14 @@ async fn only_what_the_submitter_may_read_is_read() {
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     let error = login_of(file.to_str().unwrap(), "a", &at("jobs")).await.unwrap_err();
     assert!(error.is_user_error() && error.to_string().contains("submitter's account"), "{error}");
+    // Everybody may read the file, and not come to it.
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::set_permissions(at("jobs"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    if nix::unistd::Uid::effective().is_root() {
+        let error = login_of(file.to_str().unwrap(), "a", &at("jobs")).await.unwrap_err();
+        assert!(error.is_user_error() && error.to_string().contains("submitter's account"), "{error}");
+    }
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     let own = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap().unwrap().name;
     let allowed = Allowed::only([at("jobs")]);
     let found = login_for(file.to_str().unwrap(), "a", &own, allowed, &Disks::new()).await;
@@ -70,7 +85,7 @@ async fn only_what_the_submitter_may_read_is_read() {
 
 #[tokio::test]
 async fn a_login_goes_only_to_the_registry_it_names() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = open_dir();
     let file = dir.path().join("auth");
     std::fs::write(&file, "reg.example\nada\nhunter2secret\n").unwrap();
     let uri = format!("file://{}", file.display());
@@ -88,10 +103,11 @@ async fn a_login_goes_only_to_the_registry_it_names() {
 
 #[tokio::test]
 async fn what_is_no_small_regular_file_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = open_dir();
     let at = |name: &str| dir.path().join(name);
     std::fs::write(at("big"), vec![b'a'; 20_000]).unwrap();
     nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::set_permissions(at("pipe"), std::fs::Permissions::from_mode(0o644)).unwrap();
     for (name, why, user) in
         [("big", "bigger", true), ("pipe", "regular", true), (".", "regular", true), ("absent", "No such file", true)]
     {

@@ -6,7 +6,7 @@
 //! its shim's start; `observe` looks up what must be known of it later and puts the job's [`code`] in; `identity` tells
 //! ours from others', `remains` ends and removes what is left, `cgroup` and `rootfs` look into a container without
 //! dockerd, `exec` runs a command in it, `ssh` lets its tasks and its owner reach each other. `beneath` opens what a job
-//! names without being led elsewhere.
+//! names without being led elsewhere, and `pinned` puts it where dockerd is not led elsewhere either.
 
 pub mod code;
 pub mod credentials;
@@ -21,6 +21,7 @@ mod daemon;
 mod exec;
 mod identity;
 mod observe;
+mod pinned;
 mod remains;
 mod rootfs;
 mod setup;
@@ -36,7 +37,7 @@ use super::{Decision, Launch, Notices, RuntimeError, RuntimeEvent};
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::{NodeUid, TaskId};
-use crate::domain::policy::Policy;
+use crate::domain::policy::{Policy, RunTime};
 use crate::domain::spec::CommandStyle;
 use crate::domain::ssh::SshSeed;
 use crate::domain::task::TaskSpec;
@@ -142,6 +143,9 @@ pub struct ContainerFacts {
     pub name: String,
     /// Once it has started.
     pub started: Option<StartedFacts>,
+    /// The longest that the node lets it run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_run_time: Option<RunTime>,
 }
 
 /// What is looked up in a container when its shim has started, and needed when dockerd may not answer.
@@ -154,6 +158,20 @@ pub struct StartedFacts {
     /// Where its first process was started.
     pub cwd: String,
     pub uid: u32,
+    /// Older records have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+}
+
+impl StartedFacts {
+    /// Whom Docker is told to run something beside the task as: by number, since the task may have changed what a name, or
+    /// nothing, would mean in its container.
+    fn user(&self) -> String {
+        match self.gid {
+            Some(gid) => format!("{}:{gid}", self.uid),
+            None => self.uid.to_string(),
+        }
+    }
 }
 
 impl Shimmed<Containers> {
@@ -161,6 +179,7 @@ impl Shimmed<Containers> {
     pub fn new(config: DockerConfig, events: mpsc::Sender<RuntimeEvent>) -> Result<Self, StartError> {
         let failed = |error: io::Error| StartError { runtime: Containers::NAME, message: error.to_string() };
         let layout = Layout::create_mounted(&config.state_dir).map_err(failed)?;
+        pinned::release_all(&config.state_dir);
         let (daemon, log) = (Daemon::new(&config.socket), config.log);
         Self::start(
             Containers {
@@ -268,7 +287,7 @@ impl Kind for Containers {
     fn promised(record: &TaskRecord<ContainerFacts>) -> Promised {
         let TaskSpec { memory_mb, lease_s, .. } = record.spec;
         let uid = record.facts.started.as_ref().map_or(0, |started| started.uid);
-        Promised { memory_mb, lease_s, uid, named_cwd: false }
+        Promised { memory_mb, lease_s, uid, named_cwd: false, max_run_time: record.facts.max_run_time, over: false }
     }
 
     fn command(record: &TaskRecord<ContainerFacts>, launch: &Launch) -> Command {

@@ -71,6 +71,11 @@ impl RootFs {
         File::from(self.open(path, libc::O_PATH)?).metadata()
     }
 
+    /// What processes of the container have at a path.
+    pub fn folder(&self, path: &str) -> io::Result<OwnedFd> {
+        self.open(path, libc::O_PATH | libc::O_DIRECTORY)
+    }
+
     /// A folder of the container's own file system, not of anything that is mounted in it.
     pub fn own_folder(&self, path: &str) -> io::Result<OwnedFd> {
         let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_XDEV;

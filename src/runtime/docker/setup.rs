@@ -6,14 +6,15 @@ use super::daemon::{ANSWER_DEADLINE, DaemonError};
 use super::images::facts::ImageFacts;
 use super::injection::{EngineFacts, HostDriver, Injection, InjectionError, plan, simulated};
 use super::observe::{Started, observe};
+use super::pinned::Pinned;
 use super::request::allowed::Allowed;
 use super::request::mounts::JobMounts;
 use super::request::nested;
-use super::request::{self, NodeFacts, RequestError, SHIM_TARGET, ShimMounts, asked, body};
+use super::request::{self, NodeFacts, RequestError, SHIM_TARGET, ShimMounts, asked, asked_early, body};
 use super::{ContainerFacts, Containers, DockerConfig, identity};
 use crate::domain::gpu::Gpu;
 use crate::domain::level::Level;
-use crate::domain::policy::{Asked, Policy};
+use crate::domain::policy::{Asked, Policy, RunsAs};
 use crate::domain::task::TaskSpec;
 use crate::runtime::Decision;
 use crate::runtime::shimmed::layout::{SHIM_NAME, SOCKET_NAME, TaskDir, TaskRecord};
@@ -67,6 +68,8 @@ struct Plan {
     body: ContainerCreateBody,
     injection: Injection,
     files: JobMounts,
+    /// Until the container has started.
+    pinned: Pinned,
 }
 
 pub async fn set_up(
@@ -94,21 +97,49 @@ pub async fn set_up(
         let look = move || look(&core.kind.config, &task, &image, &engine, &gpus);
         disks.look("looking at the job's folders and the driver's", FOLDERS_DEADLINE, cancel, look).await?
     };
+    let made = files.clone();
+    let finished = finish(core, task, image, gpus, decision, cancel, files, injection).await;
+    if finished.as_ref().is_err_and(|failure| failure.user_error) {
+        // Not what failed for the moment: another task of the job may be using it.
+        let take_back = move || {
+            made.take_back();
+            Ok(())
+        };
+        disks.look("removing the folders of a refused job", FOLDERS_DEADLINE, cancel, take_back).await.ok();
+    }
+    finished
+}
+
+/// Makes the container, once it is known what is on the node for it.
+#[allow(clippy::too_many_arguments, reason = "what was found, step by step")]
+async fn finish(
+    core: &Arc<Core<Containers>>,
+    task: &TaskSpec,
+    image: ImageFacts,
+    gpus: &[Gpu],
+    decision: &Decision,
+    cancel: &CancellationToken,
+    files: JobMounts,
+    injection: Injection,
+) -> Result<SetUp<Containers>, Failure> {
     let plan = {
         let (core, task, image, gpus) = (core.clone(), task.clone(), image.clone(), gpus.to_vec());
         let decision = decision.clone();
         blocking(move || make_plan(&core, &task, &image, injection, &gpus, &decision, files)).await?
     };
-    let Plan { record, dir, socket, body, injection, files } = plan;
+    let Plan { record, dir, socket, body, injection, files, pinned } = plan;
     let going = || if cancel.is_cancelled() { Err(cancelled()) } else { Ok(()) };
     going()?;
     let name = record.facts.name.clone();
     let container = create(core, &name, body).await?;
     going()?;
     let pid = start(core, &name, &container).await?;
-    let core = core.clone();
+    let (core, disks) = (core.clone(), &core.disks);
     let started = Started { container, pid, files, checks: injection.checks, cancel: cancel.clone() };
-    let observe = move || observe(&core, record, dir, socket, started);
+    let observe = move || {
+        drop(pinned);
+        observe(&core, record, dir, socket, started)
+    };
     disks.look("looking at the started container", OBSERVE_DEADLINE, cancel, observe).await
 }
 
@@ -120,11 +151,34 @@ fn look(
     engine: &EngineFacts,
     gpus: &[Gpu],
 ) -> Result<(JobMounts, Injection), Failure> {
+    allowed_early(&config.policy, task, image)?;
     let files = JobMounts::resolve(task, image, &allowed(config, engine))?;
-    if !engine.makes_all_mounts_read_only() {
-        files.refuse_mounts_below(&nested::mount_points()?)?;
+    let rest = || {
+        if !engine.makes_all_mounts_read_only() {
+            files.refuse_mounts_below(&nested::mount_points()?)?;
+        }
+        Ok(injection(config, engine, gpus)?)
+    };
+    match rest() {
+        Ok(injection) => Ok((files, injection)),
+        Err(failure) => {
+            files.take_back();
+            Err(failure)
+        }
     }
-    Ok((files, injection(config, engine, gpus)?))
+}
+
+/// What can be refused before anything is made: of whom the container is to run as, what it says by number.
+fn allowed_early(policy: &Policy, task: &TaskSpec, image: &ImageFacts) -> Result<(), RequestError> {
+    policy.check(&asked_early(task)).map_err(RequestError::Refused)?;
+    let user = task.container.user.as_deref().unwrap_or(&image.user);
+    let (user, group) = user.split_once(':').unwrap_or((user, ""));
+    // Without a user it is root.
+    let uid = if user.is_empty() { Some(0) } else { user.parse().ok() };
+    let Some(runs_as) = uid.map(RunsAs::Container) else { return Ok(()) };
+    let groups: Vec<u32> = group.parse().into_iter().collect();
+    let checked = policy.check_user(runs_as).and_then(|()| policy.check_groups(runs_as, &groups));
+    checked.map_err(|refusal| RequestError::Refused(vec![refusal]))
 }
 
 /// Decides what is asked for, and makes what it refers to. Blocking.
@@ -140,9 +194,11 @@ fn make_plan(
     let config = &core.kind.config;
     let nonce = uuid::Uuid::new_v4().simple().to_string();
     let dir = core.layout.task(task.id);
+    // What an image has at a known place, or leads there, could be run instead.
+    let door = format!("{SHIM_TARGET}-{}", uuid::Uuid::new_v4().simple());
     let shim = ShimMounts {
-        binds: vec![(dir.socket_dir.clone(), SHIM_TARGET.to_owned())],
-        entrypoint: [SHIM_NAME, SOCKET_NAME].map(|name| format!("{SHIM_TARGET}/{name}")).to_vec(),
+        binds: [SHIM_TARGET, &door].map(|target| (dir.socket_dir.clone(), target.to_owned())).to_vec(),
+        entrypoint: [SHIM_NAME, SOCKET_NAME].map(|name| format!("{door}/{name}")).to_vec(),
         generation: decision.generation,
         nonce: nonce.clone(),
     };
@@ -157,9 +213,11 @@ fn make_plan(
         never_root: !config.policy.allows_root(),
         ..NodeFacts::default()
     };
-    let (body, notices) = body(task, image, &node, &injection, &shim, &files);
+    let name = identity::name(task.id, &nonce);
+    let pinned = Pinned::of(&files, &std::path::absolute(&config.state_dir)?, &name, &config.socket)?;
+    let (body, notices) = body(task, image, &node, &injection, &shim, &pinned.files);
     allowed_by(&config.policy, &asked(&body, task, &injection), image, task)?;
-    let facts = ContainerFacts { name: identity::name(task.id, &nonce), started: None };
+    let facts = ContainerFacts { name, started: None, max_run_time: config.policy.max_run_time };
     let record = TaskRecord {
         runtime: Containers::NAME.to_owned(),
         level: Level::own(),
@@ -173,7 +231,7 @@ fn make_plan(
     dir.add_shim(&core.shim)?;
     dir.write_task(&record)?;
     let socket = link::bind(&dir)?;
-    Ok(Plan { record, dir, socket, body, injection, files })
+    Ok(Plan { record, dir, socket, body, injection, files, pinned })
 }
 
 /// The last look at the whole of what dockerd is asked for.

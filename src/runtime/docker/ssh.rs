@@ -190,11 +190,10 @@ async fn keep_trying(core: &Arc<Core<Containers>>, task: &Arc<Task<Containers>>,
 }
 
 async fn start(core: &Arc<Core<Containers>>, task: &Task<Containers>, port: u16) -> Result<(), super::DaemonError> {
-    let Some(container) = task.record.facts.started.as_ref().map(|started| started.container.clone()) else {
-        return Ok(());
-    };
+    let Some(started) = &task.record.facts.started else { return Ok(()) };
+    let container = started.container.clone();
     let cmd = Some(vec![PROGRAM.to_owned(), SERVER.to_owned(), port.to_string()]);
-    let config = ExecConfig { cmd, ..ExecConfig::default() };
+    let config = ExecConfig { cmd, user: Some(started.user()), ..ExecConfig::default() };
     let of = container.clone();
     let create = |docker: Docker| async move { docker.create_exec(&of, config).await };
     let daemon = &core.kind.daemon;

@@ -6,10 +6,12 @@ mod ending;
 mod fixture;
 mod folders;
 mod gpus;
+mod hijack;
 mod images;
 mod limits;
 mod outage;
 mod ownership;
+mod rules;
 
 use super::*;
 use crate::api::stream::ExecOutput;

@@ -1,6 +1,7 @@
 //! Which user a task runs as. The agent resolves names to numbers here; the shim gets numbers only.
 //! Blocking: user databases may sit behind a network.
 
+use crate::runtime::rights::Rights;
 use nix::unistd::{Uid, User, getgrouplist};
 use serde::{Deserialize, Serialize};
 use std::ffi::CString;
@@ -27,6 +28,12 @@ pub struct Account {
     pub groups: Vec<u32>,
     pub home: PathBuf,
     pub shell: PathBuf,
+}
+
+impl Account {
+    pub fn rights(&self) -> Rights {
+        Rights { uid: self.uid, gid: self.gid, groups: self.groups.clone() }
+    }
 }
 
 /// Why no account was found.

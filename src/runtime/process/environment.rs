@@ -4,6 +4,7 @@
 use super::account::Account;
 use crate::domain::spec::CommandStyle;
 use crate::domain::task::TaskSpec;
+use crate::runtime::rights::Rights;
 use std::path::{Path, PathBuf};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -25,13 +26,14 @@ pub fn names_dir(image: &str) -> bool {
 }
 
 /// Decides where a task of this image runs; `Err` is a sentence for the submitter.
-pub fn work_dir(image: &str, own: &Path) -> Result<WorkDir, String> {
+/// Only what its account may look at is told of.
+pub fn work_dir(image: &str, own: &Path, account: &Rights) -> Result<WorkDir, String> {
     if let Some(dir) = image.strip_prefix(DIR_PREFIX) {
         let path = PathBuf::from(dir);
         if !path.is_absolute() {
             return Err(format!("image: '{image}' is not allowed: 'dir:' is followed by an absolute path"));
         }
-        return match std::fs::metadata(&path) {
+        return match account.open(|| std::fs::metadata(&path)) {
             Ok(found) if found.is_dir() => Ok(WorkDir { path, own: false, notice: None }),
             Ok(_) => Err(format!("image: '{image}' names a file: 'dir:' is followed by a directory of the node")),
             Err(error) => Err(format!("image: the directory of '{image}' cannot be used: {error}")),
@@ -116,13 +118,25 @@ mod tests {
 
     #[test]
     fn images_name_a_directory_or_are_ignored_visibly() {
-        let own = Path::new("/own");
-        assert_eq!(work_dir("dir:/tmp", own), Ok(WorkDir { path: "/tmp".into(), own: false, notice: None }));
-        let ignored = work_dir("python:3.12", own).unwrap();
+        let (own, any) = (Path::new("/own"), Rights::of_nobody());
+        assert_eq!(work_dir("dir:/tmp", own, &any), Ok(WorkDir { path: "/tmp".into(), own: false, notice: None }));
+        let ignored = work_dir("python:3.12", own, &any).unwrap();
         assert!(ignored.own && ignored.notice.unwrap().contains("'python:3.12'"));
-        assert!(work_dir("dir:relative", own).unwrap_err().contains("absolute"));
-        assert!(work_dir("dir:/no/such/dir", own).unwrap_err().starts_with("image: "));
-        assert!(work_dir("dir:/etc/passwd", own).unwrap_err().contains("file"));
+        assert!(work_dir("dir:relative", own, &any).unwrap_err().contains("absolute"));
+        assert!(work_dir("dir:/no/such/dir", own, &any).unwrap_err().starts_with("image: "));
+        assert!(work_dir("dir:/etc/passwd", own, &any).unwrap_err().contains("file"));
+        // What is in a folder that its account may not enter, it is not told.
+        if nix::unistd::Uid::effective().is_root() {
+            let closed = tempfile::tempdir().unwrap();
+            std::fs::create_dir(closed.path().join("there")).unwrap();
+            std::fs::set_permissions(closed.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+            let said = |name: &str| {
+                let image = format!("dir:{}", closed.path().join(name).display());
+                work_dir(&image, own, &any).unwrap_err().replace(name, "")
+            };
+            assert_eq!(said("there"), said("none"));
+            assert!(said("there").contains("Permission denied"));
+        }
     }
 
     #[test]

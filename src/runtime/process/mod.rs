@@ -22,7 +22,7 @@ use super::{Decision, Launch, Notices, RuntimeError, RuntimeEvent};
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::TaskId;
-use crate::domain::policy::Policy;
+use crate::domain::policy::{Policy, RunTime};
 use crate::domain::task::TaskSpec;
 use crate::shim::spec::{Command, ResourceLimit};
 use account::Account;
@@ -114,6 +114,9 @@ const LOOK_DEADLINE: Duration = Duration::from_secs(20);
 pub struct ProcessFacts {
     pub account: Account,
     pub cwd: PathBuf,
+    /// The longest that the node lets it run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_run_time: Option<RunTime>,
 }
 
 impl Shimmed<Processes> {
@@ -143,11 +146,13 @@ impl Kind for Processes {
 
     async fn stage(core: &Arc<Core<Self>>, task: &TaskSpec) -> Result<Notices, RuntimeError> {
         // Nothing to fetch: a process sees the node as it is. What cannot be is said as early as possible.
-        let (dir, image) = (core.layout.task(task.id), task.image.clone());
-        let check = move || environment::work_dir(&image, &dir.work()).map_err(Failure::user);
-        let look = core.disks.look("looking at its folder", LOOK_DEADLINE, &core.cancel, check).await;
+        let look = {
+            let (core, spec) = (core.clone(), task.clone());
+            move || setup::look(&core, &spec)
+        };
+        let look = core.disks.look("looking for its account and folder", LOOK_DEADLINE, &core.cancel, look).await;
         let found = look.map_err(|failure| failure.of("stage", task.id))?;
-        Ok(Notices(found.notice.into_iter().collect()))
+        Ok(Notices(found.work_dir.notice.into_iter().collect()))
     }
 
     async fn set_up(
@@ -174,7 +179,8 @@ impl Kind for Processes {
     fn promised(record: &TaskRecord<ProcessFacts>) -> Promised {
         let named_cwd = environment::names_dir(&record.spec.image);
         let TaskSpec { memory_mb, lease_s, .. } = record.spec;
-        Promised { memory_mb, lease_s, uid: record.facts.account.uid, named_cwd }
+        let max_run_time = record.facts.max_run_time;
+        Promised { memory_mb, lease_s, uid: record.facts.account.uid, named_cwd, max_run_time, over: false }
     }
 
     fn command(record: &TaskRecord<ProcessFacts>, launch: &Launch) -> Command {

@@ -27,14 +27,15 @@ pub const UMASK: u32 = 0o022;
 /// What is asked of others: directories of accounts, disks with folders of jobs.
 pub struct Looked {
     account: Account,
-    work_dir: WorkDir,
+    pub work_dir: WorkDir,
 }
 
 pub fn look(core: &Core<Processes>, task: &TaskSpec) -> Result<Looked, Failure> {
     let account = account::resolve(&core.kind.config.run_as, &task.user)
         .map_err(|error| Failure { user_error: error.is_user_error(), message: error.to_string() })?;
     allowed_by(&core.kind.config, &account)?;
-    let work_dir = environment::work_dir(&task.image, &core.layout.task(task.id).work()).map_err(Failure::user)?;
+    let work_dir = environment::work_dir(&task.image, &core.layout.task(task.id).work(), &account.rights());
+    let work_dir = work_dir.map_err(Failure::user)?;
     Ok(Looked { account, work_dir })
 }
 
@@ -42,7 +43,14 @@ pub fn look(core: &Core<Processes>, task: &TaskSpec) -> Result<Looked, Failure> 
 pub fn allowed_by(config: &ProcessConfig, account: &Account) -> Result<(), Failure> {
     let refused =
         |refusal: Refusal| Failure { user_error: config.run_as == RunAs::Submitter, message: refusal.to_string() };
-    config.policy.check_user(RunsAs::Process(account.uid)).map_err(refused)
+    let runs_as = RunsAs::Process(account.uid);
+    config.policy.check_user(runs_as).map_err(refused)?;
+    // Who is not root gives no groups but its own.
+    if !nix::unistd::Uid::effective().is_root() {
+        return Ok(());
+    }
+    let groups: Vec<u32> = account.groups.iter().chain([&account.gid]).copied().collect();
+    config.policy.check_groups(runs_as, &groups).map_err(refused)
 }
 
 pub fn set_up(
@@ -63,7 +71,7 @@ pub fn set_up(
     notices.extend(work_dir.notice);
     notices.extend(environment::argv(task).1);
     let nonce = uuid::Uuid::new_v4().to_string();
-    let facts = ProcessFacts { account, cwd: work_dir.path };
+    let facts = ProcessFacts { account, cwd: work_dir.path, max_run_time: config.policy.max_run_time };
     let record = TaskRecord {
         runtime: Processes::NAME.to_owned(),
         level: Level::own(),

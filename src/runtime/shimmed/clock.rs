@@ -8,6 +8,11 @@ pub fn now() -> Timestamp {
     exact(libc::CLOCK_REALTIME).map_or_else(Timestamp::default, |time| Timestamp::default().plus(time))
 }
 
+/// Since the machine started; goes on while it sleeps, and nobody sets it.
+pub fn boottime() -> Option<Duration> {
+    exact(libc::CLOCK_BOOTTIME)
+}
+
 fn exact(clock: libc::clockid_t) -> Option<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a valid clock and a timespec of ours to fill.

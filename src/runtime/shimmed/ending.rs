@@ -6,6 +6,7 @@ use super::kind::Remains;
 use super::link::Connection;
 use super::outbox::Outbox;
 use super::supervisor::{State, Supervisor};
+use crate::domain::exit::{Exit, ExitClass};
 use crate::shim::exit::ExitRecord;
 use std::io;
 use std::time::Duration;
@@ -42,7 +43,15 @@ impl Supervisor {
             None => return,
         };
         let stopped = self.wanted.stop_by.is_some();
-        self.end(None, super::clock::now(), exit::without_record(stopped, &detail), outbox);
+        let over = self.promised.max_run_time.filter(|_| self.wanted.over);
+        let end = match over {
+            Some(most) => Exit::without_status(
+                ExitClass::User,
+                format!("{}; its shim left no record{detail}", exit::over(most)),
+            ),
+            None => exit::without_record(stopped, &detail),
+        };
+        self.end(None, super::clock::now(), end, outbox);
     }
 
     /// The record of the end. `None`: cancelled before it could be read.

@@ -1,8 +1,10 @@
 //! Turns the shim's exit record into the end of a task. Pure.
 
 use crate::domain::exit::{Exit, ExitClass};
+use crate::domain::policy::RunTime;
 use crate::domain::time::Timestamp;
 use crate::shim::exit::{ExitRecord, Why};
+use std::time::Duration;
 
 /// What a reason needs to know beside the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -13,6 +15,10 @@ pub struct Promised {
     pub uid: u32,
     /// The job named the working directory.
     pub named_cwd: bool,
+    /// The longest that the node lets it run.
+    pub max_run_time: Option<RunTime>,
+    /// It was stopped for that.
+    pub over: bool,
 }
 
 pub fn exit_of(record: &ExitRecord, promised: Promised) -> Exit {
@@ -34,6 +40,21 @@ pub fn exit_of(record: &ExitRecord, promised: Promised) -> Exit {
         reason.push_str("; the end of its log may not be on disk");
     }
     Exit { code: record.code, signal: record.signal, oom, ..Exit::without_status(class, reason) }
+}
+
+/// It has run for as long as its node lets it, and is stopped for that by whoever follows it.
+fn ran_out(record: &ExitRecord, promised: Promised) -> Option<String> {
+    let most = promised.max_run_time?;
+    // An agent that stopped it may have been replaced since.
+    let ran = record.ended_realtime_ns.saturating_sub(record.started_realtime_ns?);
+    (promised.over || Duration::from_nanos(ran) >= most.duration()).then(|| over(most))
+}
+
+/// Why a task is stopped that nobody has asked to stop.
+pub fn over(most: RunTime) -> String {
+    format!(
+        "it has run for {most}, the longest that this node lets a task run (policy.max_run_time in its agent.toml)"
+    )
 }
 
 /// What people are told of a task that is kept for debugging.
@@ -66,7 +87,10 @@ fn class_of(record: &ExitRecord, promised: Promised) -> (ExitClass, String) {
         Why::StoppedByAgent if record.started_realtime_ns.is_none() => {
             (ExitClass::Stopped, "stopped as asked, before its command ran".to_owned())
         }
-        Why::StoppedByAgent => (ExitClass::Stopped, format!("stopped as asked: {}", status(record))),
+        Why::StoppedByAgent => match ran_out(record, promised) {
+            Some(why) => (ExitClass::User, format!("{why}: {}", status(record))),
+            None => (ExitClass::Stopped, format!("stopped as asked: {}", status(record))),
+        },
         Why::OutsideSignal { signal, pid: 0, .. } => {
             let name = signal_name(*signal);
             (ExitClass::Platform, format!("ended by {name} from outside the task; wharf did not send it"))
@@ -149,7 +173,8 @@ fn signal_name(signal: i32) -> String {
 mod tests {
     use super::*;
 
-    const PROMISED: Promised = Promised { memory_mb: 8192, lease_s: Some(1800), uid: 0, named_cwd: true };
+    const PROMISED: Promised =
+        Promised { memory_mb: 8192, lease_s: Some(1800), uid: 0, named_cwd: true, max_run_time: None, over: false };
 
     fn record(why: Why) -> ExitRecord {
         ExitRecord { started_realtime_ns: Some(1), ..ExitRecord::without_status(why, 2) }
@@ -226,6 +251,22 @@ mod tests {
         assert!(class == ExitClass::Stopped && reason.contains("status 3"), "{reason}");
         let (class, reason) = mapped(&failed(Why::LeaseExpired));
         assert!(class == ExitClass::User && reason.contains("status 3") && reason.contains("lease"), "{reason}");
+    }
+
+    #[test]
+    fn whoever_has_run_for_too_long_is_told_the_rule() {
+        let promised = Promised { max_run_time: RunTime::parse("2m"), ..PROMISED };
+        let stopped = |seconds: u64| ExitRecord {
+            ended_realtime_ns: 1 + seconds * 1_000_000_000,
+            signal: Some(15),
+            ..record(Why::StoppedByAgent)
+        };
+        let exit = exit_of(&stopped(120), promised);
+        assert_eq!(exit.class, ExitClass::User);
+        assert!(exit.reason.contains("run for 2m") && exit.reason.contains("policy.max_run_time"), "{}", exit.reason);
+        assert_eq!(exit_of(&stopped(119), promised).class, ExitClass::Stopped, "somebody stopped it");
+        assert_eq!(exit_of(&stopped(119), Promised { over: true, ..promised }).class, ExitClass::User);
+        assert_eq!(exit_of(&stopped(120), PROMISED).class, ExitClass::Stopped);
     }
 
     #[test]

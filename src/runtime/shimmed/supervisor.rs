@@ -25,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a shim that has been told of the end may take to leave.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
+/// From SIGTERM to SIGKILL for a task that has run for too long.
+const OVER_GRACE: Duration = Duration::from_secs(30);
 /// How long a small record may take to reach the disk before nobody waits for it any more.
 const RECORD_DEADLINE: Duration = Duration::from_millis(500);
 
@@ -92,6 +94,8 @@ enum Step {
     ShimEnded,
     LeaveOverdue,
     StopOverdue,
+    /// It has run for as long as its node lets it.
+    RunOver,
     Cancelled,
 }
 
@@ -105,6 +109,7 @@ impl Supervisor {
             if leave_by.is_none() && ended {
                 leave_by = Some(Instant::now() + LEAVE_DEADLINE);
             }
+            let over_at = if ended { None } else { self.over_at() };
             let force_at = if ended { None } else { self.wanted.force_at() };
             let connected = connection.is_some();
             let step = tokio::select! {
@@ -118,6 +123,7 @@ impl Supervisor {
                 _ = self.shim_end.ended() => Step::ShimEnded,
                 () = sleep_until(leave_by) => Step::LeaveOverdue,
                 () = sleep_until(force_at) => Step::StopOverdue,
+                () = sleep_until(over_at) => Step::RunOver,
             };
             match step {
                 Step::Cancelled => return outbox.flush(),
@@ -148,8 +154,22 @@ impl Supervisor {
                     leave_by = None;
                 }
                 Step::StopOverdue => self.end_by_force().await,
+                Step::RunOver => {
+                    self.wanted.over = true;
+                    self.wanted.stop(Instant::now(), OVER_GRACE);
+                    let told = self.say_stop(connection.as_ref()).await;
+                    drop_on_error(self.id, &mut connection, told);
+                }
             }
         }
+    }
+
+    /// When it is to be stopped for how long it has run; `None` also where it is to be stopped anyway.
+    fn over_at(&self) -> Option<Instant> {
+        let most = self.promised.max_run_time.filter(|_| self.wanted.stop_by.is_none())?;
+        // The wall clock may be set.
+        let ran = super::clock::boottime()?.saturating_sub(self.wanted.started_boottime?);
+        Some(Instant::now() + most.duration().saturating_sub(ran))
     }
 
     pub(super) async fn on_frame(
@@ -174,7 +194,8 @@ impl Supervisor {
                 sent
             }
             ShimFrame::Hello { phase, .. } => {
-                if let Phase::Running { child_pid, started_realtime_ns, .. } = phase {
+                if let Phase::Running { child_pid, started_realtime_ns, started_boottime_ns } = phase {
+                    self.wanted.started_boottime = Some(Duration::from_nanos(started_boottime_ns));
                     self.on_started(child_pid, started_realtime_ns, outbox).await;
                 }
                 self.say_stop(link).await?;
@@ -186,7 +207,8 @@ impl Supervisor {
                 // A command that is to be stopped is not begun.
                 if self.wanted.stop_by.is_some() { self.say_stop(link).await } else { self.say_go(link).await }
             }
-            ShimFrame::Started { child_pid, started_realtime_ns, .. } => {
+            ShimFrame::Started { child_pid, started_realtime_ns, started_boottime_ns, .. } => {
+                self.wanted.started_boottime = Some(Duration::from_nanos(started_boottime_ns));
                 self.on_started(child_pid, started_realtime_ns, outbox).await;
                 Ok(())
             }
@@ -307,7 +329,8 @@ impl Supervisor {
 
     pub(super) fn on_ended(&mut self, record: &ExitRecord, outbox: &mut Outbox) {
         let started_at = record.started_realtime_ns.map(exit::timestamp);
-        self.end(started_at, exit::ended_at(record), exit::exit_of(record, self.promised), outbox);
+        let promised = Promised { over: self.wanted.over, ..self.promised };
+        self.end(started_at, exit::ended_at(record), exit::exit_of(record, promised), outbox);
     }
 
     pub(super) fn end(&mut self, started_at: Option<Timestamp>, at: Timestamp, exit: Exit, outbox: &mut Outbox) {

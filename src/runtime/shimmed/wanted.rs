@@ -23,6 +23,10 @@ pub struct Wanted {
     pub stop_taken: bool,
     force_again: Option<Instant>,
     pub lease_until: Option<Duration>,
+    /// By the clock that nobody sets.
+    pub started_boottime: Option<Duration>,
+    /// The stop is for how long it has run.
+    pub over: bool,
     pub launches: Vec<oneshot::Sender<()>>,
     pub renewals: Vec<oneshot::Sender<()>>,
 }

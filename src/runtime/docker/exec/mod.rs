@@ -188,6 +188,7 @@ fn config(docker: &Docker, started: &StartedFacts, exec: &ExecSpec, env: Vec<Str
         console_size: size.filter(|_| sized),
         env: Some(env),
         cmd: Some(exec.argv.clone()),
+        user: Some(started.user()),
         working_dir: Some(exec.cwd.clone().unwrap_or_else(|| started.cwd.clone())),
         ..ExecConfig::default()
     }

@@ -5,7 +5,7 @@
 //! descriptor of the allowed folder and the path below it, to be opened without following links.
 
 use super::RequestError;
-use super::protected::Protected;
+use super::protected::{self, Protected};
 use crate::domain::policy::{MountRule, Refusal};
 use crate::runtime::docker::beneath::Held;
 use std::fs;
@@ -56,7 +56,6 @@ pub struct Named {
     pub held: Held,
     /// Below it, without links when it was looked at.
     pub below: PathBuf,
-    pub read_only: bool,
 }
 
 impl Named {
@@ -93,14 +92,13 @@ impl Allowed {
         let rules: Vec<_> = rules.collect();
         let around = rules.iter().filter(|(dir, _)| real.starts_with(dir));
         // The nearest decides; of the same folder twice, what says less.
-        let Some((job_dir, read_only)) = around.max_by_key(|(dir, read_only)| (dir.components().count(), *read_only))
-        else {
+        let Some((job_dir, _)) = around.max_by_key(|(dir, read_only)| (dir.components().count(), *read_only)) else {
             return Err(self.refusal(field, path, self.all()));
         };
         self.refuse(field, path, &real)?;
         let held = Held::at(job_dir).map_err(|error| node("opening the folder of policy.mounts", job_dir, &error))?;
         let below = real.strip_prefix(job_dir).unwrap_or(Path::new("")).to_owned();
-        let named = Named { job_dir: job_dir.clone(), held, below, read_only: *read_only };
+        let named = Named { job_dir: job_dir.clone(), held, below };
         self.refuse_reaching(field, path, &named)?;
         Ok(named)
     }
@@ -108,13 +106,12 @@ impl Allowed {
     /// The same for what the job writes to: neither in a folder that is only read, nor around one.
     pub fn named_to_write(&self, field: &'static str, path: &Path) -> Result<Named, RequestError> {
         let named = self.named(field, path)?;
-        let real = named.path();
         let read_only =
-            |rule: &MountRule| rule.read_only && fs::canonicalize(&rule.path).is_ok_and(|dir| dir.starts_with(&real));
-        if named.read_only || self.mounts.iter().any(read_only) {
-            return Err(self.refusal(field, path, self.all()));
+            named.deepest().and_then(|there| protected::is_read_only(&self.mounts, &named.path(), there.as_fd()));
+        match read_only.map_err(|error| node("looking at what is mounted on the way to", path, &error))? {
+            false => Ok(named),
+            true => Err(self.refusal(field, path, self.all())),
         }
-        Ok(named)
     }
 
     /// What no path may lead to, as it is now.

@@ -26,6 +26,8 @@ pub fn asked(body: &ContainerCreateBody, task: &TaskSpec, injection: &Injection)
         host_network: host.network_mode.as_deref() == Some("host"),
         capabilities: host.cap_add.clone().unwrap_or_default(),
         priorities: priorities(task),
+        pids: task.container.pids_limit,
+        ports: ports(task),
         devices: devices.filter(|path| !of_gpus(path)).collect(),
         never: never(host),
     }
@@ -38,6 +40,8 @@ pub fn asked_early(task: &TaskSpec) -> Asked {
         host_network: task.container.network == Network::Host,
         capabilities: task.container.capabilities.clone(),
         priorities: priorities(task),
+        pids: task.container.pids_limit,
+        ports: ports(task),
         ..Asked::default()
     }
 }
@@ -45,6 +49,10 @@ pub fn asked_early(task: &TaskSpec) -> Asked {
 /// One that has no right name is told when it is asked for.
 fn image(task: &TaskSpec) -> Option<(String, String)> {
     Reference::parse(&task.image).ok().map(|image| (image.whole(), image.to_string()))
+}
+
+fn ports(task: &TaskSpec) -> Vec<u16> {
+    task.ports.iter().flat_map(|assigned| assigned.ports.iter().copied()).collect()
 }
 
 /// The job's limits that let it run before others.

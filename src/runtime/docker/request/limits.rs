@@ -27,7 +27,8 @@ pub(super) fn apply(config: &mut HostConfig, task: &TaskSpec, node: &NodeFacts, 
     }
     // Docker takes 0 for its own 64 MB.
     config.shm_size = (task.shm_mb > 0).then(|| bytes(task.shm_mb));
-    config.pids_limit = task.container.pids_limit.or(node.pids_limit).map(i64::from);
+    // More than the node's has been refused; it holds in any case.
+    config.pids_limit = task.container.pids_limit.into_iter().chain(node.pids_limit).min().map(i64::from);
     config.ulimits = Some(ulimits(task, node)).filter(|limits| !limits.is_empty());
     if task.container.numa_cpus {
         match numa_cpus(task, node) {

@@ -39,7 +39,8 @@ pub const LABEL_ROLE: &str = "wharf.role";
 
 /// Where a job's code is seen, read-only.
 pub const CODE_TARGET: &str = "/pai/code";
-/// Where the shim and its socket are seen.
+/// Where the shim and its socket are seen by what runs beside it. The shim itself is started elsewhere, by a name that no
+/// image can know.
 pub const SHIM_TARGET: &str = "/.wharf";
 
 /// What is the same for all containers of a node.
@@ -47,7 +48,7 @@ pub const SHIM_TARGET: &str = "/.wharf";
 pub struct NodeFacts {
     pub cluster_id: String,
     pub node_uid: String,
-    /// Most processes and threads of a container that asks for no limit.
+    /// Most processes and threads of a container.
     pub pids_limit: Option<u32>,
     /// Of the shim; its command has a higher one.
     pub oom_score_adj: i32,
@@ -65,7 +66,7 @@ pub struct NodeFacts {
 /// What belongs to one container alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ShimMounts {
-    /// Read-only: path on the node, path in the container, below [`SHIM_TARGET`].
+    /// Read-only: path on the node, path in the container.
     pub binds: Vec<(PathBuf, String)>,
     /// The shim in the container, and its arguments.
     pub entrypoint: Vec<String>,

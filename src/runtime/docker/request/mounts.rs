@@ -20,7 +20,8 @@ use crate::domain::task::TaskSpec;
 use crate::runtime::docker::beneath::{self, Held};
 use crate::runtime::docker::images::facts::{ImageFacts, numeric_owner};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
-use nix::unistd::{Gid, Uid, fchown};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
+use std::ffi::OsString;
 use std::fs::Metadata;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,6 +42,8 @@ pub struct JobMounts {
     pub notices: Vec<String>,
     /// What none of them may lead to; where there are some.
     pub protected: Protected,
+    /// Folders that were not there before, those above first.
+    pub made: Vec<Made>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,46 +57,80 @@ pub struct Folder {
     pub read_only: bool,
 }
 
+/// A name in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    parent: Held,
+    name: OsString,
+}
+
 impl JobMounts {
-    /// Looks at the folders that the job names.
+    /// Looks at the folders that the job names, and makes its output folder. An error leaves nothing made.
     pub fn resolve(task: &TaskSpec, image: &ImageFacts, allowed: &Allowed) -> Result<Self, RequestError> {
         let mut found = Self::default();
+        match found.look(task, image, allowed) {
+            Ok(()) => Ok(found),
+            Err(error) => {
+                found.take_back();
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes what was made, for a job that is refused after all; what has something in it by now stays.
+    pub fn take_back(&self) {
+        for made in self.made.iter().rev() {
+            unlinkat(made.parent.as_fd(), made.name.as_os_str(), UnlinkatFlags::RemoveDir).ok();
+        }
+    }
+
+    fn look(&mut self, task: &TaskSpec, image: &ImageFacts, allowed: &Allowed) -> Result<(), RequestError> {
         if let Place::Node(path) = place("codeDir", &task.files.code_dir).map_err(RequestError::Field)? {
             let (source, held) = existing("codeDir", &path, &allowed.named("codeDir", &path)?)?;
-            found.code = Some(Folder { source, held, target: CODE_TARGET.to_owned(), read_only: true });
+            self.code = Some(Folder { source, held, target: CODE_TARGET.to_owned(), read_only: true });
         }
         if let Place::Node(path) = place("dataDir", &task.files.data_dir).map_err(RequestError::Field)? {
             let folder = existing("dataDir", &path, &allowed.named("dataDir", &path)?)?;
-            found.add("dataDir", folder, &path, true)?;
+            self.add("dataDir", folder, &path, true)?;
         }
         if let Place::Node(path) = place("outputDir", &task.files.output_dir).map_err(RequestError::Field)? {
-            let by_default = path == Path::new(DEFAULT_OUTPUT).join(&task.job_name);
-            if by_default && !Path::new(DEFAULT_OUTPUT).is_dir() {
-                let notice = format!("outputDir: {} is not kept: this node has no {DEFAULT_OUTPUT}", path.display());
-                found.notices.push(notice);
-                return Ok(found);
-            }
-            match allowed.named_to_write("outputDir", &path) {
-                // The job did not ask for it.
-                Err(RequestError::Field(why)) if by_default => {
-                    found.notices.push(format!("output is not kept: {why}"))
-                }
-                named => {
-                    let folder = found.output(&path, &named?, task, image)?;
-                    found.add("outputDir", folder, &path, false)?;
-                }
-            }
+            self.look_at_output(&path, task, image, allowed)?;
         }
-        if found.code.is_some() || !found.folders.is_empty() {
-            found.protected = allowed.protected().map_err(|error| node("looking at", Path::new("/"), &error))?;
+        if self.code.is_some() || !self.folders.is_empty() {
+            self.protected = allowed.protected().map_err(|error| node("looking at", Path::new("/"), &error))?;
         }
-        Ok(found)
+        Ok(())
     }
 
-    /// What a container would reach by its folders that no job may, if anything.
-    pub fn reaching(&self, pid: i32) -> io::Result<Option<String>> {
-        let targets = self.code.iter().chain(&self.folders).map(|folder| folder.target.as_str());
-        self.protected.reached_in(pid, targets)
+    fn look_at_output(
+        &mut self,
+        path: &Path,
+        task: &TaskSpec,
+        image: &ImageFacts,
+        allowed: &Allowed,
+    ) -> Result<(), RequestError> {
+        let by_default = path == Path::new(DEFAULT_OUTPUT).join(&task.job_name);
+        if by_default && !Path::new(DEFAULT_OUTPUT).is_dir() {
+            let notice = format!("outputDir: {} is not kept: this node has no {DEFAULT_OUTPUT}", path.display());
+            self.notices.push(notice);
+            return Ok(());
+        }
+        match allowed.named_to_write("outputDir", path) {
+            // The job did not ask for it.
+            Err(RequestError::Field(why)) if by_default => self.notices.push(format!("output is not kept: {why}")),
+            named => {
+                let folder = self.output(path, &named?, task, image)?;
+                self.add("outputDir", folder, path, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a container would reach by its folders that no job may, if anything. `open` is for their places in the
+    /// container: links of the image may have moved them.
+    pub fn reaching(&self, pid: i32, open: impl Fn(&str) -> io::Result<OwnedFd>) -> io::Result<Option<String>> {
+        let targets = self.code.iter().chain(&self.folders).map(|folder| open(&folder.target));
+        self.protected.reached_in(pid, &targets.collect::<io::Result<Vec<_>>>()?)
     }
 
     /// The first folder that is not the same in the container as it was when it was looked at. `look` is for its place in
@@ -146,8 +183,8 @@ impl JobMounts {
     ) -> Result<(PathBuf, Held), RequestError> {
         let user = task.container.user.as_deref().unwrap_or(&image.user);
         let owner = numeric_owner(user);
-        let made =
-            make(named, owner).map_err(|error| failed("outputDir", "making the output folder", path, &error))?;
+        let made = make(named, owner, &mut self.made)
+            .map_err(|error| failed("outputDir", "making the output folder", path, &error))?;
         if made && owner.is_none() {
             let open = "was made open to all users of the node: only the image knows the number of user";
             self.notices.push(format!("outputDir: {} {open} '{user}'", path.display()));
@@ -175,7 +212,7 @@ fn existing(field: &'static str, path: &Path, named: &Named) -> Result<(PathBuf,
 
 /// Makes the folder and those above it, by descriptors alone: nobody's link is followed, and nothing that was there
 /// changes hands. Says whether the last one is new.
-fn make(named: &Named, owner: Option<(u32, u32)>) -> io::Result<bool> {
+fn make(named: &Named, owner: Option<(u32, u32)>, all_made: &mut Vec<Made>) -> io::Result<bool> {
     if named.held.folder(&named.below).is_ok() {
         return Ok(false);
     }
@@ -186,7 +223,11 @@ fn make(named: &Named, owner: Option<(u32, u32)>) -> io::Result<bool> {
         let last = parts.peek().is_none();
         // Nobody else may enter the last one before it is given away.
         let mode = if last { Mode::S_IRWXU } else { Mode::from_bits_truncate(0o755) };
-        match mkdirat(dir.as_fd(), name, mode) {
+        let made = mkdirat(dir.as_fd(), name, mode);
+        if made.is_ok() {
+            all_made.push(Made { parent: dir.clone(), name: name.to_owned() });
+        }
+        match made {
             Ok(()) if last => {
                 give(&dir.open(Path::new(name), libc::O_RDONLY | libc::O_DIRECTORY)?, owner)?;
                 return Ok(true);

@@ -152,12 +152,12 @@ fn a_link_that_comes_after_the_check_leads_nowhere() {
     let named = allowed.named("outputDir", &up.join("new")).unwrap();
     fs::remove_dir(&up).unwrap();
     symlink(&secret, &up).unwrap();
-    assert_eq!(make(&named, Some((1000, 100))).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+    assert_eq!(make(&named, Some((1000, 100)), &mut Vec::new()).unwrap_err().raw_os_error(), Some(libc::ELOOP));
     assert!(existing("outputDir", &up.join("new"), &named).is_err());
     fs::remove_file(&up).unwrap();
     symlink(&secret, root.join("jobs/end")).unwrap();
     let last = Named { below: "end".into(), ..named };
-    assert!(make(&last, Some((1000, 100))).is_err());
+    assert!(make(&last, Some((1000, 100)), &mut Vec::new()).is_err());
     assert_eq!(fs::metadata(&secret).unwrap().uid(), Uid::effective().as_raw());
     assert_eq!(fs::read_dir(&secret).unwrap().count(), 0);
     // Between the check and dockerd's mount.
@@ -293,4 +293,33 @@ fn what_is_kept_from_jobs_is_kept_by_every_mount_of_it() {
         each(&at("jobs/fine")).into_iter().for_each(|(_, files)| drop(resolved(files, &allowed).unwrap()));
         each(&at("jobs/fine/in")).into_iter().for_each(|(_, files)| drop(resolved(files, &allowed).unwrap()));
     });
+}
+
+#[test]
+fn what_no_job_may_reach_is_known_also_without_an_output_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().to_str().unwrap().to_owned();
+    // As the controller gives it to jobs that name none.
+    let output_dir = "/Output/mnist".to_owned();
+    let found = resolved(JobFiles { data_dir, output_dir, ..JobFiles::default() }, &only(dir.path())).unwrap();
+    assert!(found.folders.len() == 1 && found.notices.len() == 1, "{found:?}");
+    assert_ne!(found.protected, Protected::default());
+}
+
+#[test]
+fn only_folders_that_were_made_and_are_empty_are_taken_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    fs::create_dir(root.join("jobs")).unwrap();
+    let files = |below: &str| {
+        let output_dir = root.join("jobs").join(below).to_str().unwrap().to_owned();
+        JobFiles { output_dir, ..JobFiles::default() }
+    };
+    let made = resolved(files("a/b/c"), &only(&root)).unwrap();
+    fs::write(root.join("jobs/a/kept"), "").unwrap();
+    let there = resolved(files("a/b"), &only(&root)).unwrap();
+    there.take_back();
+    assert!(root.join("jobs/a/b/c").is_dir());
+    made.take_back();
+    assert!(root.join("jobs/a/kept").exists() && !root.join("jobs/a/b").exists());
 }

@@ -2,9 +2,10 @@
 //! of the same folder leads there no more than the folder itself. Blocking, but asks no disk beyond names.
 
 use super::nested::{self, Mount};
+use crate::domain::policy::MountRule;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -63,22 +64,22 @@ impl Protected {
     /// What the folder at `path`, or something mounted in it, would give away; `held` is the folder.
     pub fn reached_by(&self, path: &Path, held: BorrowedFd<'_>) -> io::Result<Option<String>> {
         let mounts = nested::mounts()?;
-        let whose = mount_of(&mounts, held)?;
-        let itself = whose.map(|mount| (mount, place_in(mount, path)));
-        let below = mounts.iter().filter(|mount| mount.point.starts_with(path) && mount.point != path);
-        let below = below.map(|mount| (mount, root_of(mount)));
-        Ok(itself.into_iter().chain(below).find_map(|(mount, place)| self.given_away(mount, &place)))
+        let found = places_at(&mounts, path, held)?.into_iter();
+        Ok(found.into_iter().find_map(|(mount, place)| self.given_away(mount, &place)))
     }
 
-    /// The same of what a process has at one of these paths, whatever has become of the paths on the node.
-    pub fn reached_in<'a>(
-        &self,
-        pid: i32,
-        targets: impl Iterator<Item = &'a str> + Clone,
-    ) -> io::Result<Option<String>> {
+    /// The same of folders that a process has by mounts of their own, wherever they are and whatever has become of their
+    /// paths on the node.
+    pub fn reached_in(&self, pid: i32, folders: &[OwnedFd]) -> io::Result<Option<String>> {
         let mounts = nested::mounts_of(pid)?;
-        let of_job = mounts.iter().filter(|mount| targets.clone().any(|target| mount.point.starts_with(target)));
-        Ok(of_job.into_iter().find_map(|mount| self.given_away(mount, &root_of(mount))))
+        for folder in folders {
+            let whose = mount_of(&mounts, folder.as_fd())?;
+            let with_it = mounts.iter().filter(|mount| mount.point.starts_with(&whose.point));
+            if let Some(what) = with_it.into_iter().find_map(|mount| self.given_away(mount, &root_of(mount))) {
+                return Ok(Some(what));
+            }
+        }
+        Ok(None)
     }
 
     fn given_away(&self, mount: &Mount, place: &Place) -> Option<String> {
@@ -94,11 +95,36 @@ impl Protected {
     }
 }
 
+/// Whether a folder, or something in it, is for reading alone: the rule for what is nearest around it decides, by whatever
+/// path it is reached; of the same folder twice, the one that says less. `held` is the folder at `path`, or what it would
+/// be made in.
+pub fn is_read_only(rules: &[MountRule], path: &Path, held: BorrowedFd<'_>) -> io::Result<bool> {
+    let mounts = nested::mounts()?;
+    let of_rule = |rule: &MountRule| Some((place(&mounts, &rule.path)?, rule.read_only));
+    let rules: Vec<_> = rules.iter().filter_map(of_rule).collect();
+    let found = places_at(&mounts, path, held)?;
+    Ok(found.iter().any(|(_, place)| {
+        let around =
+            rules.iter().filter(|(rule, _)| place.device == rule.device && place.path.starts_with(&rule.path));
+        let nearest = around.max_by_key(|(rule, read_only)| (rule.path.components().count(), *read_only));
+        let in_it = |rule: &Place| place.device == rule.device && rule.path.starts_with(&place.path);
+        nearest.is_some_and(|(_, read_only)| *read_only)
+            || rules.iter().any(|(rule, read_only)| *read_only && rule != place && in_it(rule))
+    }))
+}
+
+/// Where a folder is, and what is mounted in it. `held` is the folder at `path`, or what it would be made in.
+fn places_at<'a>(mounts: &'a [Mount], path: &Path, held: BorrowedFd<'_>) -> io::Result<Vec<(&'a Mount, Place)>> {
+    let whose = mount_of(mounts, held)?;
+    let below = mounts.iter().filter(|mount| mount.point.starts_with(path) && mount.point != path);
+    Ok(std::iter::once((whose, place_in(whose, path))).chain(below.map(|mount| (mount, root_of(mount)))).collect())
+}
+
 /// Where a path leads today; `None` where nothing is.
 fn place(mounts: &[Mount], path: &Path) -> Option<Place> {
     let real = fs::canonicalize(path).ok()?;
     let file = File::options().read(true).custom_flags(libc::O_PATH).open(&real).ok()?;
-    let mount = mount_of(mounts, file.as_fd()).ok()??;
+    let mount = mount_of(mounts, file.as_fd()).ok()?;
     Some(place_in(mount, &real))
 }
 
@@ -113,12 +139,13 @@ fn root_of(mount: &Mount) -> Place {
     Place { device: mount.device.clone(), path: mount.root.clone() }
 }
 
-/// The mount that an open file was reached by.
-fn mount_of<'a>(mounts: &'a [Mount], file: BorrowedFd<'_>) -> io::Result<Option<&'a Mount>> {
+/// The mount that an open file was reached by. Of one that is not in the list nothing is known: an error.
+fn mount_of<'a>(mounts: &'a [Mount], file: BorrowedFd<'_>) -> io::Result<&'a Mount> {
     let text = fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", file.as_raw_fd()))?;
     let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")).and_then(|id| id.trim().parse::<u64>().ok());
     let id = id.ok_or_else(|| io::Error::other("/proc/thread-self/fdinfo names no mount"))?;
-    Ok(mounts.iter().find(|mount| mount.id == id))
+    let found = mounts.iter().find(|mount| mount.id == id);
+    found.ok_or_else(|| io::Error::other(format!("the kernel lists no mount {id}, by which it was reached")))
 }
 
 #[cfg(test)]
@@ -189,7 +216,35 @@ mod tests {
         assert!(reached(Path::new("/")).is_some());
         assert!(reached(Path::new("/proc")).unwrap().contains("proc"));
         let own = std::process::id() as i32;
-        assert_eq!(protected.reached_in(own, [root.join("jobs").to_str().unwrap()].into_iter()).unwrap(), None);
-        assert!(protected.reached_in(own, ["/proc"].into_iter()).unwrap().is_some());
+        let reached_in = |path: &Path| protected.reached_in(own, &[File::open(path).unwrap().into()]).unwrap();
+        assert!(reached_in(Path::new("/proc")).unwrap().contains("proc"));
+        // Everything else of the machine is in its mount as well.
+        assert!(reached_in(&root.join("jobs")).is_some());
+        let unlisted = mount_of(&[], File::open("/").unwrap().as_fd()).unwrap_err().to_string();
+        assert!(unlisted.contains("lists no mount"), "{unlisted}");
+    }
+
+    #[test]
+    fn read_only_is_a_folder_and_not_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("all/data/out")).unwrap();
+        fs::create_dir_all(root.join("all/other")).unwrap();
+        let rule = |path: &str, read_only| MountRule { path: root.join(path), read_only };
+        let rules = [rule("all", false), rule("all/data", true), rule("all/data/out", false)];
+        let of = |path: &str, held: &str| {
+            let held = File::open(root.join(held)).unwrap();
+            is_read_only(&rules, &root.join(path), held.as_fd()).unwrap()
+        };
+        for (path, held, read_only) in [
+            ("all/data", "all/data", true),
+            ("all/data/new", "all/data", true),
+            ("all", "all", true),
+            ("all/data/out", "all/data/out", false),
+            ("all/data/out/new", "all/data/out", false),
+            ("all/other", "all/other", false),
+        ] {
+            assert_eq!(of(path, held), read_only, "{path}");
+        }
     }
 }

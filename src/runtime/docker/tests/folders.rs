@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 /// Code as people keep it: readable by its owner alone, with a folder and a link.
-fn code(place: &Place) -> PathBuf {
+fn code(place: &Place, owner: u32) -> PathBuf {
     let code = place.dir.path().join("code");
     std::fs::create_dir_all(code.join("sub")).unwrap();
     std::fs::write(code.join("train.sh"), "echo trained\n").unwrap();
@@ -14,6 +14,7 @@ fn code(place: &Place) -> PathBuf {
     symlink("sub/config", code.join("link")).unwrap();
     for (path, mode) in [("train.sh", 0o700), ("sub/config", 0o600), ("sub", 0o700)] {
         std::fs::set_permissions(code.join(path), std::fs::Permissions::from_mode(mode)).unwrap();
+        std::os::unix::fs::chown(code.join(path), Some(owner), None).unwrap();
     }
     code
 }
@@ -22,8 +23,8 @@ fn text_of(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-fn with_code(place: &Place, task: TaskSpec) -> TaskSpec {
-    TaskSpec { files: JobFiles { code_dir: text_of(&code(place)), ..JobFiles::default() }, ..task }
+fn with_code(place: &Place, owner: u32, task: TaskSpec) -> TaskSpec {
+    TaskSpec { files: JobFiles { code_dir: text_of(&code(place, owner)), ..JobFiles::default() }, ..task }
 }
 
 async fn prints(place: &Place, task: &TaskSpec, expected: &str) {
@@ -42,7 +43,7 @@ const USE_IT: &str = "pwd; sh train.sh; cat link; echo lr=2 >sub/config; cat lin
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn code_is_copied_for_the_images_user_and_stays_as_it_was() {
     let Some(place) = Place::new("docker: code_is_copied_for_the_images_user") else { return };
-    let task = with_code(&place, TaskSpec { image: "wharf-test/user:1".into(), ..place.task(USE_IT) });
+    let task = with_code(&place, 1000, TaskSpec { image: "wharf-test/user:1".into(), ..place.task(USE_IT) });
     let owners = "1000:1000\n".repeat(3);
     prints(&place, &task, &format!("/work\ntrained\nlr=1\nlr=2\n{owners}read-only\n")).await;
     let code = place.dir.path().join("code");
@@ -55,7 +56,7 @@ async fn code_is_copied_for_the_jobs_user() {
     let Some(place) = Place::new("docker: code_is_copied_for_the_jobs_user") else { return };
     let container = ContainerSpec { user: Some("4321:99".into()), ..ContainerSpec::default() };
     let image = "wharf-test/user:1".into();
-    let task = with_code(&place, TaskSpec { image, container, ..place.task(USE_IT) });
+    let task = with_code(&place, 4321, TaskSpec { image, container, ..place.task(USE_IT) });
     let owners = "4321:99\n".repeat(3);
     prints(&place, &task, &format!("/work\ntrained\nlr=1\nlr=2\n{owners}read-only\n")).await;
 }
@@ -66,7 +67,7 @@ async fn a_read_only_container_has_the_mounted_code_and_says_so() {
     let container = ContainerSpec { read_only_root: true, ..ContainerSpec::default() };
     let script = "sh /pai/code/train.sh; ls train.sh 2>/dev/null; (echo x >/x) 2>/dev/null || echo read-only; \
         echo y >/tmp/y && cat /tmp/y";
-    let task = with_code(&place, TaskSpec { container, ..place.task(script) });
+    let task = with_code(&place, 0, TaskSpec { container, ..place.task(script) });
     let subject = place.start();
     let Notices(notices) = subject.runtime.prepare(&task, &[]).await.unwrap();
     assert!(notices.iter().any(|notice| notice.contains("codeDir is at /pai/code alone")), "{notices:?}");
