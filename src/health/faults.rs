@@ -224,6 +224,11 @@ impl Faults {
                         open.fault.takes_out_of_use()
                             && matches!(open.fault.action, Action::ResetGpu | Action::Reboot)
                     }
+                    Clears::Misjudged => {
+                        let (of, what) = (&open.fault.subject, &observation.subject);
+                        open.fault.takes_out_of_use()
+                            && (open.fault.kind, of.part, of.link) == (observation.kind, what.part, what.link)
+                    }
                 }
         };
         if observation.clears == Clears::Nothing {

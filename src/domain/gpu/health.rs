@@ -5,6 +5,7 @@
 //! loaded; aggregate: since the board was made) and go back to 0 with a reset.
 
 use crate::domain::ids::GpuUuid;
+use crate::domain::pci::PciAddress;
 use serde::{Deserialize, Serialize};
 
 /// One thing that a device was asked.
@@ -204,11 +205,23 @@ pub struct Temperatures {
     pub gpu_max_c: Reading<u32>,
 }
 
+/// What is at the other end of an NVLink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkEnd {
+    Gpu(PciAddress),
+    Switch(PciAddress),
+    /// E.g. the processor.
+    Other(PciAddress),
+}
+
 /// One NVLink. Counts; older and newer boards have different ones.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NvLink {
     pub link: u32,
     pub is_active: Reading<bool>,
+    /// Where it leads; none while it is down, or where the driver does not say it.
+    pub far_end: Option<LinkEnd>,
     /// Packets that were sent again. This and the next four: on boards before Blackwell.
     pub replays: Reading<u64>,
     pub recoveries: Reading<u64>,

@@ -2,6 +2,7 @@
 
 use super::answers::{self, Answers};
 use super::ecc::Ecc;
+use super::far_end::{FarEnd, Standing};
 use super::memory_held::MemoryHeld;
 use super::modes::Check;
 use super::nvlink::Link;
@@ -31,6 +32,8 @@ pub(super) struct Place<'a> {
     /// MIG is on.
     pub is_divided: bool,
     utilization: Option<u32>,
+    /// What is around it.
+    look: Look<'a>,
 }
 
 impl<'a> Place<'a> {
@@ -45,6 +48,7 @@ impl<'a> Place<'a> {
             is_busy: look.busy.contains(&device.gpu) || look.known.iter().any(holds),
             is_divided: known.is_some_and(|gpu| gpu.mig_mode == Some(true)),
             utilization: look.utilization.get(&device.gpu).copied(),
+            look: *look,
         }
     }
 
@@ -127,8 +131,14 @@ impl GpuMemory {
         self.links.retain(|number, _| links.iter().any(|link| link.link == *number));
         for link in links {
             let (memory, subject) = (self.links.entry(link.link).or_default(), place.link(link.link));
-            round.file(Check::NvlinkState, &subject, memory.state(link));
-            round.file(Check::NvlinkErrors, &subject, memory.errors(link, round.seen()));
+            let far = FarEnd::of(memory.end(link), &place.look);
+            let state = memory.state(link, &far);
+            if far.standing == Standing::Away {
+                round.file_of_others(Check::NvlinkState, &subject, state);
+            } else {
+                round.file(Check::NvlinkState, &subject, state);
+            }
+            round.file(Check::NvlinkErrors, &subject, memory.errors(link, &far, round.seen()));
         }
     }
 

@@ -16,6 +16,7 @@ mod device_access;
 mod driver;
 mod ecc;
 mod fabric;
+mod far_end;
 mod gpu;
 mod gpu_count;
 mod growth;

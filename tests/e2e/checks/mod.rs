@@ -6,6 +6,7 @@
 
 pub(crate) mod bench;
 mod gpus;
+mod links;
 mod nodes;
 mod rates;
 mod silence;
