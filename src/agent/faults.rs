@@ -83,13 +83,17 @@ impl Actor {
 
     /// Counts what another source saw.
     pub(super) fn observed(&mut self, observed: Observed) {
-        let Observed { observations, looked, reply } = observed;
+        let Observed { mut observations, looked, reply } = observed;
+        if looked.is_some() {
+            observations.retain(|observation| !self.fault_book.is_said_over(observation));
+        }
         let mut changed = Changed::default();
         observations.into_iter().for_each(|observation| changed.add(self.count(observation)));
         let keep = if looked.is_some() { Keep::OnceAMinute } else { Keep::Now };
         if let Some(looked) = looked {
             let over = self.looked(&looked);
             changed.add(self.note_changes(over));
+            self.keep_worked(looked.worked);
         }
         self.act_on(&changed, keep);
         self.keep_marks();
@@ -99,6 +103,7 @@ impl Actor {
     fn count(&mut self, mut observation: Observation) -> Changed {
         observation.node = Some(self.facts.name.clone());
         self.attribute(&mut observation);
+        self.name_far_end(&mut observation);
         self.weigh(&mut observation);
         if let Some(gpu) = observation
             .subject
@@ -133,6 +138,7 @@ impl Actor {
         let changes: Vec<Change> = self.fault_book.faults.clear(id).into_iter().collect();
         if !changes.is_empty() {
             info!(node = %self.facts.name, fault = id.0, by = who.user, "an operator has cleared a fault");
+            self.fault_book.say_over(id);
         }
         self.changed(changes);
         let fault = self.fault_book.faults.get(id).cloned();

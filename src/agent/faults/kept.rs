@@ -4,12 +4,13 @@ use super::super::actor::Actor;
 use super::super::journal;
 use super::control_group::Seen;
 use super::over::{Clean, Happened};
-use crate::domain::fault::{Fault, FaultId, FaultState};
+use crate::domain::fault::{Fault, FaultId, FaultKind, FaultState, Subject};
 use crate::domain::ids::{GpuUuid, NodeUid, TaskId};
 use crate::domain::time::Timestamp;
+use crate::health::checks::Worked;
 use crate::health::history::{Exceptions, Past};
 use crate::health::resets::Resets;
-use crate::health::{Change, Faults, Limits};
+use crate::health::{Change, Faults, Limits, Observation};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -36,6 +37,14 @@ pub struct Header {
     pub past: Past,
 }
 
+/// The value of `meta/worked`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptWorked {
+    /// What worked in another boot may have been taken out since.
+    pub boot_id: String,
+    pub worked: Worked,
+}
+
 /// Everything that an earlier process left.
 #[derive(Debug, Default)]
 pub struct KeptFaults {
@@ -43,6 +52,7 @@ pub struct KeptFaults {
     pub faults: Vec<Fault>,
     /// The value of `meta/gpu_marks`.
     pub resets: Resets,
+    pub worked: KeptWorked,
 }
 
 /// Who had a GPU until a moment ago.
@@ -65,7 +75,7 @@ pub(super) struct Written {
 #[derive(Debug)]
 pub struct FaultBook {
     pub(super) faults: Faults,
-    boot_id: String,
+    pub(super) boot_id: String,
     /// Records before this one are counted.
     pub(super) next_record: u64,
     /// How the journal has each fault.
@@ -88,6 +98,10 @@ pub struct FaultBook {
     pub(super) resets: Resets,
     /// As the journal has them.
     pub(super) kept_resets: Resets,
+    /// Links and ports that worked in this boot, as the last round knew them.
+    pub(super) worked: Worked,
+    /// What operators said to be over since the last round began.
+    pub(super) said_over: Vec<(FaultKind, Subject)>,
     /// Faults whose check finds nothing any more.
     pub(super) clean: BTreeMap<FaultId, Clean>,
 }
@@ -104,6 +118,7 @@ impl FaultBook {
         let boot_id = if boot_id.is_empty() { kept.header.boot_id.clone() } else { boot_id };
         let same_boot = kept.header.boot_id == boot_id;
         let (done, _) = watch::channel(0);
+        let worked = Some(kept.worked).filter(|kept| kept.boot_id == boot_id).unwrap_or_default().worked;
         Self {
             faults,
             next_record: if same_boot { kept.header.next_record } else { 0 },
@@ -121,6 +136,8 @@ impl FaultBook {
             exceptions: Exceptions::default(),
             kept_resets: kept.resets.clone(),
             resets: kept.resets,
+            worked,
+            said_over: Vec::new(),
             clean: BTreeMap::new(),
         }
     }
@@ -141,6 +158,25 @@ impl FaultBook {
         let (boot_id, past) = (self.boot_id.clone(), self.past.clone());
         let header = Header { boot_id, next_record: self.next_record, next_id, past };
         serde_json::to_vec(&header).unwrap_or_default()
+    }
+
+    /// An operator has said that it is over: what a round under way has seen of it counts no more.
+    pub(super) fn say_over(&mut self, id: FaultId) {
+        if let Some(fault) = self.faults.get(id)
+            && self.said_over.len() < KEPT
+        {
+            self.said_over.push((fault.kind, fault.subject.clone()));
+        }
+    }
+
+    /// Whether an observation of a round is of what was said to be over after that round had begun.
+    pub(super) fn is_said_over(&self, seen: &Observation) -> bool {
+        let is_it = |(kind, subject): &(FaultKind, Subject)| {
+            let same = subject.link == seen.subject.link && subject.device == seen.subject.device;
+            let on = subject.is_on_same_device(&seen.subject) || subject.pci.is_none() && subject.gpu.is_none();
+            *kind == seen.kind && same && on
+        };
+        self.said_over.iter().any(is_it)
     }
 
     /// Somebody gave a GPU back.
@@ -216,4 +252,44 @@ fn first_id(node: &NodeUid) -> u64 {
     let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
     let hash = node.0.bytes().fold(0xCBF2_9CE4_8422_2325, fold);
     ((hash ^ (hash >> 32)) % 900_000 + 100_000) * IDS + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::fault::{Action, Part, Verdict};
+    use crate::health::verdict::Judgement;
+    use crate::health::{SeenAt, Source};
+
+    fn book(kept: KeptFaults, boot_id: &str) -> FaultBook {
+        FaultBook::new(kept, boot_id.to_owned(), true, &NodeUid::from("n"), Timestamp(0))
+    }
+
+    fn seen(kind: FaultKind, link: u32) -> Observation {
+        let subject = Subject { part: Part::Link, gpu: Some("GPU-1".into()), link: Some(link), ..Subject::default() };
+        let judgement = Judgement::new(Verdict::Link, Action::ResetGpu, "it is down");
+        Observation::new(Source::Driver, kind, subject, judgement, SeenAt::default())
+    }
+
+    #[test]
+    fn what_a_round_saw_before_an_operators_word_counts_no_more() {
+        let mut book = book(KeptFaults::default(), "a");
+        let opened = book.faults.observe(seen(FaultKind::Nvlink, 3));
+        let Some(Change::Opened(id)) = opened.first() else { panic!("{opened:?}") };
+        assert!(!book.is_said_over(&seen(FaultKind::Nvlink, 3)));
+        book.say_over(*id);
+        assert!(book.is_said_over(&seen(FaultKind::Nvlink, 3)));
+        assert!(!book.is_said_over(&seen(FaultKind::Nvlink, 4)), "another link's");
+        assert!(!book.is_said_over(&seen(FaultKind::Thermal, 3)), "another thing");
+    }
+
+    #[test]
+    fn what_worked_is_known_in_the_same_boot_alone() {
+        let worked = Worked { ports: BTreeMap::from([("mlx5_0:1".to_owned(), Some(400_000))]), ..Worked::default() };
+        for (boot_id, expected) in [("a", worked.clone()), ("b", Worked::default())] {
+            let kept = KeptWorked { boot_id: "a".to_owned(), worked: worked.clone() };
+            let kept = KeptFaults { worked: kept, ..KeptFaults::default() };
+            assert_eq!(book(kept, boot_id).worked, expected, "{boot_id}");
+        }
+    }
 }

@@ -7,6 +7,7 @@
 use crate::domain::ids::GpuUuid;
 use crate::domain::pci::PciAddress;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// One thing that a device was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -213,6 +214,16 @@ pub enum LinkEnd {
     Switch(PciAddress),
     /// E.g. the processor.
     Other(PciAddress),
+}
+
+impl fmt::Display for LinkEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gpu(pci) => write!(f, "the GPU at {pci}"),
+            Self::Switch(pci) => write!(f, "the NVSwitch at {pci}"),
+            Self::Other(pci) => write!(f, "the device at {pci}"),
+        }
+    }
 }
 
 /// One NVLink. Counts; older and newer boards have different ones.

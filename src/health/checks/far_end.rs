@@ -30,8 +30,7 @@ impl FarEnd {
         match end {
             None => Self::default(),
             Some(LinkEnd::Gpu(pci)) => Self::of_gpu(pci, look),
-            Some(LinkEnd::Switch(pci)) => Self { name: format!(" to the NVSwitch at {pci}"), ..Self::default() },
-            Some(LinkEnd::Other(pci)) => Self { name: format!(" to the device at {pci}"), ..Self::default() },
+            Some(other) => Self { name: format!(" to {other}"), ..Self::default() },
         }
     }
 
@@ -39,7 +38,7 @@ impl FarEnd {
     fn of_gpu(pci: PciAddress, look: &Look<'_>) -> Self {
         let at = |gpu: &&crate::domain::gpu::Gpu| gpu.mig_parent.is_none() && gpu.pci.parse() == Ok(pci);
         let Some(gpu) = look.known.iter().find(at) else {
-            return Self { name: format!(" to the GPU at {pci}"), ..Self::default() };
+            return Self { name: format!(" to {}", LinkEnd::Gpu(pci)), ..Self::default() };
         };
         let answer = look.gpus.map(|devices| devices.iter().find(|device| device.gpu == gpu.uuid));
         let (standing, state) = match answer {
@@ -191,5 +190,23 @@ mod tests {
         pair.known[1].mig_mode = Some(false);
         (0..2).for_each(|_| drop(pair.look([Says::Down; 2])));
         assert_eq!(pair.condemned(), [uuid(0)]);
+    }
+
+    #[test]
+    fn what_worked_is_missed_after_a_restart_too() {
+        let mut pair = Pair::new();
+        pair.look([Says::Up; 2]);
+        let kept = serde_json::to_string(&pair.checks.worked()).unwrap();
+        let mut later = Pair::new();
+        later.checks.take_up(&serde_json::from_str(&kept).unwrap());
+        assert_eq!(later.checks.worked(), pair.checks.worked());
+        (0..2).for_each(|_| drop(later.look([Says::Down; 2])));
+        assert_eq!(later.condemned(), [uuid(0), uuid(1)]);
+        let evidence = &later.faults.iter().next().expect("there are two").evidence[0];
+        assert_eq!(evidence, "link 3 to GPU-1 at 0000:01:00.0: inactive, was active");
+        // Without it nobody knows that they ever were up.
+        let mut ignorant = Pair::new();
+        (0..9).for_each(|_| drop(ignorant.look([Says::Down; 2])));
+        assert_eq!((ignorant.condemned(), ignorant.checks.worked()), (vec![], Default::default()));
     }
 }

@@ -11,9 +11,9 @@ use super::recovery::Recovery;
 use super::round::Round;
 use super::slowdown::Slowdown;
 use super::{Look, fabric, memory_cells};
-use crate::domain::fault::{Part, Subject};
+use crate::domain::fault::{FaultKind, Part, Subject};
 use crate::domain::gpu::Gpu;
-use crate::domain::gpu::health::{ClockEvents, DeviceHealth, HealthSnapshot, NvLink};
+use crate::domain::gpu::health::{ClockEvents, DeviceHealth, HealthSnapshot, LinkEnd, NvLink};
 use crate::domain::host::PciFunction;
 use std::collections::BTreeMap;
 
@@ -79,6 +79,30 @@ pub(super) struct GpuMemory {
 }
 
 impl GpuMemory {
+    /// None: it has none.
+    pub fn links_that_worked(&self) -> Option<BTreeMap<u32, Option<LinkEnd>>> {
+        let links = self.links.iter().filter_map(|(number, link)| Some((*number, link.worked()?)));
+        Some(links.collect()).filter(|links: &BTreeMap<_, _>| !links.is_empty())
+    }
+
+    pub fn take_up_links(&mut self, links: &BTreeMap<u32, Option<LinkEnd>>) {
+        let known = links.iter().take(MOST_LINKS).map(|(number, end)| (*number, Link::that_worked(*end)));
+        self.links.extend(known);
+    }
+
+    pub fn forget(&mut self, kind: FaultKind, link: Option<u32>) {
+        match kind {
+            FaultKind::Thermal | FaultKind::PowerBrake | FaultKind::HwSlowdown => self.slowdown.forget(kind),
+            FaultKind::PcieReplay => self.pcie.forget_replays(),
+            FaultKind::Nvlink => {
+                if let Some(link) = link.and_then(|link| self.links.get_mut(&link)) {
+                    link.forget_errors();
+                }
+            }
+            _ => {}
+        }
+    }
+
     pub fn look(&mut self, device: &DeviceHealth, place: &Place<'_>, round: &mut Round<'_>) {
         let subject = &place.subject;
         round.file(Check::GpuLost, subject, self.answers.lost(device));

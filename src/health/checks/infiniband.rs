@@ -55,6 +55,24 @@ struct Port {
 }
 
 impl Infiniband {
+    /// Ports that were active, and how fast.
+    pub fn worked(&self) -> BTreeMap<String, Option<u64>> {
+        let active = self.ports.iter().filter(|(_, port)| port.was_active);
+        active.map(|(name, port)| (name.clone(), port.best_mbps)).collect()
+    }
+
+    pub fn take_up(&mut self, ports: &BTreeMap<String, Option<u64>>) {
+        let known = |(name, best): (&String, &Option<u64>)| {
+            (name.clone(), Port { was_active: true, best_mbps: *best, ..Port::default() })
+        };
+        self.ports.extend(ports.iter().take(MOST_PORTS).map(known));
+    }
+
+    /// All that was seen of a port.
+    pub fn forget(&mut self, name: &str) {
+        self.ports.remove(name);
+    }
+
     pub fn look(&mut self, look: &Look<'_>, round: &mut Round<'_>) {
         let Some(devices) = look.infiniband else { return };
         let mut unseen: Vec<String> = self.ports.keys().cloned().collect();

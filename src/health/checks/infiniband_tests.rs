@@ -189,6 +189,21 @@ fn errors_are_told_by_their_rate() {
 }
 
 #[test]
+fn a_port_that_was_active_is_missed_after_a_restart_and_not_after_an_operators_word() {
+    let mut before = Node::new();
+    before.after(1, &port(PortState::Active));
+    let mut node = Node::new();
+    node.checks.take_up(&before.checks.worked());
+    assert_eq!(node.after(2, &port(PortState::Down)), [LINK]);
+    let slow = InfinibandPort { rate_mbps: Some(100_000), ..port(PortState::Active) };
+    assert_eq!(node.after(2, &slow), [LINK]);
+    node.checks.forget(FaultKind::Infiniband, &Subject::device("mlx5_0:1"));
+    assert_eq!(node.after(9, &port(PortState::Down)), []);
+    assert_eq!(node.after(9, &slow), []);
+    assert_eq!(node.after(2, &port(PortState::Down)), [LINK], "it has worked again");
+}
+
+#[test]
 fn ports_are_remembered_up_to_a_number() {
     let mut node = Node::new();
     for number in 0..1000 {

@@ -48,6 +48,21 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// One that an earlier process of the agent has seen up.
+    pub fn that_worked(end: Option<LinkEnd>) -> Self {
+        Self { was_up: true, end, ..Self::default() }
+    }
+
+    /// Where it leads, if it ever was up.
+    pub fn worked(&self) -> Option<Option<LinkEnd>> {
+        self.was_up.then_some(self.end)
+    }
+
+    /// Of the past.
+    pub fn forget_errors(&mut self) {
+        self.rates = Default::default();
+    }
+
     /// Where it leads, as far as it was ever said.
     pub fn end(&mut self, link: &NvLink) -> Option<LinkEnd> {
         self.end = link.far_end.or(self.end);

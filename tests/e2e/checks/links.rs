@@ -2,6 +2,8 @@
 
 use super::Bench;
 use super::bench::{healthy, patch};
+use crate::faults::KernelLog;
+use crate::harness::job::quoted;
 use crate::harness::until;
 use serde_json::{Value, json};
 
@@ -26,10 +28,21 @@ fn a_link_that_went_with_its_neighbour_condemns_the_neighbour_alone() {
         put(state, &pairs, false);
         patch(state, &uuids[4], r#"{ "remapped_rows": { "pending": true } }"#);
     });
-    let mut bench = Bench::new(mock, "");
+    let log = KernelLog::new();
+    let mut bench = Bench::new(mock, &format!("kernel_log = {}\n", quoted(log.path())));
     until("a round has looked at all of them", || bench.fault(&uuids[4], "row_remap"));
+    // The driver's own message names the number of a link and no more.
+    let said = "74, pid='<unknown>', name=<unknown>, NVLink: fatal error detected on link 1(0x0, 0x0, 0x10000, 0x0, 0x0, 0x0, 0x0)";
+    let place =
+        places[4].as_str().and_then(|place| place.strip_prefix("0000")).expect("as NVML has it").to_lowercase();
+    let line = format!("NVRM: Xid (PCI:{place}): {said}");
+    log.say(&[line]);
+    let told = until("the driver's word is told", || bench.fault(&uuids[4], "xid"));
+    let reason = told["reason"].as_str().unwrap_or_default();
+    assert!(reason.ends_with("The link leads to the NVSwitch at 0000:c1:00.0."), "{told}");
     let jobs = bench.hold(4);
-    let of = |gpu: &Value| jobs.iter().find(|(_, held)| held == gpu).map(|(job, _)| job.clone()).expect("all are held");
+    let of =
+        |gpu: &Value| jobs.iter().find(|(_, held)| held == gpu).map(|(job, _)| job.clone()).expect("all are held");
     // One GPU goes, and its link with it; the other link is down by itself.
     bench.mock.change(|state| {
         put(state, &pairs, true);

@@ -76,3 +76,26 @@ fn a_gpu_for_which_the_driver_hangs_is_named_with_its_job_and_the_others_are_not
     bench.assert_untouched(&hit, "it was never hit");
     bench.assert_untouched(&other, "to the end");
 }
+
+#[test]
+fn a_slowdown_that_an_operator_has_ended_does_not_come_back_by_what_was() {
+    let mut bench = Bench::new(healthy(2), "");
+    let hot = uuid(&bench, 0);
+    bench.mock.change(|state| patch(state, &hot, r#"{ "clock_events": 72 }"#));
+    let fault = until("most of ten looks were hot", || bench.fault(&hot, "thermal"));
+    bench.until_states("it is out of use", &[(hot.clone(), "FAULTY")]);
+    bench.mock.change(|state| patch(state, &hot, r#"{ "clock_events": 0 }"#));
+    assert_eq!(bench.cluster.json(&["fault", "clear", &fault["id"].to_string()])["state"], "CLEARED");
+    bench.until_states("it holds at once", &[(hot.clone(), "FREE")]);
+    // Some looks later.
+    for other in [r#"{ "remapped_rows": { "pending": true } }"#, r#"{ "retired_pages_pending": true }"#] {
+        let before = bench.cluster.json(&["faults"]).as_array().map(Vec::len);
+        let beside = uuid(&bench, 1);
+        bench.mock.change(|state| patch(state, &beside, other));
+        until("it was looked at again", || {
+            (bench.cluster.json(&["faults"]).as_array().map(Vec::len) > before).then_some(())
+        });
+    }
+    let heat: Vec<Value> = bench.faults().into_iter().filter(|fault| fault["kind"] == "thermal").collect();
+    assert!(heat.len() == 1 && heat[0]["state"] == "CLEARED", "{heat:?}");
+}
