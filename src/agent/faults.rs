@@ -13,7 +13,7 @@ mod remedy;
 mod self_check;
 
 pub use kept::{FaultBook, Former, KeptFaults};
-pub use remedy::{Done, Remedies};
+pub use remedy::{Done, Failure, Remedies};
 pub use self_check::{SelfChecked, SelfChecks};
 
 use super::actor::Actor;

@@ -10,6 +10,7 @@ use crate::domain::fault::{Action, Fault, FaultId, FaultState, Verdict};
 use crate::domain::ids::NodeName;
 use crate::domain::principal::Principal;
 use crate::domain::time::Timestamp;
+use crate::health::REMEDIATION;
 use std::collections::HashMap;
 
 /// Faults of a node that are kept; agents tell of no more.
@@ -26,7 +27,7 @@ fn shape(fault: &Fault) -> (FaultId, FaultState, Verdict, Action, bool, Option<&
 
 /// What the node did about it by itself.
 fn remediation(fault: &Fault) -> Option<&str> {
-    fault.evidence.iter().map(String::as_str).find(|line| line.starts_with("remediation "))
+    fault.evidence.iter().map(String::as_str).find(|line| line.starts_with(REMEDIATION))
 }
 
 /// A node has told its faults.

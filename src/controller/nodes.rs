@@ -85,6 +85,7 @@ pub(super) fn register(
     let (faults, withdrawn, permit) =
         known.map(|known| (known.faults.clone(), known.withdrawn, known.permit)).unwrap_or_default();
     let unlisted_faults = known.map_or_else(Vec::new, |known| known.unlisted_faults.clone());
+    let empties = known.and_then(|known| known.empties);
     // It is asked for its list, and what it answers tells.
     let unanswered = known.and_then(|known| known.unanswered.clone());
     if news {
@@ -119,6 +120,7 @@ pub(super) fn register(
         faults_version: 0,
         withdrawn,
         permit,
+        empties,
     };
     state.nodes.insert(name.clone(), node);
     schedule::nodes_changed(state);
@@ -230,7 +232,7 @@ pub(super) fn heartbeat(state: &mut State, heartbeat: Heartbeat, context: &mut C
             faults::told(state, &name, told, heartbeat.faults_version, context.now);
         }
         // After its faults: one that closes the node takes no other's place.
-        permit = permits::answer(state, &name, heartbeat.going_out, context.now);
+        permit = permits::answer(state, &name, heartbeat.going_out, context);
     }
     let faults_version = state.nodes.get(&name).map_or(0, |node| node.faults_version);
     HeartbeatReply { term, register_again, faults_version, permit }

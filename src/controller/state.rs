@@ -117,6 +117,8 @@ pub(super) struct Node {
     pub(super) withdrawn: Withdrawn,
     /// It may take itself out because of this fault, or is out.
     pub(super) permit: Option<FaultId>,
+    /// It takes no new tasks, so as to be empty for the remedy of this fault.
+    pub(super) empties: Option<FaultId>,
 }
 
 /// Whether a fault keeps new tasks from a node.

@@ -17,7 +17,7 @@ use crate::health::checks::{Check, Found, Worked};
 use crate::health::clearing::{Ended, Since, ended, no_longer_checked};
 use crate::health::history::escalated;
 use crate::health::resets::Reset;
-use crate::health::{Change, Observation, verdict};
+use crate::health::{Change, ENDED, Observation, verdict};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tracing::info;
@@ -143,7 +143,7 @@ impl Actor {
         let mut changes = Vec::new();
         for (id, why) in over {
             info!(node = %self.facts.name, fault = id.0, why = why.as_str(), "a fault has ended");
-            self.fault_book.faults.note(id, &format!("ended: {}", why.as_str()));
+            self.fault_book.faults.note(id, &format!("{ENDED}{}", why.as_str()));
             changes.extend(self.fault_book.faults.clear(id));
         }
         changes

@@ -45,6 +45,7 @@ pub(in crate::controller) async fn load(store: &dyn Store, cluster_id: String, t
             faults_version: 0,
             withdrawn: Withdrawn::default(),
             permit: None,
+            empties: None,
             standing: standings.remove(&registration.name.0).unwrap_or_default(),
             registration,
             renewed: None,
