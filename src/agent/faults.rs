@@ -6,6 +6,7 @@
 mod attribution;
 mod control_group;
 mod kept;
+mod news;
 mod node_check;
 mod over;
 mod permit;
@@ -163,6 +164,7 @@ impl Actor {
                 Change::Dropped(fault) => {
                     self.writer.forget_key(journal::fault_key(fault.id));
                     self.fault_book.written.remove(&fault.id);
+                    self.fault_book.news.forget(fault.id);
                     self.fault_book.version += 1;
                     continue;
                 }
@@ -174,6 +176,9 @@ impl Actor {
             }
             changed.ids.insert(id);
             self.fault_book.version += 1;
+            if what.is_some() {
+                self.fault_book.news.note(id, self.fault_book.version);
+            }
         }
         changed
     }

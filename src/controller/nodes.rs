@@ -85,7 +85,7 @@ pub(super) fn register(
     let (faults, withdrawn, permit) =
         known.map(|known| (known.faults.clone(), known.withdrawn, known.permit)).unwrap_or_default();
     let unlisted_faults = known.map_or_else(Vec::new, |known| known.unlisted_faults.clone());
-    let empties = known.and_then(|known| known.empties);
+    let (knows_all_faults, empties) = known.map_or((true, None), |known| (known.knows_all_faults, known.empties));
     // It is asked for its list, and what it answers tells.
     let unanswered = known.and_then(|known| known.unanswered.clone());
     if news {
@@ -117,6 +117,7 @@ pub(super) fn register(
         progress: HashMap::new(),
         faults,
         unlisted_faults,
+        knows_all_faults,
         faults_version: 0,
         withdrawn,
         permit,

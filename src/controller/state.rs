@@ -110,8 +110,10 @@ pub(super) struct Node {
     pub(super) progress: HashMap<TaskId, String>,
     /// As its agent told them last.
     pub(super) faults: Vec<Fault>,
-    /// Active ones that it has left out of its list since. Not stored.
+    /// Those that it has left out of its list since. Not stored.
     pub(super) unlisted_faults: Vec<Fault>,
+    /// It has left out none but these.
+    pub(super) knows_all_faults: bool,
     /// Their version; 0: to be told anew.
     pub(super) faults_version: u64,
     pub(super) withdrawn: Withdrawn,

@@ -3,6 +3,7 @@
 use super::super::actor::Actor;
 use super::super::journal;
 use super::control_group::Seen;
+use super::news::News;
 use super::over::{Clean, Happened};
 use crate::domain::fault::{Fault, FaultId, FaultKind, FaultState, Subject};
 use crate::domain::ids::{GpuUuid, NodeUid, TaskId};
@@ -20,8 +21,6 @@ use tokio::sync::watch;
 const KEPT: usize = 256;
 /// Tasks that are remembered after they gave their GPUs back.
 const FORMER: usize = 64;
-/// Faults that are told: all that keep a GPU from tasks come first.
-const TOLD: usize = 64;
 /// Ids of one node before they run into another's.
 const IDS: u64 = 10_000;
 
@@ -87,6 +86,7 @@ pub struct FaultBook {
     pub(super) version: u64,
     /// What the controller has.
     known: u64,
+    pub(super) news: News,
     pub(super) former: VecDeque<Former>,
     pub(super) processes: Seen,
     /// Since when somebody listens to the kernel; none: nobody does.
@@ -129,6 +129,7 @@ impl FaultBook {
             done,
             version: u64::try_from(now.0).unwrap_or_default().max(1),
             known: 0,
+            news: News::default(),
             former: VecDeque::new(),
             processes: Seen::default(),
             listening_since: listens.then_some(now),
@@ -198,23 +199,23 @@ impl Actor {
     }
 
     /// The newest version of the list, and the list where the controller has another.
-    pub(in crate::agent) fn faults_to_tell(&self) -> (u64, Option<Vec<Fault>>) {
-        let book = &self.fault_book;
+    pub(in crate::agent) fn faults_to_tell(&mut self) -> (u64, Option<Vec<Fault>>) {
+        let book = &mut self.fault_book;
         if book.known == book.version {
             return (book.version, None);
         }
-        let mut told: Vec<&Fault> = book.faults.iter().collect();
-        told.sort_by_key(|fault| {
-            let cleared = fault.state == FaultState::Cleared;
-            (!fault.takes_out_of_use(), cleared, std::cmp::Reverse(fault.id))
-        });
-        told.truncate(TOLD);
-        told.sort_by_key(|fault| fault.id);
+        let told = book.news.choose(book.faults.iter());
+        book.news.offered(book.version, &told);
         (book.version, Some(told.into_iter().cloned().collect()))
     }
 
     pub(in crate::agent) fn controller_has_faults(&mut self, version: u64) {
-        self.fault_book.known = version;
+        let book = &mut self.fault_book;
+        book.known = version;
+        if book.news.taken(version) {
+            // There was no room for all: the rest comes with the next.
+            book.version += 1;
+        }
     }
 
     /// Active and cleared ones.

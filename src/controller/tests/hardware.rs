@@ -257,3 +257,40 @@ async fn a_node_with_more_faults_than_it_tells_opens_each_of_them_once() {
     tell(&cluster, 1, 21, last).await;
     assert_eq!(counts().await, (74, 1));
 }
+
+#[tokio::test]
+async fn what_a_node_tells_late_is_told_from_its_beginning_to_its_end() {
+    let mut cluster = Cluster::new(&[("n1", 1)]).await;
+    let nth =
+        |n: u64, state| Fault { id: FaultId(10_000 + n), state, first_seen: Some(Timestamp(5)), ..read_only(1) };
+    let many = |range: std::ops::Range<u64>, state| range.map(|n| nth(n, state)).collect::<Vec<_>>();
+    let counts = async |cluster: &Cluster| {
+        cluster.some_ticks().await;
+        let events = cluster.history.read(0, 1000).await.unwrap().events;
+        let of = |kind: &str| events.iter().filter(|event| event.kind == kind).count();
+        (of("fault.opened"), of("fault.cleared"))
+    };
+    // A hundred at once; those that were left out come while they last, or when they are over.
+    tell(&cluster, 1, 1, many(36..100, FaultState::Active)).await;
+    tell(&cluster, 1, 2, [many(20..36, FaultState::Active), many(52..100, FaultState::Active)].concat()).await;
+    assert_eq!(counts(&cluster).await, (80, 0));
+    tell(&cluster, 1, 3, [many(0..20, FaultState::Cleared), many(56..100, FaultState::Active)].concat()).await;
+    assert_eq!(counts(&cluster).await, (100, 20));
+    // Those that are over are told no more than once, however often they are left out and come back.
+    for round in 0..3 {
+        tell(&cluster, 1, 4 + round * 2, many(36..100, FaultState::Active)).await;
+        tell(
+            &cluster,
+            1,
+            5 + round * 2,
+            [many(0..20, FaultState::Cleared), many(56..100, FaultState::Active)].concat(),
+        )
+        .await;
+    }
+    assert_eq!(counts(&cluster).await, (100, 20));
+    // What was left out before a restart is not known, and told by its end alone where it was told before.
+    cluster.restart().await;
+    cluster.until("it is back", |c| c.is_ready(&"n1".into())).await;
+    tell(&cluster, 1, 20, [many(20..36, FaultState::Active), many(52..100, FaultState::Active)].concat()).await;
+    assert_eq!(counts(&cluster).await, (100, 20));
+}
