@@ -43,7 +43,13 @@ fn links_with_too_many_errors_a_minute_are_told_and_a_few_errors_are_borne() {
     };
     let (link, replays) = (told(&bench, 0, "nvlink"), told(&bench, 2, "pcie_replay"));
     for (fault, verdict, action, evidence, job) in [
-        (&link, "link", "reset_gpu", "link 1, CRC errors: 0 before, 60000 now", &jobs[0].0),
+        (
+            &link,
+            "link",
+            "reset_gpu",
+            "link 1 to the NVSwitch at 0000:c1:00.0, CRC errors: 0 before, 60000 now",
+            &jobs[0].0,
+        ),
         (&replays, "link", "inspect", "PCIe replays: 9 before, 1009 now", &jobs[2].0),
     ] {
         assert_eq!((&fault["verdict"], &fault["action"]), (&json!(verdict), &json!(action)), "{fault}");
