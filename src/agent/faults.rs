@@ -6,6 +6,7 @@
 mod attribution;
 mod control_group;
 mod kept;
+mod news;
 mod node_check;
 mod over;
 mod permit;
@@ -13,7 +14,7 @@ mod remedy;
 mod self_check;
 
 pub use kept::{FaultBook, Former, KeptFaults};
-pub use remedy::{Done, Remedies};
+pub use remedy::{Done, Failure, Remedies};
 pub use self_check::{SelfChecked, SelfChecks};
 
 use super::actor::Actor;
@@ -83,13 +84,17 @@ impl Actor {
 
     /// Counts what another source saw.
     pub(super) fn observed(&mut self, observed: Observed) {
-        let Observed { observations, looked, reply } = observed;
+        let Observed { mut observations, looked, reply } = observed;
+        if looked.is_some() {
+            observations.retain(|observation| !self.fault_book.is_said_over(observation));
+        }
         let mut changed = Changed::default();
         observations.into_iter().for_each(|observation| changed.add(self.count(observation)));
         let keep = if looked.is_some() { Keep::OnceAMinute } else { Keep::Now };
         if let Some(looked) = looked {
             let over = self.looked(&looked);
             changed.add(self.note_changes(over));
+            self.keep_worked(looked.worked);
         }
         self.act_on(&changed, keep);
         self.keep_marks();
@@ -99,6 +104,7 @@ impl Actor {
     fn count(&mut self, mut observation: Observation) -> Changed {
         observation.node = Some(self.facts.name.clone());
         self.attribute(&mut observation);
+        self.name_far_end(&mut observation);
         self.weigh(&mut observation);
         if let Some(gpu) = observation
             .subject
@@ -133,6 +139,7 @@ impl Actor {
         let changes: Vec<Change> = self.fault_book.faults.clear(id).into_iter().collect();
         if !changes.is_empty() {
             info!(node = %self.facts.name, fault = id.0, by = who.user, "an operator has cleared a fault");
+            self.fault_book.say_over(id);
         }
         self.changed(changes);
         let fault = self.fault_book.faults.get(id).cloned();
@@ -157,6 +164,7 @@ impl Actor {
                 Change::Dropped(fault) => {
                     self.writer.forget_key(journal::fault_key(fault.id));
                     self.fault_book.written.remove(&fault.id);
+                    self.fault_book.news.forget(fault.id);
                     self.fault_book.version += 1;
                     continue;
                 }
@@ -168,6 +176,9 @@ impl Actor {
             }
             changed.ids.insert(id);
             self.fault_book.version += 1;
+            if what.is_some() {
+                self.fault_book.news.note(id, self.fault_book.version);
+            }
         }
         changed
     }

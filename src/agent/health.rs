@@ -21,7 +21,7 @@ use super::message::{Inside, Reply};
 use crate::domain::fault::{Action, FaultKind, Subject, Verdict};
 use crate::domain::gpu::health::DeviceHealth;
 use crate::domain::time::Timestamp;
-use crate::health::checks::Found;
+use crate::health::checks::{Found, Worked};
 use crate::health::kernel_log::{Parser, Record as Message};
 use crate::health::table::Table;
 use crate::health::verdict::Judgement;
@@ -67,6 +67,8 @@ pub struct Looked {
     pub found: Found,
     /// What the devices said; empty where they were not asked.
     pub gpus: Vec<DeviceHealth>,
+    /// All that has worked until now.
+    pub worked: Worked,
 }
 
 /// Reads until `cancel`.

@@ -42,6 +42,7 @@ pub const SEQUENCE: &str = "meta/sequence";
 pub const GPUS: &str = "meta/gpus";
 pub const FAULTS: &str = "meta/faults";
 pub const RESETS: &str = "meta/gpu_marks";
+pub const WORKED: &str = "meta/worked";
 pub const REMEDIES: &str = "meta/remedies";
 const FAULT_PREFIX: &str = "fault/";
 pub const TASK_PREFIX: &str = "task/";
@@ -203,6 +204,12 @@ async fn load_faults(store: &Arc<dyn Store>) -> Result<KeptFaults, Error> {
     if let Some(text) = get_text(store, RESETS).await? {
         kept.resets = serde_json::from_str(&text).unwrap_or_else(|error| {
             warn!(key = RESETS, %error, "what GPUs remembered cannot be read; a reset until now is not seen");
+            Default::default()
+        });
+    }
+    if let Some(text) = get_text(store, WORKED).await? {
+        kept.worked = serde_json::from_str(&text).unwrap_or_else(|error| {
+            warn!(key = WORKED, %error, "which links and ports have worked cannot be read; those that are down are not missed");
             Default::default()
         });
     }

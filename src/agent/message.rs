@@ -3,7 +3,7 @@
 //! Two channels carry them, so that a flood of requests never holds up a result, a report or a sample.
 
 use super::executor::Outcome;
-use super::faults::SelfChecked;
+use super::faults::{Failure, SelfChecked};
 use super::gpus::GpuReport;
 use super::health::{KernelBatch, LookedAt, Observed};
 use super::watch::Watch;
@@ -166,7 +166,7 @@ pub enum Inside {
     /// What came of what was done about a fault.
     Remedied {
         fault: FaultId,
-        outcome: Result<String, String>,
+        outcome: Result<String, Failure>,
     },
     LeaseRenewed(TaskId),
     /// How much more than its mark the disk of the logs holds.

@@ -136,7 +136,7 @@ impl Actor {
         self.hint.send_modify(|_| {});
     }
 
-    pub(super) fn heartbeat(&self) -> Heartbeat {
+    pub(super) fn heartbeat(&mut self) -> Heartbeat {
         let (faults_version, faults) = self.faults_to_tell();
         Heartbeat {
             node_uid: self.facts.identity.node_uid.clone(),

@@ -17,7 +17,7 @@ use super::apply::{Context, change_run, release};
 use super::holdings::{self, Holdings};
 use super::schedule;
 use super::state::{Node, State};
-use super::{access, faults, nodes, views};
+use super::{access, faults, nodes, permits, views};
 use crate::domain::command::{Error, ErrorKind};
 use crate::domain::ids::{NodeName, RunId, TaskId};
 use crate::domain::node::{MAX_REASON_BYTES, NodeChange, Standing, Wish};
@@ -35,7 +35,7 @@ pub(super) fn state_of(node: &Node) -> NodeState {
         return NodeState::Unreachable;
     }
     match standing_of(&node.standing) {
-        NodeState::Ready if faults::withdraws(node).is_some() || node.permit.is_some() => NodeState::Cordoned,
+        NodeState::Ready if faults::withdraws(node).is_some() || permits::closes(node) => NodeState::Cordoned,
         standing => standing,
     }
 }

@@ -10,10 +10,11 @@ use crate::domain::fault::{Action, Fault, FaultId, FaultState, Verdict};
 use crate::domain::ids::NodeName;
 use crate::domain::principal::Principal;
 use crate::domain::time::Timestamp;
+use crate::health::REMEDIATION;
 use std::collections::HashMap;
 
 /// Faults of a node that are kept; agents tell of no more.
-const KEPT: usize = 64;
+pub(super) const MOST_TOLD: usize = 64;
 /// Faults that a node has left out of its list, remembered.
 const MOST_UNLISTED: usize = 256;
 /// What they may take in the store, whose values have a limit.
@@ -26,12 +27,12 @@ fn shape(fault: &Fault) -> (FaultId, FaultState, Verdict, Action, bool, Option<&
 
 /// What the node did about it by itself.
 fn remediation(fault: &Fault) -> Option<&str> {
-    fault.evidence.iter().map(String::as_str).find(|line| line.starts_with("remediation "))
+    fault.evidence.iter().map(String::as_str).find(|line| line.starts_with(REMEDIATION))
 }
 
 /// A node has told its faults.
 pub(super) fn told(state: &mut State, name: &NodeName, mut told: Vec<Fault>, version: u64, now: Timestamp) {
-    told.truncate(KEPT);
+    told.truncate(MOST_TOLD);
     while told.len() > 1 && serde_json::to_vec(&told).map_or(0, |bytes| bytes.len()) > MAX_BYTES {
         told.remove(0);
     }
@@ -40,6 +41,8 @@ pub(super) fn told(state: &mut State, name: &NodeName, mut told: Vec<Fault>, ver
     node.faults_version = version;
     let before = std::mem::replace(&mut node.faults, told.clone());
     let unlisted = take_unlisted(node, &before);
+    // Of those that were never told, as far as can be known, each is news.
+    let knows_all = node.knows_all_faults;
     limit_withdrawn(state, now);
     if before.iter().map(shape).ne(told.iter().map(shape)) {
         state.dirty.faults.insert(name.clone());
@@ -47,7 +50,7 @@ pub(super) fn told(state: &mut State, name: &NodeName, mut told: Vec<Fault>, ver
     let known = |id: FaultId| before.iter().chain(&unlisted).find(|fault| fault.id == id);
     for fault in &told {
         match known(fault.id) {
-            None if !is_news(fault, &before) => continue,
+            None if !knows_all && !is_news(fault, &before) => continue,
             None => note(state, now, "fault.opened", fault),
             Some(before) if (before.verdict, before.action) != (fault.verdict, fault.action) => {
                 note(state, now, "fault.raised", fault);
@@ -67,17 +70,19 @@ pub(super) fn told(state: &mut State, name: &NodeName, mut told: Vec<Fault>, ver
     }
 }
 
-/// A node with more faults than it tells leaves out others each time. Those that were active are kept aside, so that
-/// their return is no news and their end is told; answers with those that were there before this list.
+/// A node with more faults than it tells leaves out others each time. They are kept aside, so that their return is no news
+/// and their end is told once; answers with those that were there before this list.
 fn take_unlisted(node: &mut Node, before: &[Fault]) -> Vec<Fault> {
     let earlier = std::mem::take(&mut node.unlisted_faults);
     let listed = |fault: &&Fault| node.faults.iter().any(|told| told.id == fault.id);
-    let left_out = before.iter().chain(&earlier).filter(|fault| fault.state == FaultState::Active);
-    node.unlisted_faults = left_out.filter(|fault| !listed(fault)).take(MOST_UNLISTED).cloned().collect();
+    let left_out = before.iter().chain(&earlier).filter(|fault| !listed(fault));
+    let mut left_out: Vec<&Fault> = left_out.collect();
+    left_out.sort_by_key(|fault| fault.state == FaultState::Cleared);
+    node.unlisted_faults = left_out.into_iter().take(MOST_UNLISTED).cloned().collect();
     earlier
 }
 
-/// Ids grow, so one that is not known and below the others was left out before. Those of a journal that was begun anew
+/// Where what a node left out before is not known any more: it is not stored. Ids grow, so one that is not known and below the others was left out before. Those of a journal that was begun anew
 /// may be lower, and are younger.
 fn is_news(fault: &Fault, before: &[Fault]) -> bool {
     before.iter().all(|known| known.id < fault.id) || before.iter().all(|known| known.first_seen < fault.first_seen)

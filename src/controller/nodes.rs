@@ -90,6 +90,7 @@ pub(super) fn register(
     let (faults, withdrawn, permit) =
         known.map(|known| (known.faults.clone(), known.withdrawn, known.permit)).unwrap_or_default();
     let unlisted_faults = known.map_or_else(Vec::new, |known| known.unlisted_faults.clone());
+    let (knows_all_faults, empties) = known.map_or((true, None), |known| (known.knows_all_faults, known.empties));
     // It is asked for its list, and what it answers tells.
     let unanswered = known.and_then(|known| known.unanswered.clone());
     if news {
@@ -121,9 +122,11 @@ pub(super) fn register(
         progress: HashMap::new(),
         faults,
         unlisted_faults,
+        knows_all_faults,
         faults_version: 0,
         withdrawn,
         permit,
+        empties,
     };
     state.nodes.insert(name.clone(), node);
     schedule::nodes_changed(state);
@@ -275,7 +278,7 @@ pub(super) fn heartbeat(state: &mut State, heartbeat: Heartbeat, context: &mut C
             faults::told(state, &name, told, heartbeat.faults_version, context.now);
         }
         // After its faults: one that closes the node takes no other's place.
-        permit = permits::answer(state, &name, heartbeat.going_out, context.now);
+        permit = permits::answer(state, &name, heartbeat.going_out, context);
     }
     let faults_version = state.nodes.get(&name).map_or(0, |node| node.faults_version);
     HeartbeatReply { term, register_again, faults_version, permit }

@@ -113,13 +113,17 @@ pub(super) struct Node {
     pub(super) progress: HashMap<TaskId, String>,
     /// As its agent told them last.
     pub(super) faults: Vec<Fault>,
-    /// Active ones that it has left out of its list since. Not stored.
+    /// Those that it has left out of its list since. Not stored.
     pub(super) unlisted_faults: Vec<Fault>,
+    /// It has left out none but these.
+    pub(super) knows_all_faults: bool,
     /// Their version; 0: to be told anew.
     pub(super) faults_version: u64,
     pub(super) withdrawn: Withdrawn,
     /// It may take itself out because of this fault, or is out.
     pub(super) permit: Option<FaultId>,
+    /// It takes no new tasks, so as to be empty for the remedy of this fault.
+    pub(super) empties: Option<FaultId>,
 }
 
 /// Whether a fault keeps new tasks from a node.

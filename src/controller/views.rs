@@ -4,7 +4,7 @@ use super::deaf::Unanswered;
 use super::faults;
 use super::holdings::Holdings;
 use super::state::{Node, State};
-use super::{drain, schedule};
+use super::{drain, permits, schedule};
 use crate::domain::exit::ExitClass;
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::{GpuUuid, TaskId};
@@ -222,7 +222,7 @@ pub(super) fn node(state: &State, node: &Node, holdings: &Holdings) -> NodeView 
 fn why(state: &State, node: &Node) -> Option<String> {
     let wished = node.standing.sentence();
     if node.answers() {
-        let goes = node.permit.map(|fault| format!("it remedies fault {fault}, which may take it out"));
+        let goes = permits::why(node);
         let parts: Vec<String> = wished.into_iter().chain(faults::why(state, node)).chain(goes).collect();
         return Some(parts.join("; ")).filter(|why| !why.is_empty());
     }

@@ -17,6 +17,12 @@ use open::{Key, Open, cut, slot};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// How lines of evidence begin that say why nothing is done about a fault yet, ...
+pub const NOT_REMEDIED: &str = "not remedied yet";
+/// ... what came of what was done, ...
+pub const REMEDIATION: &str = "remediation ";
+/// ... and why it is over.
+pub const ENDED: &str = "ended: ";
 /// GPUs whose address is known.
 const MAX_SLOTS: usize = 256;
 /// Active faults of one kind and code on one part, which differ by their task or by their row of memory alone.
@@ -178,11 +184,9 @@ impl Faults {
         }
     }
 
-    /// Adds what was done about a fault to its evidence.
+    /// Adds what was done about a fault to its evidence; such lines begin as the words of this folder for it.
     pub fn note(&mut self, id: FaultId, line: &str) -> Option<Change> {
-        let evidence = &mut self.kept.get_mut(&id)?.fault.evidence;
-        evidence.truncate(open::EVIDENCE_LINES - 1);
-        evidence.push(cut(line));
+        open::add_note(&mut self.kept.get_mut(&id)?.fault.evidence, line);
         Some(Change::Again(id))
     }
 
@@ -223,6 +227,11 @@ impl Faults {
                     Clears::Recovered => {
                         open.fault.takes_out_of_use()
                             && matches!(open.fault.action, Action::ResetGpu | Action::Reboot)
+                    }
+                    Clears::Misjudged => {
+                        let (of, what) = (&open.fault.subject, &observation.subject);
+                        open.fault.takes_out_of_use()
+                            && (open.fault.kind, of.part, of.link) == (observation.kind, what.part, what.link)
                     }
                 }
         };

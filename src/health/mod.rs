@@ -30,7 +30,7 @@ pub mod self_check;
 pub mod table;
 pub mod verdict;
 
-pub use faults::{Change, Faults, Limits};
+pub use faults::{Change, ENDED, Faults, Limits, NOT_REMEDIED, REMEDIATION};
 pub use heard::{Heard, heard};
 pub use observation::{Clears, Engine, Observation, Relation, SeenAt, Source};
 pub use scan::Scan;

@@ -99,6 +99,8 @@ pub enum Clears {
     Codes(Vec<u32>),
     /// Everything that waited for a reset or reboot: the driver asks for none any more.
     Recovered,
+    /// What condemned the same part for the same: it has turned out to be another part's doing.
+    Misjudged,
 }
 
 impl Observation {

@@ -111,6 +111,47 @@ fn a_command_gets_the_fault_once_and_only_when_the_gpu_is_free() {
 }
 
 #[test]
+fn a_reboot_waits_until_its_node_is_empty_and_nobody_new_is_sent_there() {
+    let log = KernelLog::new();
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let told = folder.path().join("told");
+    let mut node = log.node("n0", "sim:3xH100");
+    node.more.push_str(&format!("remediation = ['/bin/sh', '-c', 'cat >> {}']\n", told.display()));
+    let cluster = Cluster::with(vec![node], "");
+    let first = cluster.submit(&held(&cluster, "first"));
+    let used = gpu_of(&cluster, &cluster.wait_running(&first));
+    let gpus = cluster.json(&["gpus"]);
+    let idle = gpus.as_array().expect("a list").iter().find(|gpu| gpu["uuid"] != used["uuid"]).expect("two are free");
+    log.say(&[xid(idle, 79, "pid=77, name=python, GPU has fallen off the bus.")]);
+    until("why it waits is told", || {
+        let faults = cluster.json(&["faults"]);
+        let waits = "not remedied yet: 1 tasks are there or on their way";
+        faults[0]["evidence"].to_string().contains(waits).then_some(())
+    });
+    let shown = cluster.json(&["nodes"])[0].clone();
+    assert_eq!(shown["state"], "CORDONED", "{shown}");
+    assert!(shown["reason"].as_str().unwrap_or_default().contains("it is to be empty"), "{shown}");
+    let second = cluster.submit(&held(&cluster, "second"));
+    until("it is known why it waits", || {
+        let shown = cluster.show(&second);
+        (shown["state"] == "WAITING" && shown["reason"].is_string()).then_some(())
+    });
+    assert!(!told.exists(), "a task is in the way");
+    cluster.touch("go-first");
+    assert_eq!(cluster.wait_end(&first)["state"], "SUCCEEDED");
+    assert_eq!(remedied(&cluster), "remediation /bin/sh: done");
+    assert_eq!(std::fs::read_to_string(&told).expect("it was told").lines().count(), 1);
+    let faults = cluster.json(&["faults"]);
+    assert!(!faults[0]["evidence"].to_string().contains("not remedied yet"), "{faults}");
+    // The boot is yet to come; here an operator says that it is over.
+    assert_eq!(cluster.json(&["nodes"])[0]["state"], "CORDONED");
+    assert_eq!(cluster.json(&["fault", "clear", &faults[0]["id"].to_string()])["state"], "CLEARED");
+    cluster.wait_running(&second);
+    cluster.touch("go-second");
+    assert_eq!(cluster.wait_end(&second)["state"], "SUCCEEDED");
+}
+
+#[test]
 fn a_gpu_is_reset_by_the_drivers_own_tool() {
     let log = KernelLog::new();
     let folder = tempfile::tempdir().expect("a temporary folder can be made");

@@ -213,20 +213,55 @@ fn a_crash_beside_a_contained_error_is_the_hardwares() {
 
 /// Places of simulated GPUs are their node's own: no other agent on this machine takes these for its own.
 #[test]
-fn the_kernels_own_log_is_heard() {
-    let written = OpenOptions::new().write(true).open("/dev/kmsg");
-    if let Err(error) = written {
+fn the_kernels_own_log_names_a_job_and_tells_when_it_is_over() {
+    let say = |line: &str| {
+        let log = OpenOptions::new().write(true).open("/dev/kmsg");
+        log.map(|mut log| log.write_all(format!("<3>{line}\n").as_bytes()).expect("the kernel takes it"))
+    };
+    if let Err(error) = OpenOptions::new().write(true).open("/dev/kmsg") {
         return skip("faults through the kernel's own log", &format!("/dev/kmsg: {error}"));
     }
-    let node = Node { more: "kernel_log = '/dev/kmsg'\n".to_owned(), ..Node::new("n0", "sim:2xH100") };
+    let node = Node { more: "kernel_log = '/dev/kmsg'\n".to_owned(), ..Node::new("n0", "sim:3xH100") };
     let cluster = Cluster::with(vec![node], "");
-    let gpus = cluster.json(&["gpus"]);
-    let (lost, kept) = (&gpus[0], &gpus[1]);
-    let line = format!("<3>{}\n", xid(lost, 79, "pid=1, name=x, GPU has fallen off the bus."));
-    let mut log = OpenOptions::new().write(true).open("/dev/kmsg").expect("it was there");
-    log.write_all(line.as_bytes()).expect("the kernel takes it");
-    until("the GPU is out of use", || (gpu(&cluster, &lost["uuid"])["state"] == "FAULTY").then_some(()));
-    assert_eq!(gpu(&cluster, &kept["uuid"])["state"], "FREE");
+    let (hit, other) = (cluster.submit(&held(&cluster, "hit")), cluster.submit(&held(&cluster, "other")));
+    let (before, beside) = (cluster.wait_running(&hit), cluster.wait_running(&other));
+    let (lost, kept) = (gpu_of(&cluster, &before), gpu_of(&cluster, &beside));
+    say(&xid(&lost, 119, "pid=1, name=x, Timeout after 6s of waiting for RPC response from GPU0 GSP!"))
+        .expect("it was there");
+    let fault = until("the fault is told", || {
+        let faults = cluster.json(&["faults"]);
+        faults.as_array()?.iter().find(|fault| fault["gpu"] == lost["uuid"]).cloned()
+    });
+    assert_eq!(
+        (&fault["code"], &fault["verdict"], &fault["action"]),
+        (&json!(119), &json!("gpu"), &json!("reset_gpu"))
+    );
+    assert_eq!((&fault["job"], &fault["node"]), (&before["job_id"], &json!("n0")), "{fault}");
+    until("the job runs elsewhere", || {
+        let shown = cluster.show(&hit);
+        let second = shown["runs"].as_array()?.len() == 2 && shown["tasks"][0]["state"] == "RUNNING";
+        (second && shown["tasks"][0]["gpus"][0] != lost["uuid"]).then_some(())
+    });
+    let first = cluster.json(&["job", "show", &hit, "--run", "-1"]);
+    let exit = &first["tasks"][0]["exit"];
+    assert_eq!((&exit["class"], &exit["faults"]), (&json!("hardware"), &json!([fault["id"]])), "{first}");
+    assert_eq!(gpu(&cluster, &lost["uuid"])["state"], "FAULTY");
+    // The driver was asked for a reset, and has had it.
+    say(&xid(&lost, 154, "GPU recovery action changed from 0x1 (GPU Reset Required) to 0x0 (None)"))
+        .expect("as before");
+    // History has it, also where the machine's log is full of others.
+    let ended = format!("fault {}, xid 119", fault["id"]);
+    until("the fault is over", || {
+        let events = cluster.cli(&["--json", "events", "--node", "n0"]).expect(0).json_lines();
+        let is_it = |event: &&Value| {
+            event["kind"] == "fault.cleared" && event["message"].as_str().is_some_and(|text| text.starts_with(&ended))
+        };
+        events.iter().find(is_it).map(drop)
+    });
+    until("the GPU can be used again", || (gpu(&cluster, &lost["uuid"])["state"] == "FREE").then_some(()));
+    let untouched = cluster.show(&other);
+    assert_eq!((&untouched["tasks"][0]["state"], &untouched["runs"][1]), (&json!("RUNNING"), &Value::Null));
+    assert_eq!(gpu(&cluster, &kept["uuid"])["state"], "HELD");
 }
 
 #[test]

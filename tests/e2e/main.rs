@@ -21,6 +21,7 @@ mod exec;
 mod failover;
 mod fault_actions;
 mod faults;
+mod faults_named;
 mod faults_nvml;
 mod faults_scan;
 mod harness;

@@ -9,8 +9,8 @@ use wharf::gpu::GpuSource;
 use wharf::gpu::events::GpuEvent;
 use wharf::gpu::nvml::NvmlGpus;
 use wharf::gpu::snapshot::{
-    ClockEvents, DeviceHealth, EccErrors, EccMode, Fabric, FabricState, HealthSnapshot, NoAnswer, NvLink, PcieLink,
-    ProcessMemory, Reading, RecoveryAction, RemappedRows, RetiredPages, SramEcc, Temperatures,
+    ClockEvents, DeviceHealth, EccErrors, EccMode, Fabric, FabricState, HealthSnapshot, LinkEnd, NoAnswer, NvLink,
+    PcieLink, ProcessMemory, Reading, RecoveryAction, RemappedRows, RetiredPages, SramEcc, Temperatures,
 };
 
 fn snapshot(of: &DeviceHealth) -> &HealthSnapshot {
@@ -72,6 +72,7 @@ async fn every_reading_of_a_sick_device_is_told() {
     let expected = NvLink {
         link: 0,
         is_active: known(true),
+        far_end: Some(LinkEnd::Switch("0000:07:00.0".parse().unwrap())),
         replays: known(71),
         recoveries: known(72),
         crc_flit_errors: known(73),
@@ -82,7 +83,7 @@ async fn every_reading_of_a_sick_device_is_told() {
     };
     assert_eq!(links[0], expected);
     let second = &links[1];
-    assert_eq!((&second.is_active, &second.replays), (&known(false), &known(0)));
+    assert_eq!((&second.is_active, &second.replays, second.far_end), (&known(false), &known(0), None));
     assert_eq!((&second.receive_errors, &second.effective_errors), (&known(51), &known(52)), "of this link alone");
     // Its counter fails, and the field for the same is asked.
     assert_eq!((&links[2].recoveries, links[2].replays.known()), (&known(82), None));

@@ -3,7 +3,8 @@
 use super::super::actor::Actor;
 use super::sentence;
 use crate::domain::exit::{Exit, ExitClass};
-use crate::domain::fault::{Action, Fault, Verdict};
+use crate::domain::fault::{Action, Fault, FaultKind, Verdict};
+use crate::domain::gpu::health::LinkEnd;
 use crate::domain::ids::{GpuUuid, TaskId};
 use crate::domain::time::Timestamp;
 use crate::health::Observation;
@@ -37,6 +38,21 @@ impl Actor {
         let task = task.or(former).or(observation.task);
         observation.task = task;
         observation.job = task.map(|task| task.job);
+    }
+
+    /// The driver's message names a link by its number alone: where that leads was seen while it was up.
+    pub(super) fn name_far_end(&self, observation: &mut Observation) {
+        let (subject, worked) = (&observation.subject, &self.fault_book.worked.links);
+        let links =
+            subject.gpu.as_ref().filter(|_| observation.kind == FaultKind::Xid).and_then(|gpu| worked.get(gpu));
+        let Some(end) = links.zip(subject.link).and_then(|(links, link)| *links.get(&link)?) else { return };
+        let at = |pci| self.inventory.gpus.iter().find(|gpu| gpu.mig_parent.is_none() && gpu.pci.parse() == Ok(pci));
+        let name = match end {
+            LinkEnd::Gpu(pci) => at(pci).map(|gpu| format!("{} at {pci}", gpu.uuid)),
+            LinkEnd::Switch(_) | LinkEnd::Other(_) => None,
+        };
+        let name = name.unwrap_or_else(|| end.to_string());
+        observation.judgement.reason.push_str(&format!(" The link leads to {name}."));
     }
 
     /// The tasks that hold the device or a slice of it, and had it at that time.

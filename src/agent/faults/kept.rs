@@ -3,13 +3,15 @@
 use super::super::actor::Actor;
 use super::super::journal;
 use super::control_group::Seen;
+use super::news::News;
 use super::over::{Clean, Happened};
-use crate::domain::fault::{Fault, FaultId, FaultState};
+use crate::domain::fault::{Fault, FaultId, FaultKind, FaultState, Subject};
 use crate::domain::ids::{GpuUuid, NodeUid, TaskId};
 use crate::domain::time::Timestamp;
+use crate::health::checks::Worked;
 use crate::health::history::{Exceptions, Past};
 use crate::health::resets::Resets;
-use crate::health::{Change, Faults, Limits};
+use crate::health::{Change, Faults, Limits, Observation};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -19,8 +21,6 @@ use tokio::sync::watch;
 const KEPT: usize = 256;
 /// Tasks that are remembered after they gave their GPUs back.
 const FORMER: usize = 64;
-/// Faults that are told: all that keep a GPU from tasks come first.
-const TOLD: usize = 64;
 /// Ids of one node before they run into another's.
 const IDS: u64 = 10_000;
 
@@ -36,6 +36,14 @@ pub struct Header {
     pub past: Past,
 }
 
+/// The value of `meta/worked`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptWorked {
+    /// What worked in another boot may have been taken out since.
+    pub boot_id: String,
+    pub worked: Worked,
+}
+
 /// Everything that an earlier process left.
 #[derive(Debug, Default)]
 pub struct KeptFaults {
@@ -43,6 +51,7 @@ pub struct KeptFaults {
     pub faults: Vec<Fault>,
     /// The value of `meta/gpu_marks`.
     pub resets: Resets,
+    pub worked: KeptWorked,
 }
 
 /// Who had a GPU until a moment ago.
@@ -65,7 +74,7 @@ pub(super) struct Written {
 #[derive(Debug)]
 pub struct FaultBook {
     pub(super) faults: Faults,
-    boot_id: String,
+    pub(super) boot_id: String,
     /// Records before this one are counted.
     pub(super) next_record: u64,
     /// How the journal has each fault.
@@ -77,6 +86,7 @@ pub struct FaultBook {
     pub(super) version: u64,
     /// What the controller has.
     known: u64,
+    pub(super) news: News,
     pub(super) former: VecDeque<Former>,
     pub(super) processes: Seen,
     /// Since when somebody listens to the kernel; none: nobody does.
@@ -88,6 +98,10 @@ pub struct FaultBook {
     pub(super) resets: Resets,
     /// As the journal has them.
     pub(super) kept_resets: Resets,
+    /// Links and ports that worked in this boot, as the last round knew them.
+    pub(super) worked: Worked,
+    /// What operators said to be over since the last round began.
+    pub(super) said_over: Vec<(FaultKind, Subject)>,
     /// Faults whose check finds nothing any more.
     pub(super) clean: BTreeMap<FaultId, Clean>,
 }
@@ -104,6 +118,7 @@ impl FaultBook {
         let boot_id = if boot_id.is_empty() { kept.header.boot_id.clone() } else { boot_id };
         let same_boot = kept.header.boot_id == boot_id;
         let (done, _) = watch::channel(0);
+        let worked = Some(kept.worked).filter(|kept| kept.boot_id == boot_id).unwrap_or_default().worked;
         Self {
             faults,
             next_record: if same_boot { kept.header.next_record } else { 0 },
@@ -114,6 +129,7 @@ impl FaultBook {
             done,
             version: u64::try_from(now.0).unwrap_or_default().max(1),
             known: 0,
+            news: News::default(),
             former: VecDeque::new(),
             processes: Seen::default(),
             listening_since: listens.then_some(now),
@@ -121,6 +137,8 @@ impl FaultBook {
             exceptions: Exceptions::default(),
             kept_resets: kept.resets.clone(),
             resets: kept.resets,
+            worked,
+            said_over: Vec::new(),
             clean: BTreeMap::new(),
         }
     }
@@ -143,6 +161,25 @@ impl FaultBook {
         serde_json::to_vec(&header).unwrap_or_default()
     }
 
+    /// An operator has said that it is over: what a round under way has seen of it counts no more.
+    pub(super) fn say_over(&mut self, id: FaultId) {
+        if let Some(fault) = self.faults.get(id)
+            && self.said_over.len() < KEPT
+        {
+            self.said_over.push((fault.kind, fault.subject.clone()));
+        }
+    }
+
+    /// Whether an observation of a round is of what was said to be over after that round had begun.
+    pub(super) fn is_said_over(&self, seen: &Observation) -> bool {
+        let is_it = |(kind, subject): &(FaultKind, Subject)| {
+            let same = subject.link == seen.subject.link && subject.device == seen.subject.device;
+            let on = subject.is_on_same_device(&seen.subject) || subject.pci.is_none() && subject.gpu.is_none();
+            *kind == seen.kind && same && on
+        };
+        self.said_over.iter().any(is_it)
+    }
+
     /// Somebody gave a GPU back.
     pub fn left(&mut self, former: Former) {
         if self.former.len() == FORMER {
@@ -162,23 +199,23 @@ impl Actor {
     }
 
     /// The newest version of the list, and the list where the controller has another.
-    pub(in crate::agent) fn faults_to_tell(&self) -> (u64, Option<Vec<Fault>>) {
-        let book = &self.fault_book;
+    pub(in crate::agent) fn faults_to_tell(&mut self) -> (u64, Option<Vec<Fault>>) {
+        let book = &mut self.fault_book;
         if book.known == book.version {
             return (book.version, None);
         }
-        let mut told: Vec<&Fault> = book.faults.iter().collect();
-        told.sort_by_key(|fault| {
-            let cleared = fault.state == FaultState::Cleared;
-            (!fault.takes_out_of_use(), cleared, std::cmp::Reverse(fault.id))
-        });
-        told.truncate(TOLD);
-        told.sort_by_key(|fault| fault.id);
+        let told = book.news.choose(book.faults.iter());
+        book.news.offered(book.version, &told);
         (book.version, Some(told.into_iter().cloned().collect()))
     }
 
     pub(in crate::agent) fn controller_has_faults(&mut self, version: u64) {
-        self.fault_book.known = version;
+        let book = &mut self.fault_book;
+        book.known = version;
+        if book.news.taken(version) {
+            // There was no room for all: the rest comes with the next.
+            book.version += 1;
+        }
     }
 
     /// Active and cleared ones.
@@ -216,4 +253,44 @@ fn first_id(node: &NodeUid) -> u64 {
     let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
     let hash = node.0.bytes().fold(0xCBF2_9CE4_8422_2325, fold);
     ((hash ^ (hash >> 32)) % 900_000 + 100_000) * IDS + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::fault::{Action, Part, Verdict};
+    use crate::health::verdict::Judgement;
+    use crate::health::{SeenAt, Source};
+
+    fn book(kept: KeptFaults, boot_id: &str) -> FaultBook {
+        FaultBook::new(kept, boot_id.to_owned(), true, &NodeUid::from("n"), Timestamp(0))
+    }
+
+    fn seen(kind: FaultKind, link: u32) -> Observation {
+        let subject = Subject { part: Part::Link, gpu: Some("GPU-1".into()), link: Some(link), ..Subject::default() };
+        let judgement = Judgement::new(Verdict::Link, Action::ResetGpu, "it is down");
+        Observation::new(Source::Driver, kind, subject, judgement, SeenAt::default())
+    }
+
+    #[test]
+    fn what_a_round_saw_before_an_operators_word_counts_no_more() {
+        let mut book = book(KeptFaults::default(), "a");
+        let opened = book.faults.observe(seen(FaultKind::Nvlink, 3));
+        let Some(Change::Opened(id)) = opened.first() else { panic!("{opened:?}") };
+        assert!(!book.is_said_over(&seen(FaultKind::Nvlink, 3)));
+        book.say_over(*id);
+        assert!(book.is_said_over(&seen(FaultKind::Nvlink, 3)));
+        assert!(!book.is_said_over(&seen(FaultKind::Nvlink, 4)), "another link's");
+        assert!(!book.is_said_over(&seen(FaultKind::Thermal, 3)), "another thing");
+    }
+
+    #[test]
+    fn what_worked_is_known_in_the_same_boot_alone() {
+        let worked = Worked { ports: BTreeMap::from([("mlx5_0:1".to_owned(), Some(400_000))]), ..Worked::default() };
+        for (boot_id, expected) in [("a", worked.clone()), ("b", Worked::default())] {
+            let kept = KeptWorked { boot_id: "a".to_owned(), worked: worked.clone() };
+            let kept = KeptFaults { worked: kept, ..KeptFaults::default() };
+            assert_eq!(book(kept, boot_id).worked, expected, "{boot_id}");
+        }
+    }
 }

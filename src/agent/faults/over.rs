@@ -7,16 +7,17 @@
 use super::super::actor::Actor;
 use super::super::health::{Looked, LookedAt};
 use super::super::journal;
+use super::kept::KeptWorked;
 use crate::domain::fault::{Action, Fault, FaultId, FaultKind, FaultState, Part};
 use crate::domain::host::DeviceUser;
 use crate::domain::ids::{GpuUuid, TaskId};
 use crate::domain::task::TaskState;
 use crate::domain::time::Timestamp;
-use crate::health::checks::{Check, Found};
+use crate::health::checks::{Check, Found, Worked};
 use crate::health::clearing::{Ended, Since, ended, no_longer_checked};
 use crate::health::history::escalated;
 use crate::health::resets::Reset;
-use crate::health::{Change, Observation, verdict};
+use crate::health::{Change, ENDED, Observation, verdict};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tracing::info;
@@ -25,6 +26,8 @@ use tracing::info;
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 /// Nodes that every program with a GPU opens beside the GPU's own.
 const SHARED_NODES: [&str; 2] = ["nvidiactl", "nvidia-uvm"];
+/// Far more than the links and ports of a machine take; the journal's values have a limit.
+const MOST_WORKED_BYTES: usize = 128 * 1024;
 /// Exceptions of programs.
 const EXCEPTIONS: [u32; 2] = [13, 31];
 
@@ -49,7 +52,7 @@ pub(super) struct Happened<'a> {
 
 impl Actor {
     /// What a round of looking is to know.
-    pub(in crate::agent) fn looked_at(&self) -> LookedAt {
+    pub(in crate::agent) fn looked_at(&mut self) -> LookedAt {
         let busy = self.ledger.held().flat_map(|(_, held)| held.claim.gpus.clone()).collect();
         let used =
             |(gpu, sample): (&GpuUuid, &crate::domain::gpu::GpuSample)| Some((gpu.clone(), sample.utilization?));
@@ -58,6 +61,8 @@ impl Actor {
             busy,
             utilization: self.samples.iter().filter_map(used).collect(),
             device_users: self.device_users(),
+            worked: self.fault_book.worked.clone(),
+            said_over: std::mem::take(&mut self.fault_book.said_over),
         }
     }
 
@@ -138,7 +143,7 @@ impl Actor {
         let mut changes = Vec::new();
         for (id, why) in over {
             info!(node = %self.facts.name, fault = id.0, why = why.as_str(), "a fault has ended");
-            self.fault_book.faults.note(id, &format!("ended: {}", why.as_str()));
+            self.fault_book.faults.note(id, &format!("{ENDED}{}", why.as_str()));
             changes.extend(self.fault_book.faults.clear(id));
         }
         changes
@@ -182,6 +187,19 @@ impl Actor {
                 let clean = Clean { last_seen: fault.last_seen, time: time + more, at: is_clean.then_some(now) };
                 self.fault_book.clean.insert(fault.id, clean);
             }
+        }
+    }
+
+    /// A restart of this process is to miss what has worked, too.
+    pub(super) fn keep_worked(&mut self, worked: Worked) {
+        let book = &mut self.fault_book;
+        if book.worked == worked {
+            return;
+        }
+        book.worked = worked.clone();
+        let value = serde_json::to_vec(&KeptWorked { boot_id: book.boot_id.clone(), worked }).unwrap_or_default();
+        if value.len() <= MOST_WORKED_BYTES {
+            self.writer.put_key(journal::WORKED.to_owned(), value);
         }
     }
 

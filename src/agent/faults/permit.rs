@@ -1,15 +1,15 @@
 //! Whether this node may take itself out of the cluster because of a fault. A node on its own decides alone; one that has
 //! joined asks its controller with each heartbeat, and does nothing while it is not answered: it cannot know how many
-//! others are out. Why it waits is told in the fault.
+//! others are out. It asks while tasks hold the node as well, and begins once they are gone: who asks is given no new
+//! ones. Why it waits is told in the fault.
 
 use super::super::actor::Actor;
 use super::remedy::takes_node;
 use crate::domain::fault::{Fault, FaultId, FaultState};
 use crate::domain::remediation::{GoingOut, Permit};
+use crate::health::NOT_REMEDIED;
 use std::time::Duration;
 
-/// How the line of a fault begins that says why nothing is done about it yet.
-pub(super) const WAITS: &str = "not remedied yet";
 /// A node whose remedy is done and that goes on as if nothing had been gives its permit back after it: a program may
 /// return long before the boot that it has asked for.
 const STILL_OUT: Duration = Duration::from_secs(600);
@@ -57,7 +57,7 @@ impl Actor {
         if self.remedies.is_busy() || self.self_checks.for_operator {
             return None;
         }
-        let fault = self.due_remedies().find(|fault| self.needs_permit(fault))?.id;
+        let fault = self.wanted_remedies().find(|fault| self.needs_permit(fault))?.id;
         Some(GoingOut { fault, begun: false })
     }
 
@@ -100,7 +100,7 @@ impl Actor {
             return;
         }
         let why = told.as_ref().map_or("", |(_, why)| why.as_str());
-        let change = self.fault_book.faults.note_instead(fault, WAITS, &format!("{WAITS}: {why}"));
+        let change = self.fault_book.faults.note_instead(fault, NOT_REMEDIED, &format!("{NOT_REMEDIED}: {why}"));
         tracing::warn!(node = %self.facts.name, fault = fault.0, why, "a remedy waits for its permit");
         self.remedies.permit.told = told;
         self.changed(change.into_iter().collect());

@@ -5,12 +5,13 @@
 use super::super::actor::Actor;
 use super::super::journal;
 use super::super::message::Inside;
-use super::permit::{Permits, WAITS};
+use super::permit::Permits;
 use crate::domain::fault::{Action, Fault, FaultId, FaultState};
 use crate::domain::ids::GpuUuid;
 use crate::domain::remediation::Remediation;
 use crate::domain::time::Timestamp;
-use crate::gpu::GpuSource;
+use crate::gpu::{GpuError, GpuSource};
+use crate::health::{NOT_REMEDIED, REMEDIATION};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -28,8 +29,8 @@ const KEPT_BYTES: usize = 300;
 const TAKE_UP_AGAIN: Duration = Duration::from_secs(2);
 /// Why the GPU is given to nobody meanwhile.
 const UNDER_REMEDY: &str = "a fault of it is being remedied";
-/// How an outcome begins in a fault's evidence. The controller tells history of it.
-const MARK: &str = "remediation";
+/// Before that is given up.
+const MOST_TRIES: u32 = 30;
 
 /// What was done about a fault, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,9 +38,18 @@ pub struct Remedied {
     pub at: Timestamp,
     /// None: it had begun when this was written.
     pub outcome: Option<String>,
-    /// It was to take the node out and did not fail, as far as it is known: when its part in that was over.
+    /// It was to take the node out and may have seen to that: when its part in it was over.
     #[serde(default)]
     pub out_since: Option<Timestamp>,
+}
+
+/// Why nothing, or not all, was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// No program has run.
+    NotBegun(String),
+    /// What it has done before nobody knows.
+    Failed(String),
 }
 
 /// The value of `meta/remedies`.
@@ -94,16 +104,18 @@ impl Actor {
     }
 
     /// Faults that something may be done about right now, the oldest first.
-    pub(super) fn due_remedies(&self) -> impl Iterator<Item = &Fault> {
-        let due = |fault: &&Fault| {
+    fn due_remedies(&self) -> impl Iterator<Item = &Fault> {
+        self.wanted_remedies().filter(|fault| self.is_let_be(fault))
+    }
+
+    /// The same with those that tasks are in the way of.
+    pub(super) fn wanted_remedies(&self) -> impl Iterator<Item = &Fault> {
+        let wanted = |fault: &&Fault| {
             let new = !self.remedies.done.contains_key(&fault.id);
             let whose = fault.subject.gpu.is_some() || fault.withdraws_node() && self.remedies.policy.is_for_nodes();
-            new && whose
-                && fault.takes_out_of_use()
-                && self.remedies.policy.is_for(fault.action)
-                && self.is_let_be(fault)
+            new && whose && fault.takes_out_of_use() && self.remedies.policy.is_for(fault.action)
         };
-        self.fault_book.faults.iter().filter(due)
+        self.fault_book.faults.iter().filter(wanted)
     }
 
     /// What a remedy works on is given to nobody, whatever becomes of its conditions meanwhile.
@@ -146,7 +158,7 @@ impl Actor {
         let Current { fault: id, gpu, .. } = current.clone();
         let lasts = |fault: &&Fault| fault.state == FaultState::Active;
         let Some(fault) = self.fault_book.faults.get(id).filter(lasts).cloned() else {
-            return self.remedied(id, Err("the fault was over before it began".to_owned()));
+            return self.remedied(id, Err(Failure::NotBegun("the fault was over before it began".to_owned())));
         };
         let (executor, policy) = (self.executor.clone(), self.remedies.policy.clone());
         let of = gpu.as_ref().map(ToString::to_string);
@@ -159,21 +171,22 @@ impl Actor {
     }
 
     /// What came of it. The fault ends by its own rules: when a reset is seen, or an operator says so.
-    pub(in crate::agent) fn remedied(&mut self, id: FaultId, outcome: Result<String, String>) {
+    pub(in crate::agent) fn remedied(&mut self, id: FaultId, outcome: Result<String, Failure>) {
         let held = self.under_remedy();
         let Some(current) = self.remedies.current.take_if(|current| current.fault == id) else { return };
-        if current.takes_node && outcome.is_ok() {
+        // A program may have seen to the boot before it failed, or was killed by it.
+        if current.takes_node && !matches!(outcome, Err(Failure::NotBegun(_))) {
             self.goes_out(id);
         }
         let (node, remediation) = (&self.facts.name, self.remedies.policy.name().to_owned());
         let sentence = match outcome {
             Ok(said) => {
                 info!(%node, fault = id.0, remediation, said, "a fault was remedied");
-                format!("{MARK} {remediation}: done{said}")
+                format!("{REMEDIATION}{remediation}: done{said}")
             }
-            Err(why) => {
+            Err(Failure::NotBegun(why) | Failure::Failed(why)) => {
                 warn!(%node, fault = id.0, remediation, why, "a fault could not be remedied; it is not tried again");
-                format!("{MARK} {remediation}: failed: {why}")
+                format!("{REMEDIATION}{remediation}: failed: {why}")
             }
         };
         self.tell_remedied(id, sentence);
@@ -188,7 +201,7 @@ impl Actor {
     }
 
     fn tell_remedied(&mut self, id: FaultId, sentence: String) {
-        let change = self.fault_book.faults.note_instead(id, WAITS, &sentence);
+        let change = self.fault_book.faults.note_instead(id, NOT_REMEDIED, &sentence);
         if let Some(done) = self.remedies.done.get_mut(&id) {
             done.outcome = Some(sentence);
         }
@@ -205,7 +218,7 @@ impl Actor {
             if self.fault_book.faults.get(id).is_some_and(takes_node) {
                 self.goes_out(id);
             }
-            self.tell_remedied(id, format!("{MARK} cut off: the agent ended meanwhile; it is not tried again"));
+            self.tell_remedied(id, format!("{REMEDIATION}cut off: the agent ended meanwhile; it is not tried again"));
         }
     }
 }
@@ -220,16 +233,17 @@ async fn apply(
     policy: &Remediation,
     fault: &Fault,
     gpu: Option<&GpuUuid>,
-) -> Result<String, String> {
+) -> Result<String, Failure> {
     let resets = fault.action == Action::ResetGpu && gpu.is_some();
+    let not_begun = |why: String| Err(Failure::NotBegun(why));
     // A handle that is open stands in the way of a reset.
-    let let_go = if resets { source.let_go().await.map_err(|error| error.to_string()) } else { Ok(()) };
+    let let_go = if resets { source.let_go().await } else { Ok(()) };
     let done = match policy {
-        _ if let_go.is_err() => let_go.map(|()| String::new()),
+        _ if let_go.is_err() => not_begun(let_go.err().map_or_else(String::new, |error| error.to_string())),
         Remediation::None => Ok(String::new()),
         Remediation::ResetGpu => match gpu {
             Some(gpu) => run(&["nvidia-smi", "--gpu-reset", "-i", &gpu.0], None).await,
-            None => Err("it is no GPU's".to_owned()),
+            None => not_begun("it is no GPU's".to_owned()),
         },
         Remediation::Command(words) => {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -239,34 +253,58 @@ async fn apply(
         }
     };
     // However it ended: a node that asks no more has no GPUs.
-    while resets && let Err(error) = source.take_up().await {
-        warn!(%error, "asking the GPUs again");
+    let asked = if resets { take_up(source).await } else { Ok(()) };
+    match (done, asked) {
+        (done, Ok(())) => done,
+        (Ok(said), Err(error)) => {
+            Err(Failure::Failed(format!("done{said}, but the GPUs are asked no more: {error}")))
+        }
+        (Err(Failure::NotBegun(why)), Err(error)) => {
+            not_begun(format!("{why}; and the GPUs are asked no more: {error}"))
+        }
+        (Err(Failure::Failed(why)), Err(error)) => {
+            Err(Failure::Failed(format!("{why}; and the GPUs are asked no more: {error}")))
+        }
+    }
+}
+
+/// Tries again for a while: who has to answer may be busy.
+async fn take_up(source: &Arc<dyn GpuSource>) -> Result<(), GpuError> {
+    let mut tries = 1;
+    loop {
+        match source.take_up().await {
+            Err(error) if tries < MOST_TRIES => warn!(%error, tries, "asking the GPUs again"),
+            end => return end,
+        }
+        tries += 1;
         tokio::time::sleep(TAKE_UP_AGAIN).await;
     }
-    done
 }
 
 /// Runs a program to its end or deadline; what it printed last.
-async fn run(words: &[&str], input: Option<Vec<u8>>) -> Result<String, String> {
-    let Some((program, arguments)) = words.split_first() else { return Err("there is no program".to_owned()) };
+async fn run(words: &[&str], input: Option<Vec<u8>>) -> Result<String, Failure> {
+    let not_begun = |why: String| Failure::NotBegun(why);
+    let Some((program, arguments)) = words.split_first() else {
+        return Err(not_begun("there is no program".to_owned()));
+    };
     let mut command = Command::new(program);
     command.args(arguments).process_group(0).kill_on_drop(true);
     command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| format!("starting {program}: {error}"))?;
+    let mut child = command.spawn().map_err(|error| not_begun(format!("starting {program}: {error}")))?;
     let group = child.id();
     match tokio::time::timeout(DEADLINE, talk(&mut child, input)).await {
         Ok((ended, said)) => {
             let said = if said.is_empty() { said } else { format!(": {said}") };
             match ended {
                 Ok(status) if status.success() => Ok(said),
-                Ok(status) => Err(format!("{status}{said}")),
-                Err(error) => Err(format!("waiting for {program}: {error}")),
+                Ok(status) => Err(Failure::Failed(format!("{status}{said}"))),
+                Err(error) => Err(Failure::Failed(format!("waiting for {program}: {error}"))),
             }
         }
         Err(_) => {
             end_group(group);
-            Err(format!("not done after {} s, and ended", DEADLINE.as_secs()))
+            Err(Failure::Failed(format!("not done after {} s, and ended", DEADLINE.as_secs())))
         }
     }
 }
@@ -314,9 +352,10 @@ mod tests {
         let said = run(&["/bin/sh", "-c", "read line; echo \"got $line\""], Some(b"{\"id\":7}\n".to_vec())).await;
         assert_eq!(said, Ok(": got {\"id\":7}".to_owned()));
         let long = run(&["/bin/sh", "-c", "yes | head -c 1000000; echo end; echo why >&2; exit 3"], None).await;
-        let why = long.unwrap_err();
+        let Err(Failure::Failed(why)) = long else { panic!("{long:?}") };
         assert!(why.contains("status: 3") && why.contains("y end; why") && why.len() < 2 * KEPT_BYTES, "{why}");
-        assert!(run(&["/nowhere/at/all"], None).await.unwrap_err().contains("starting /nowhere/at/all"));
-        assert!(run(&[], None).await.is_err());
+        let Err(Failure::NotBegun(why)) = run(&["/nowhere/at/all"], None).await else { panic!("it is not there") };
+        assert!(why.contains("starting /nowhere/at/all"), "{why}");
+        assert!(matches!(run(&[], None).await, Err(Failure::NotBegun(_))));
     }
 }

@@ -4,12 +4,13 @@
 use super::{Looked, Observed};
 use crate::agent::gpus::bounded;
 use crate::agent::message::{Inside, Reply};
+use crate::domain::fault::{FaultKind, Subject};
 use crate::domain::gpu::Gpu;
 use crate::domain::host::DeviceUser;
 use crate::domain::ids::GpuUuid;
 use crate::gpu::GpuSource;
 use crate::health::SeenAt;
-use crate::health::checks::{Checks, Look, Modes};
+use crate::health::checks::{Checks, Look, Modes, Worked};
 use crate::host::Host;
 use crate::telemetry::clock::Clock;
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,6 +52,10 @@ pub struct LookedAt {
     pub utilization: BTreeMap<GpuUuid, u32>,
     /// Tasks that run with device nodes of their own.
     pub device_users: Vec<DeviceUser>,
+    /// What an earlier process has seen to work, for the first round.
+    pub worked: Worked,
+    /// Parts of which an operator has said since the last round that such a fault is over.
+    pub said_over: Vec<(FaultKind, Subject)>,
 }
 
 /// Runs until the actor is gone; dropped to cancel.
@@ -60,6 +65,7 @@ pub struct Rounds {
     host: Host,
     looking: Looking,
     checks: Checks,
+    has_looked: bool,
     clock: Arc<dyn Clock>,
     inside: mpsc::Sender<Inside>,
     /// Sources that did not answer the last time, and why.
@@ -75,7 +81,7 @@ impl Rounds {
     ) -> Self {
         let checks = Checks::new(looking.modes.clone());
         let host = Host::new(looking.root.clone(), HOST_LIMIT);
-        Self { source, host, looking, checks, clock, inside, silent: BTreeMap::new() }
+        Self { source, host, looking, checks, has_looked: false, clock, inside, silent: BTreeMap::new() }
     }
 
     pub async fn run(mut self) {
@@ -92,6 +98,10 @@ impl Rounds {
     /// `None`: the actor is gone.
     async fn round(&mut self) -> Option<()> {
         let at = self.ask(|reply| Inside::LookedAt { reply }).await?;
+        if !std::mem::replace(&mut self.has_looked, true) {
+            self.checks.take_up(&at.worked);
+        }
+        at.said_over.iter().for_each(|(kind, subject)| self.checks.forget(*kind, subject));
         // What is seen from here on may have happened at any time before.
         let boot_us = u64::try_from(self.clock.boottime().as_micros()).ok();
         let begun = self.clock.now();
@@ -122,7 +132,7 @@ impl Rounds {
             devices: devices.as_deref(),
         });
         let observations = std::mem::take(&mut found.observations);
-        let looked = Looked { begun, found, gpus: gpus.unwrap_or_default() };
+        let looked = Looked { begun, found, gpus: gpus.unwrap_or_default(), worked: self.checks.worked() };
         self.ask(|reply| Inside::Observed(Box::new(Observed { observations, looked: Some(looked), reply }))).await
     }
 

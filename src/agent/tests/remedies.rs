@@ -44,12 +44,22 @@ async fn a_reboot_waits_until_the_controller_lets_the_node_go() {
     log.say(&node, LOST);
     controller.until("the fault is told", |seen| !seen.faults.is_empty()).await;
     let id = told(&controller).id;
-    controller.with(|seen| assert_eq!(seen.going_out, None, "a task is in the way"));
+    // It asks at once, so that nobody new comes; and does nothing while the task is there, whatever it is told.
+    let asks = |begun| Some(GoingOut { fault: id, begun });
+    controller.until("it asks", |seen| seen.going_out == asks(false)).await;
+    let beats = controller.with(|seen| {
+        seen.permit = Some(Ok(()));
+        seen.heartbeats
+    });
+    controller.until("it was let go", |seen| seen.heartbeats > beats + 2).await;
+    controller.with(|seen| assert_eq!(seen.going_out, asks(false), "a task is in the way"));
+    assert_eq!(runs(&place), 0);
+    controller.with(|seen| seen.permit = None);
+    let beats = controller.with(|seen| seen.heartbeats);
+    controller.until("that is known", |seen| seen.heartbeats > beats + 2).await;
     node.agent.release(header(1), task(0)).await.unwrap();
 
     // One of an older version, one that has too many out, one that is not there.
-    let asks = |begun| Some(GoingOut { fault: id, begun });
-    controller.until("it asks", |seen| seen.going_out == asks(false)).await;
     eventually("why it waits is told", || says(&controller, "not remedied yet: the controller did not say")).await;
     controller.with(|seen| seen.permit = Some(Err("2 of 10 nodes are out already".to_owned())));
     eventually("the refusal is told", || says(&controller, "not remedied yet: 2 of 10 nodes are out already")).await;
@@ -95,6 +105,40 @@ async fn a_reboot_that_does_not_come_gives_the_permit_back() {
     controller.with(|seen| assert_eq!(seen.going_out, Some(GoingOut { fault: id, begun: true })));
     node.clock.advance(std::time::Duration::from_secs(601));
     controller.until("it is given back", |seen| seen.going_out.is_none()).await;
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_program_that_fails_may_have_seen_to_the_boot_and_one_that_never_ran_has_not() {
+    for (words, keeps) in [(&["/bin/sh", "-c", "exit 3"][..], true), (&["/nowhere/at/all"], false)] {
+        let (gpus, log, controller) = (Sick::new(), Log::new(), Arc::new(Scripted::default()));
+        controller.with(|seen| seen.permit = Some(Ok(())));
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        let tuning = Tuning { remediation: Remediation::Command(words), ..log.tuning("boot-1") };
+        let mut node = Node::with_gpus(gpus, Some(controller.clone()), tuning).await;
+        log.say(&node, LOST);
+        eventually("what came of it is told", || says(&controller, ": failed: ")).await;
+        let id = told(&controller).id;
+        let beats = controller.with(|seen| seen.heartbeats);
+        controller.until("more heartbeats", |seen| seen.heartbeats > beats + 2).await;
+        let expected = keeps.then_some(GoingOut { fault: id, begun: true });
+        controller.with(|seen| assert_eq!(seen.going_out, expected, "{:?}", seen.faults));
+        node.end().await;
+    }
+}
+
+#[tokio::test]
+async fn why_a_remedy_waits_stays_told_however_often_its_fault_is_seen() {
+    let (gpus, log, controller) = (Sick::new(), Log::new(), Arc::new(Scripted::default()));
+    let place = tempfile::tempdir().unwrap();
+    controller.with(|seen| seen.permit = Some(Err("2 of 10 nodes are out already".to_owned())));
+    let tuning = noting(&log, &place.path().join("told"));
+    let mut node = Node::with_gpus(gpus, Some(controller.clone()), tuning).await;
+    log.say(&node, LOST);
+    eventually("the refusal is told", || says(&controller, "not remedied yet: 2 of 10")).await;
+    (0..20).for_each(|_| log.say(&node, LOST));
+    controller.until("all are counted", |seen| seen.faults.first().is_some_and(|fault| fault.count == 21)).await;
+    assert!(says(&controller, "not remedied yet: 2 of 10"), "{:?}", told(&controller).evidence);
     node.end().await;
 }
 

@@ -1,5 +1,6 @@
 //! Reads everything anew: at the start, and when it is not known what the store took.
 
+use super::super::faults::MOST_TOLD;
 use super::super::state::{Dirty, Node, State, Withdrawn};
 use super::keys::{corrupt, file_key, number_in};
 use super::record::{StoredNode, StoredSeat, StoredTask, decode, loaded_task};
@@ -40,12 +41,15 @@ pub(in crate::controller) async fn load(store: &dyn Store, cluster_id: String, t
     }
     for (key, value) in scan(store, "node/").await? {
         let registration = decode::<StoredNode>(&key, &value)?.registration();
+        let faults = faults.remove(&registration.name.0).unwrap_or_default();
         let node = Node {
-            faults: faults.remove(&registration.name.0).unwrap_or_default(),
+            knows_all_faults: faults.len() < MOST_TOLD,
+            faults,
             unlisted_faults: Vec::new(),
             faults_version: 0,
             withdrawn: Withdrawn::default(),
             permit: None,
+            empties: None,
             standing: standings.remove(&registration.name.0).unwrap_or_default(),
             registration,
             renewed: None,

@@ -265,9 +265,11 @@ fn a_list_of_nodes_and_a_tick_of_drains_walk_over_the_runs_as_often_for_many_nod
                 progress: HashMap::new(),
                 faults: Vec::new(),
                 unlisted_faults: Vec::new(),
+                knows_all_faults: true,
                 faults_version: 0,
                 withdrawn: crate::controller::state::Withdrawn::default(),
                 permit: None,
+                empties: None,
             };
             state.nodes.insert(NodeName(name), node);
         }

@@ -190,6 +190,47 @@ async fn nodes_take_themselves_out_one_after_the_other() {
 }
 
 #[tokio::test]
+async fn a_node_that_tasks_hold_takes_no_new_ones_and_goes_once_it_is_empty() {
+    // 20 % of two allow one.
+    let cluster = Cluster::new(&[("n1", 2), ("n2", 2)]).await;
+    let ask = |node: &str, asked: Option<u64>| {
+        let asked = asked.map(|fault| GoingOut { fault: FaultId(fault), begun: false });
+        cluster.agent(node).with(|inner| inner.script.going_out = asked);
+    };
+    let state = async |name: &str| {
+        let nodes = cluster.controller.list_nodes(&user("ann")).await.unwrap();
+        nodes.into_iter().find(|node| node.name == name).map(|node| node.state).unwrap()
+    };
+    let runs = async |name: &str| {
+        let id = cluster.submit(&job(name, &[role("worker", 1, 2)])).await;
+        gpu_of(&cluster, id, 1).await;
+        (id, cluster.run(id).tasks[0].seat.node.0.clone())
+    };
+    let refused =
+        |node: &str, words: &str| permit(&cluster, node).is_some_and(|it| it.is_err_and(|why| why.contains(words)));
+    let (first, n1) = runs("first").await;
+    ask(&n1, Some(11));
+    cluster.until("it has to be empty first", |_| refused(&n1, "1 tasks are there or on their way")).await;
+    assert_eq!(state(&n1).await, "CORDONED");
+    let (second, n2) = runs("second").await;
+    assert_ne!(n1, n2, "nobody is sent there");
+    ask(&n2, Some(21));
+    cluster.until("the other one has to wait", |_| refused(&n2, "1 take no new tasks in order to go")).await;
+    assert_eq!(state(&n2).await, "READY");
+
+    // Who is empty comes before who is not.
+    cluster.end_tasks(second, &Exit::success());
+    cluster.until("the other one may", |c| permit(c, &n2) == Some(Ok(FaultId(21)))).await;
+    cluster.until("its place is taken", |_| refused(&n1, "1 of 2 nodes are out")).await;
+    assert_eq!(state(&n1).await, "READY");
+    ask(&n2, None);
+    cluster.until("it is its turn again", |_| refused(&n1, "there or on their way")).await;
+    cluster.end_tasks(first, &Exit::success());
+    cluster.until("it is empty", |c| permit(c, &n1) == Some(Ok(FaultId(11)))).await;
+    assert_eq!((state(&n1).await, state(&n2).await), ("CORDONED".to_owned(), "READY".to_owned()));
+}
+
+#[tokio::test]
 async fn a_node_with_more_faults_than_it_tells_opens_each_of_them_once() {
     let cluster = Cluster::new(&[("n1", 1)]).await;
     let nth =
@@ -215,4 +256,41 @@ async fn a_node_with_more_faults_than_it_tells_opens_each_of_them_once() {
     last.insert(0, nth(3, FaultState::Cleared));
     tell(&cluster, 1, 21, last).await;
     assert_eq!(counts().await, (74, 1));
+}
+
+#[tokio::test]
+async fn what_a_node_tells_late_is_told_from_its_beginning_to_its_end() {
+    let mut cluster = Cluster::new(&[("n1", 1)]).await;
+    let nth =
+        |n: u64, state| Fault { id: FaultId(10_000 + n), state, first_seen: Some(Timestamp(5)), ..read_only(1) };
+    let many = |range: std::ops::Range<u64>, state| range.map(|n| nth(n, state)).collect::<Vec<_>>();
+    let counts = async |cluster: &Cluster| {
+        cluster.some_ticks().await;
+        let events = cluster.history.read(0, 1000).await.unwrap().events;
+        let of = |kind: &str| events.iter().filter(|event| event.kind == kind).count();
+        (of("fault.opened"), of("fault.cleared"))
+    };
+    // A hundred at once; those that were left out come while they last, or when they are over.
+    tell(&cluster, 1, 1, many(36..100, FaultState::Active)).await;
+    tell(&cluster, 1, 2, [many(20..36, FaultState::Active), many(52..100, FaultState::Active)].concat()).await;
+    assert_eq!(counts(&cluster).await, (80, 0));
+    tell(&cluster, 1, 3, [many(0..20, FaultState::Cleared), many(56..100, FaultState::Active)].concat()).await;
+    assert_eq!(counts(&cluster).await, (100, 20));
+    // Those that are over are told no more than once, however often they are left out and come back.
+    for round in 0..3 {
+        tell(&cluster, 1, 4 + round * 2, many(36..100, FaultState::Active)).await;
+        tell(
+            &cluster,
+            1,
+            5 + round * 2,
+            [many(0..20, FaultState::Cleared), many(56..100, FaultState::Active)].concat(),
+        )
+        .await;
+    }
+    assert_eq!(counts(&cluster).await, (100, 20));
+    // What was left out before a restart is not known, and told by its end alone where it was told before.
+    cluster.restart().await;
+    cluster.until("it is back", |c| c.is_ready(&"n1".into())).await;
+    tell(&cluster, 1, 20, [many(20..36, FaultState::Active), many(52..100, FaultState::Active)].concat()).await;
+    assert_eq!(counts(&cluster).await, (100, 20));
 }

@@ -5,7 +5,9 @@
 //! loaded; aggregate: since the board was made) and go back to 0 with a reset.
 
 use crate::domain::ids::GpuUuid;
+use crate::domain::pci::PciAddress;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// One thing that a device was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -204,11 +206,33 @@ pub struct Temperatures {
     pub gpu_max_c: Reading<u32>,
 }
 
+/// What is at the other end of an NVLink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkEnd {
+    Gpu(PciAddress),
+    Switch(PciAddress),
+    /// E.g. the processor.
+    Other(PciAddress),
+}
+
+impl fmt::Display for LinkEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gpu(pci) => write!(f, "the GPU at {pci}"),
+            Self::Switch(pci) => write!(f, "the NVSwitch at {pci}"),
+            Self::Other(pci) => write!(f, "the device at {pci}"),
+        }
+    }
+}
+
 /// One NVLink. Counts; older and newer boards have different ones.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NvLink {
     pub link: u32,
     pub is_active: Reading<bool>,
+    /// Where it leads; none while it is down, or where the driver does not say it.
+    pub far_end: Option<LinkEnd>,
     /// Packets that were sent again. This and the next four: on boards before Blackwell.
     pub replays: Reading<u64>,
     pub recoveries: Reading<u64>,

@@ -50,6 +50,11 @@ impl Answers {
     }
 }
 
+/// It says nothing right now, or that it is lost.
+pub(super) fn is_away(device: &DeviceHealth) -> bool {
+    device.answer.as_ref().map_or(true, |health| failures(health).any(|(code, _)| code == GPU_IS_LOST))
+}
+
 /// Whether the driver answers for it in time.
 pub(super) fn hung(device: &DeviceHealth) -> Finding {
     match &device.answer {

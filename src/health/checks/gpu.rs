@@ -2,6 +2,7 @@
 
 use super::answers::{self, Answers};
 use super::ecc::Ecc;
+use super::far_end::{FarEnd, Standing};
 use super::memory_held::MemoryHeld;
 use super::modes::Check;
 use super::nvlink::Link;
@@ -10,9 +11,9 @@ use super::recovery::Recovery;
 use super::round::Round;
 use super::slowdown::Slowdown;
 use super::{Look, fabric, memory_cells};
-use crate::domain::fault::{Part, Subject};
+use crate::domain::fault::{FaultKind, Part, Subject};
 use crate::domain::gpu::Gpu;
-use crate::domain::gpu::health::{ClockEvents, DeviceHealth, HealthSnapshot, NvLink};
+use crate::domain::gpu::health::{ClockEvents, DeviceHealth, HealthSnapshot, LinkEnd, NvLink};
 use crate::domain::host::PciFunction;
 use std::collections::BTreeMap;
 
@@ -31,6 +32,8 @@ pub(super) struct Place<'a> {
     /// MIG is on.
     pub is_divided: bool,
     utilization: Option<u32>,
+    /// What is around it.
+    look: Look<'a>,
 }
 
 impl<'a> Place<'a> {
@@ -45,6 +48,7 @@ impl<'a> Place<'a> {
             is_busy: look.busy.contains(&device.gpu) || look.known.iter().any(holds),
             is_divided: known.is_some_and(|gpu| gpu.mig_mode == Some(true)),
             utilization: look.utilization.get(&device.gpu).copied(),
+            look: *look,
         }
     }
 
@@ -75,6 +79,30 @@ pub(super) struct GpuMemory {
 }
 
 impl GpuMemory {
+    /// None: it has none.
+    pub fn links_that_worked(&self) -> Option<BTreeMap<u32, Option<LinkEnd>>> {
+        let links = self.links.iter().filter_map(|(number, link)| Some((*number, link.worked()?)));
+        Some(links.collect()).filter(|links: &BTreeMap<_, _>| !links.is_empty())
+    }
+
+    pub fn take_up_links(&mut self, links: &BTreeMap<u32, Option<LinkEnd>>) {
+        let known = links.iter().take(MOST_LINKS).map(|(number, end)| (*number, Link::that_worked(*end)));
+        self.links.extend(known);
+    }
+
+    pub fn forget(&mut self, kind: FaultKind, link: Option<u32>) {
+        match kind {
+            FaultKind::Thermal | FaultKind::PowerBrake | FaultKind::HwSlowdown => self.slowdown.forget(kind),
+            FaultKind::PcieReplay => self.pcie.forget_replays(),
+            FaultKind::Nvlink => {
+                if let Some(link) = link.and_then(|link| self.links.get_mut(&link)) {
+                    link.forget_errors();
+                }
+            }
+            _ => {}
+        }
+    }
+
     pub fn look(&mut self, device: &DeviceHealth, place: &Place<'_>, round: &mut Round<'_>) {
         let subject = &place.subject;
         round.file(Check::GpuLost, subject, self.answers.lost(device));
@@ -127,8 +155,14 @@ impl GpuMemory {
         self.links.retain(|number, _| links.iter().any(|link| link.link == *number));
         for link in links {
             let (memory, subject) = (self.links.entry(link.link).or_default(), place.link(link.link));
-            round.file(Check::NvlinkState, &subject, memory.state(link));
-            round.file(Check::NvlinkErrors, &subject, memory.errors(link, round.seen()));
+            let far = FarEnd::of(memory.end(link), &place.look);
+            let state = memory.state(link, &far);
+            if far.standing == Standing::Away {
+                round.file_of_others(Check::NvlinkState, &subject, state);
+            } else {
+                round.file(Check::NvlinkState, &subject, state);
+            }
+            round.file(Check::NvlinkErrors, &subject, memory.errors(link, &far, round.seen()));
         }
     }
 

@@ -1,12 +1,13 @@
 //! Ports of InfiniBand devices, RoCE cards too: those that were active once are to be active, to stay so, and to be as
-//! fast as they were. Ports that nothing is plugged into have never been active, and are nothing.
+//! fast as they were. Ports that nothing is plugged into have never been active, and are nothing; what somebody switched
+//! off is not missed until it is switched on again.
 
 use super::Look;
 use super::growth::{Counter, Rate, elapsed};
 use super::modes::Check;
 use super::round::{Finding, Round};
 use crate::domain::fault::{Action, Part, Subject, Verdict};
-use crate::domain::host::{InfinibandDevice, InfinibandPort, PhysState, PortState};
+use crate::domain::host::{InfinibandDevice, InfinibandPort, LinkLayer, PhysState, PortState};
 use crate::domain::pci::PciAddress;
 use crate::health::SeenAt;
 use crate::health::verdict::Judgement;
@@ -42,6 +43,8 @@ pub(super) struct Infiniband {
 struct Port {
     pci: Option<PciAddress>,
     was_active: bool,
+    /// In the round before.
+    was_off: bool,
     down_rounds: u8,
     /// The highest rate while it was active.
     best_mbps: Option<u64>,
@@ -52,6 +55,24 @@ struct Port {
 }
 
 impl Infiniband {
+    /// Ports that were active, and how fast.
+    pub fn worked(&self) -> BTreeMap<String, Option<u64>> {
+        let active = self.ports.iter().filter(|(_, port)| port.was_active);
+        active.map(|(name, port)| (name.clone(), port.best_mbps)).collect()
+    }
+
+    pub fn take_up(&mut self, ports: &BTreeMap<String, Option<u64>>) {
+        let known = |(name, best): (&String, &Option<u64>)| {
+            (name.clone(), Port { was_active: true, best_mbps: *best, ..Port::default() })
+        };
+        self.ports.extend(ports.iter().take(MOST_PORTS).map(known));
+    }
+
+    /// All that was seen of a port.
+    pub fn forget(&mut self, name: &str) {
+        self.ports.remove(name);
+    }
+
     pub fn look(&mut self, look: &Look<'_>, round: &mut Round<'_>) {
         let Some(devices) = look.infiniband else { return };
         let mut unseen: Vec<String> = self.ports.keys().cloned().collect();
@@ -63,8 +84,11 @@ impl Infiniband {
             let memory = self.ports.entry(name.clone()).or_default();
             memory.pci = device.pci.as_deref().and_then(|pci| pci.parse().ok());
             let subject = Subject { pci: memory.pci, ..Subject::device(name) };
+            let (is_off, was_off) = (is_switched_off(port), memory.was_off);
+            memory.was_off = is_off;
             round.file(Check::InfinibandState, &subject, memory.state(port));
-            round.file(Check::InfinibandFlaps, &subject, memory.flaps(port, look.seen));
+            // Where somebody did it the kernel counts it as well.
+            round.file(Check::InfinibandFlaps, &subject, memory.flaps(port, look.seen, is_off || was_off));
             round.file(Check::InfinibandRate, &subject, memory.rate(port));
             round.file(Check::InfinibandErrors, &subject, memory.errors(port, look.seen));
         }
@@ -76,6 +100,11 @@ impl Infiniband {
             round.file(Check::InfinibandState, &subject, memory.gone());
         }
     }
+}
+
+/// By its administrator. The kernel says the same of every Ethernet port without a link, whatever the reason.
+fn is_switched_off(port: &InfinibandPort) -> bool {
+    port.phys_state == Some(PhysState::Disabled) && port.link_layer != Some(LinkLayer::Ethernet)
 }
 
 /// Every port with its name, as `mlx5_0:1`.
@@ -96,10 +125,11 @@ impl Port {
             (self.was_active, self.down_rounds) = (true, 0);
             return Finding::InOrder;
         }
+        if is_switched_off(port) {
+            self.down_rounds = 0;
+            return if self.was_active { Finding::InOrder } else { Finding::NotThere };
+        }
         let (verdict, action, reason) = match (state, port.phys_state) {
-            (_, Some(PhysState::Disabled)) => {
-                (Verdict::Link, Action::None, "A port that was active was switched off by somebody.")
-            }
             (PortState::Init | PortState::Armed, Some(PhysState::LinkUp)) => (
                 Verdict::Fabric,
                 Action::Inspect,
@@ -130,9 +160,9 @@ impl Port {
         if self.down_rounds < ROUNDS { Finding::Unseen } else { Finding::fault(judgement, evidence) }
     }
 
-    fn flaps(&mut self, port: &InfinibandPort, seen: SeenAt) -> Finding {
+    fn flaps(&mut self, port: &InfinibandPort, seen: SeenAt, by_somebody: bool) -> Finding {
         let Some(value) = port.link_downed() else { return Finding::NotThere };
-        let grown = self.link_downed.step(value, seen).filter(|_| self.was_active);
+        let grown = self.link_downed.step(value, seen).filter(|_| self.was_active && !by_somebody);
         if let Some(growth) = grown {
             let times = usize::try_from(growth.by()).unwrap_or(MOST_FLAPS).min(MOST_FLAPS);
             self.flaps.extend(std::iter::repeat_n(seen, times));

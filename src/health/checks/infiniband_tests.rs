@@ -103,7 +103,6 @@ fn ports_without_a_cable_and_machines_without_ports_are_fine() {
 fn why_it_is_down_is_told_apart() {
     for (state, phys_state, expected) in [
         (PortState::Init, PhysState::LinkUp, (Verdict::Fabric, Action::Inspect)),
-        (PortState::Down, PhysState::Disabled, (Verdict::Link, Action::None)),
         (PortState::Down, PhysState::Polling, LINK),
         (PortState::Init, PhysState::Training, LINK),
     ] {
@@ -112,6 +111,29 @@ fn why_it_is_down_is_told_apart() {
         let down = InfinibandPort { phys_state: Some(phys_state), ..port(state) };
         assert_eq!(node.after(2, &down), [expected], "{state:?} {phys_state:?}");
     }
+}
+
+#[test]
+fn a_port_that_somebody_switched_off_is_not_missed_until_it_is_on_again() {
+    let off = |link_downed| InfinibandPort {
+        phys_state: Some(PhysState::Disabled),
+        link_layer: Some(LinkLayer::Infiniband),
+        state: Some(PortState::Down),
+        ..counting("link_downed", link_downed)
+    };
+    let mut node = Node::new();
+    node.after(1, &counting("link_downed", 7));
+    assert_eq!((node.after(3, &off(8)), node.after(1, &counting("link_downed", 9))), (vec![], vec![]));
+    assert_eq!(node.after(3, &off(10)), []);
+    // On again, it is trained for a moment, or there is no cable any more.
+    let down = InfinibandPort { phys_state: Some(PhysState::Polling), ..off(10) };
+    assert_eq!((node.after(1, &down), node.after(1, &down)), (vec![], vec![LINK]));
+    // What was a fault before is over by somebody's word.
+    let found = node.look(Some(&[device(vec![off(10)])]));
+    assert_eq!(judged(&found), []);
+    // A network card has the same words for a cable that was pulled.
+    let pulled = InfinibandPort { link_layer: Some(LinkLayer::Ethernet), ..off(10) };
+    assert_eq!(node.after(2, &pulled), [LINK]);
 }
 
 #[test]
@@ -164,6 +186,21 @@ fn errors_are_told_by_their_rate() {
     assert_eq!(after("port_rcv_errors", 3), Told::Fault(LINK.0, LINK.1));
     assert_eq!(after("local_link_integrity_errors", 1), Told::Fault(LINK.0, LINK.1));
     assert_eq!(after("port_xmit_wait", 1_000_000), Told::InOrder);
+}
+
+#[test]
+fn a_port_that_was_active_is_missed_after_a_restart_and_not_after_an_operators_word() {
+    let mut before = Node::new();
+    before.after(1, &port(PortState::Active));
+    let mut node = Node::new();
+    node.checks.take_up(&before.checks.worked());
+    assert_eq!(node.after(2, &port(PortState::Down)), [LINK]);
+    let slow = InfinibandPort { rate_mbps: Some(100_000), ..port(PortState::Active) };
+    assert_eq!(node.after(2, &slow), [LINK]);
+    node.checks.forget(FaultKind::Infiniband, &Subject::device("mlx5_0:1"));
+    assert_eq!(node.after(9, &port(PortState::Down)), []);
+    assert_eq!(node.after(9, &slow), []);
+    assert_eq!(node.after(2, &port(PortState::Down)), [LINK], "it has worked again");
 }
 
 #[test]

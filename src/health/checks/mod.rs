@@ -16,6 +16,7 @@ mod device_access;
 mod driver;
 mod ecc;
 mod fabric;
+mod far_end;
 mod gpu;
 mod gpu_count;
 mod growth;
@@ -32,10 +33,12 @@ mod slowdown;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod worked;
 
 pub use at_once::{as_far_as, at_once};
 pub use modes::{Check, Mode, Modes};
 pub use round::Finding;
+pub use worked::Worked;
 
 use super::{Observation, SeenAt};
 
@@ -142,6 +145,31 @@ pub struct Checks {
 impl Checks {
     pub fn new(modes: Modes) -> Self {
         Self { modes, ..Self::default() }
+    }
+
+    /// What a later process of the agent is to know, in the same boot.
+    pub fn worked(&self) -> Worked {
+        let links = |(gpu, memory): (&GpuUuid, &GpuMemory)| Some((gpu.clone(), memory.links_that_worked()?));
+        Worked { links: self.gpus.iter().filter_map(links).collect(), ports: self.infiniband.worked() }
+    }
+
+    /// Takes up what an earlier process knew, before the first round.
+    pub fn take_up(&mut self, worked: &Worked) {
+        for (gpu, links) in worked.links.iter().take(MOST_GPUS) {
+            self.gpus.entry(gpu.clone()).or_default().take_up_links(links);
+        }
+        self.infiniband.take_up(&worked.ports);
+    }
+
+    /// An operator has said that such a fault is over: what was seen of it in past rounds counts no more. What is still
+    /// wrong is found again; a port is not missed before it has worked anew, for who unplugs it says so like this.
+    pub fn forget(&mut self, kind: FaultKind, subject: &Subject) {
+        if let Some(memory) = subject.gpu.as_ref().and_then(|gpu| self.gpus.get_mut(gpu)) {
+            memory.forget(kind, subject.link);
+        }
+        if let Some(port) = subject.device.as_deref().filter(|_| kind == FaultKind::Infiniband) {
+            self.infiniband.forget(port);
+        }
     }
 
     /// Judges what one round saw. Rounds come in the order of their time.

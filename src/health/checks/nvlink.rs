@@ -1,12 +1,14 @@
 //! NVLinks: those that were up once are to be up, and their error counters are not to run.
 //!
 //! Boards have links that nothing is connected to, PCIe cards without a bridge have all of them: a link that was never
-//! up is nothing. On a board that is divided the driver takes its links down.
+//! up is nothing. On a board that is divided the driver takes its links down, which their other ends see as well; and a
+//! board that goes takes down links of boards that are well. So what is at the other end is looked at too.
 
+use super::far_end::{FarEnd, Standing};
 use super::growth::Rate;
 use super::round::Finding;
 use crate::domain::fault::{Action, Verdict};
-use crate::domain::gpu::health::{NvLink, Reading};
+use crate::domain::gpu::health::{LinkEnd, NvLink, Reading};
 use crate::health::SeenAt;
 use crate::health::verdict::Judgement;
 use std::time::Duration;
@@ -39,34 +41,70 @@ fn crc_errors(link: &NvLink) -> Option<u64> {
 #[derive(Debug, Default)]
 pub(super) struct Link {
     was_up: bool,
+    /// Where it led when it was up.
+    end: Option<LinkEnd>,
     down_rounds: u8,
     rates: [Rate; LIMITS.len()],
 }
 
 impl Link {
+    /// One that an earlier process of the agent has seen up.
+    pub fn that_worked(end: Option<LinkEnd>) -> Self {
+        Self { was_up: true, end, ..Self::default() }
+    }
+
+    /// Where it leads, if it ever was up.
+    pub fn worked(&self) -> Option<Option<LinkEnd>> {
+        self.was_up.then_some(self.end)
+    }
+
+    /// Of the past.
+    pub fn forget_errors(&mut self) {
+        self.rates = Default::default();
+    }
+
+    /// Where it leads, as far as it was ever said.
+    pub fn end(&mut self, link: &NvLink) -> Option<LinkEnd> {
+        self.end = link.far_end.or(self.end);
+        self.end
+    }
+
     /// Whether it is up, if it ever was.
-    pub fn state(&mut self, link: &NvLink) -> Finding {
-        match link.is_active {
-            Reading::Known(true) => {
+    pub fn state(&mut self, link: &NvLink, far: &FarEnd) -> Finding {
+        match (&link.is_active, &far.standing) {
+            (Reading::Known(true), _) => {
                 (self.was_up, self.down_rounds) = (true, 0);
                 Finding::InOrder
             }
-            Reading::Known(false) if self.was_up => {
+            (Reading::Known(false), Standing::Divided) if self.was_up => {
+                self.down_rounds = 0;
+                Finding::InOrder
+            }
+            (Reading::Known(false), standing) if self.was_up => {
                 self.down_rounds = self.down_rounds.saturating_add(1);
                 if self.down_rounds < DOWN_ROUNDS {
                     return Finding::Unseen;
                 }
-                let reason = "An NVLink that was up is down: GPUs reach each other over fewer links, or not at all.";
-                let evidence = format!("link {}: inactive, was active", link.link);
-                Finding::fault(Judgement::new(Verdict::Link, Action::ResetGpu, reason), evidence)
+                let (action, reason) = match standing {
+                    Standing::Away => (
+                        Action::None,
+                        "An NVLink that was up is down because the GPU at its other end is away: that one is to be looked at.",
+                    ),
+                    Standing::There | Standing::Divided => (
+                        Action::ResetGpu,
+                        "An NVLink that was up is down: GPUs reach each other over fewer links, or not at all.",
+                    ),
+                };
+                let evidence = format!("link {}{}: inactive, was active", link.link, far.name);
+                Finding::fault(Judgement::new(Verdict::Link, action, reason), evidence)
             }
-            Reading::Known(false) | Reading::NotSupported => Finding::NotThere,
-            Reading::Failed { .. } => Finding::Unseen,
+            (Reading::Known(false) | Reading::NotSupported, _) => Finding::NotThere,
+            (Reading::Failed { .. }, _) => Finding::Unseen,
         }
     }
 
     /// Whether its counters run, if it ever was up.
-    pub fn errors(&mut self, link: &NvLink, seen: SeenAt) -> Finding {
+    pub fn errors(&mut self, link: &NvLink, far: &FarEnd, seen: SeenAt) -> Finding {
         let mut finding = Finding::NotThere;
         if !self.was_up {
             return finding;
@@ -76,7 +114,8 @@ impl Link {
             match rate.over(MINUTE, value, seen) {
                 Some(growth) if growth.is_above(*most, MINUTE) => {
                     let reason = "An NVLink has so many errors that what goes over it is sent again and again.";
-                    let evidence = format!("link {}, {name}: {growth}; allowed: {most} a minute", link.link);
+                    let evidence =
+                        format!("link {}{}, {name}: {growth}; allowed: {most} a minute", link.link, far.name);
                     return Finding::fault(Judgement::new(Verdict::Link, Action::ResetGpu, reason), evidence);
                 }
                 Some(_) if finding == Finding::NotThere => finding = Finding::InOrder,
@@ -102,8 +141,9 @@ mod tests {
     #[test]
     fn only_links_that_were_up_can_be_down() {
         let mut memory = Link::default();
-        let mut states =
-            |states: &[bool]| states.iter().map(|up| told(&memory.state(&link(*up)))).collect::<Vec<_>>();
+        let mut states = |states: &[bool]| {
+            states.iter().map(|up| told(&memory.state(&link(*up), &FarEnd::default()))).collect::<Vec<_>>()
+        };
         assert_eq!(states(&[false; 3]), [Told::NotThere; 3]);
         assert_eq!(states(&[true, false, true]), [Told::InOrder, Told::Unseen, Told::InOrder]);
         assert_eq!(states(&[false; 4]), [Told::Unseen, FAULT, FAULT, FAULT]);
@@ -111,11 +151,37 @@ mod tests {
     }
 
     #[test]
+    fn a_link_is_down_for_its_other_ends_sake_or_its_own() {
+        let away = Told::Fault(Verdict::Link, Action::None);
+        for (standing, expected) in [
+            (Standing::There, [FAULT, FAULT]),
+            (Standing::Away, [away, FAULT]),
+            // Undivided again it has to come up.
+            (Standing::Divided, [Told::InOrder, Told::Unseen]),
+        ] {
+            let mut memory = Link::default();
+            let far = FarEnd { standing, ..FarEnd::default() };
+            memory.state(&link(true), &far);
+            let last = (0..3).map(|_| told(&memory.state(&link(false), &far))).last().unwrap();
+            let back = told(&memory.state(&link(false), &FarEnd::default()));
+            assert_eq!([last, back], expected, "{far:?}");
+        }
+    }
+
+    #[test]
+    fn where_a_link_leads_is_known_after_it_went_down() {
+        let (mut memory, end) = (Link::default(), LinkEnd::Gpu("0000:0f:00.0".parse().unwrap()));
+        assert_eq!(memory.end(&link(false)), None);
+        assert_eq!(memory.end(&NvLink { far_end: Some(end), ..link(true) }), Some(end));
+        assert_eq!(memory.end(&link(false)), Some(end));
+    }
+
+    #[test]
     fn what_cannot_be_read_takes_no_link_down() {
         let mut memory = Link::default();
-        memory.state(&link(true));
+        memory.state(&link(true), &FarEnd::default());
         let failed = NvLink { is_active: Reading::Failed { code: 999, message: String::new() }, ..link(true) };
-        assert!((0..10).all(|_| told(&memory.state(&failed)) == Told::Unseen));
+        assert!((0..10).all(|_| told(&memory.state(&failed, &FarEnd::default())) == Told::Unseen));
     }
 
     /// Three rounds of 30 s each with this growth between them.
@@ -125,7 +191,7 @@ mod tests {
         for round in 0..3 {
             let mut link = link(true);
             grow(&mut link, u64::try_from(round).unwrap());
-            last = told(&memory.errors(&link, at(round * 2)));
+            last = told(&memory.errors(&link, &FarEnd::default(), at(round * 2)));
         }
         last
     }

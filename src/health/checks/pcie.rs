@@ -28,6 +28,11 @@ pub(super) struct Pcie {
 }
 
 impl Pcie {
+    /// Of the past.
+    pub fn forget_replays(&mut self) {
+        self.replays = Rate::default();
+    }
+
     /// Whether all lanes are used that the device and its slot both have.
     pub fn width(&mut self, link: &PcieLink, function: Option<&PciFunction>, is_loaded: bool) -> Finding {
         let device = function.and_then(|function| function.max_link).map(|link| link.width);

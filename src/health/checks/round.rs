@@ -79,6 +79,13 @@ impl<'a> Round<'a> {
         }
     }
 
+    /// The same of what is another part's doing: this one is no longer condemned for it.
+    pub fn file_of_others(&mut self, check: Check, subject: &Subject, finding: Finding) {
+        let before = self.observations.len();
+        self.file(check, subject, finding);
+        self.observations[before..].iter_mut().for_each(|found| found.clears = Clears::Misjudged);
+    }
+
     /// The driver asks for no reset or reboot any more: what waited for one is over.
     pub fn recovered(&mut self, subject: &Subject, evidence: &str) {
         let check = Check::RecoveryAction;

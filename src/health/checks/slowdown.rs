@@ -4,7 +4,7 @@
 //! is warm, an idle board. Hardware does it for moments as well, so that it takes most of some minutes to be a fault.
 
 use super::round::Finding;
-use crate::domain::fault::{Action, Verdict};
+use crate::domain::fault::{Action, FaultKind, Verdict};
 use crate::domain::gpu::health::{ClockEvents, Reading};
 use crate::health::verdict::Judgement;
 
@@ -40,6 +40,16 @@ pub(super) struct Slowed {
 }
 
 impl Slowdown {
+    /// The samples of one reason.
+    pub fn forget(&mut self, kind: FaultKind) {
+        match kind {
+            FaultKind::Thermal => self.thermal = Window::default(),
+            FaultKind::PowerBrake => self.power_brake = Window::default(),
+            FaultKind::HwSlowdown => self.other = Window::default(),
+            _ => {}
+        }
+    }
+
     pub fn look(&mut self, reading: &Reading<ClockEvents>, temperature_c: Option<u32>) -> Slowed {
         let is = |bit| reading.known().map(|events| events.has(bit));
         let (thermal, brake) = (is(ClockEvents::HW_THERMAL), is(ClockEvents::HW_POWER_BRAKE));
@@ -128,6 +138,24 @@ mod tests {
         let mixed = [times(6, Bits::HW_THERMAL), times(4, 0)].concat();
         assert_eq!(told_after(&mixed)[0], GPU);
         assert_eq!(told_after(&[mixed, times(1, 0)].concat())[0], Told::InOrder);
+    }
+
+    #[test]
+    fn samples_of_one_reason_are_forgotten_alone() {
+        use ClockEvents as Bits;
+        let mut slowdown = Slowdown::default();
+        let look = |slowdown: &mut Slowdown, bits| {
+            let Slowed { thermal, power_brake, .. } = slowdown.look(&Reading::Known(ClockEvents(bits)), None);
+            (told(&thermal), told(&power_brake))
+        };
+        let both = Bits::HW_THERMAL | Bits::HW_POWER_BRAKE;
+        let last = (0..6).map(|_| look(&mut slowdown, both)).last();
+        assert_eq!(last, Some((GPU, NODE)));
+        slowdown.forget(FaultKind::Thermal);
+        assert_eq!(look(&mut slowdown, 0), (Told::InOrder, NODE));
+        // Still hot, it takes as long again.
+        let again: Vec<_> = (0..6).map(|_| look(&mut slowdown, Bits::HW_THERMAL).0).collect();
+        assert_eq!(again, [[Told::Unseen; 5].as_slice(), &[GPU]].concat());
     }
 
     #[test]

@@ -327,10 +327,16 @@ impl Dice {
         (self.below(5) > 0).then(|| value(self))
     }
 
+    fn link_end(&mut self) -> LinkEnd {
+        let pci = slot(self.below(12) + 16).parse().unwrap();
+        [LinkEnd::Gpu(pci), LinkEnd::Gpu(pci), LinkEnd::Switch(pci), LinkEnd::Other(pci)][self.below(4)]
+    }
+
     fn link(&mut self) -> NvLink {
         NvLink {
             link: small(self.below(80)),
             is_active: self.reading(Self::flip),
+            far_end: self.maybe(Self::link_end),
             replays: self.reading(Self::number),
             recoveries: self.reading(Self::number),
             crc_flit_errors: self.reading(Self::number),

@@ -10,6 +10,10 @@ use crate::health::verdict::Judgement;
 /// Lines of evidence that a fault keeps: the first ones and the last.
 pub const EVIDENCE_LINES: usize = 5;
 pub const EVIDENCE_BYTES: usize = 400;
+/// How lines begin that say what was done about a fault, and not what was seen: nothing that is seen pushes them out.
+const NOTES: [&str; 3] = [super::NOT_REMEDIED, super::REMEDIATION, super::ENDED];
+/// Of these.
+const MOST_NOTES: usize = 3;
 
 /// One fault while it is kept.
 #[derive(Debug, Clone)]
@@ -78,10 +82,7 @@ impl Open {
         fault.job = fault.job.or(observation.job);
         fault.subject.gpu = fault.subject.gpu.take().or(observation.subject.gpu);
         self.address = self.address.or(observation.address);
-        if fault.evidence.len() == EVIDENCE_LINES {
-            fault.evidence.pop();
-        }
-        fault.evidence.push(cut(&observation.evidence));
+        add_seen(&mut fault.evidence, &observation.evidence);
         if self.judge(observation.judgement) { Change::Raised(self.fault.id) } else { Change::Again(self.fault.id) }
     }
 
@@ -138,6 +139,30 @@ pub const fn slot(source: Source) -> usize {
     }
 }
 
+/// Adds what was seen: in the place of the last line of that sort, where there is no room.
+pub fn add_seen(evidence: &mut Vec<String>, line: &str) {
+    put(evidence, line, false);
+}
+
+/// Adds what was done: in the place of what was seen last, where there is no room.
+pub fn add_note(evidence: &mut Vec<String>, line: &str) {
+    put(evidence, line, true);
+}
+
+fn put(evidence: &mut Vec<String>, line: &str, is_note: bool) {
+    let is_kept = |line: &String| NOTES.iter().any(|mark| line.starts_with(mark));
+    let (mut notes, mut seen): (Vec<String>, Vec<String>) = std::mem::take(evidence).into_iter().partition(is_kept);
+    if is_note {
+        notes.drain(..(notes.len() + 1).saturating_sub(MOST_NOTES));
+        notes.push(cut(line));
+        seen.truncate(EVIDENCE_LINES - notes.len());
+    } else {
+        seen.truncate(EVIDENCE_LINES.saturating_sub(notes.len() + 1));
+        seen.push(cut(line));
+    }
+    evidence.extend(seen.into_iter().chain(notes));
+}
+
 /// Evidence of bounded length.
 pub fn cut(line: &str) -> String {
     let mut end = EVIDENCE_BYTES.min(line.len());
@@ -145,4 +170,44 @@ pub fn cut(line: &str) -> String {
         end -= 1;
     }
     line[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_seen_takes_the_place_of_what_was_seen_last_and_no_others() {
+        let waits = "not remedied yet: 2 nodes are out";
+        for (before, line, expected) in [
+            (&["a"][..], "b", &["a", "b"][..]),
+            (&["a", "b", "c", "d", "e"], "f", &["a", "b", "c", "d", "f"]),
+            (&["a", "b", "c", "d", waits], "f", &["a", "b", "c", "f", waits]),
+            (&["a", waits], "f", &["a", "f", waits]),
+            (&[], "a", &["a"]),
+        ] {
+            let mut evidence = lines(before);
+            add_seen(&mut evidence, line);
+            assert_eq!(evidence, expected, "{before:?}");
+        }
+        let mut evidence = lines(&["a", waits]);
+        (0..100).for_each(|number| add_seen(&mut evidence, &number.to_string()));
+        assert_eq!(evidence, ["a", "0", "1", "99", waits]);
+    }
+
+    #[test]
+    fn what_was_done_is_kept_beside_what_was_seen_first() {
+        let done = "remediation /bin/mend: done";
+        let mut evidence = lines(&["a", "b", "c", "d", "e"]);
+        add_note(&mut evidence, done);
+        assert_eq!(evidence, ["a", "b", "c", "d", done]);
+        add_note(&mut evidence, "ended: the GPU was reset");
+        assert_eq!(evidence, ["a", "b", "c", done, "ended: the GPU was reset"]);
+        (0..9).for_each(|number| add_note(&mut evidence, &format!("remediation {number}")));
+        assert_eq!(evidence, ["a", "b", "remediation 6", "remediation 7", "remediation 8"]);
+    }
 }

@@ -47,7 +47,7 @@ pub(super) struct Bench {
 }
 
 /// A node over the mock that looks at its hardware once a second.
-pub(super) fn node(name: &str, mock: &Mock, more: &str) -> Node {
+pub(crate) fn node(name: &str, mock: &Mock, more: &str) -> Node {
     let library = quoted(library());
     let more =
         format!("nvml_library = {library}\nhealth_interval_s = 1\nhost_root = {}\n{more}", quoted(mock.root()));
@@ -56,7 +56,7 @@ pub(super) fn node(name: &str, mock: &Mock, more: &str) -> Node {
 }
 
 /// So many GPUs that work and are well, with all that a GPU can say of itself.
-pub(super) fn healthy(count: usize) -> Mock {
+pub(crate) fn healthy(count: usize) -> Mock {
     let mut mock = Mock::new("8xH100.json");
     mock.change(|state| {
         let first = state["devices"][0].clone();

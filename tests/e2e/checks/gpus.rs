@@ -52,7 +52,7 @@ pub(super) const ILL: &[Ill] = &[
         kind: "nvlink",
         verdict: "link",
         action: "reset_gpu",
-        evidence: "link 1: inactive",
+        evidence: "link 1 to the NVSwitch at 0000:c1:00.0: inactive",
         state: FAULTY,
         ends: ByItself,
     },

@@ -4,9 +4,12 @@
 //!
 //! Many GPUs are ill at once, each with another thing, under one agent and one controller.
 
-mod bench;
+pub(crate) mod bench;
 mod gpus;
+mod links;
 mod nodes;
+mod rates;
+mod silence;
 mod states;
 
 use bench::{Bench, Ill};

@@ -189,7 +189,7 @@ const ACTIVE: [(&str, &str); 5] = [
 #[test]
 fn ports_that_worked_are_missed_and_their_gpus_are_used_on() {
     let mut mock = healthy(2);
-    (0..6).for_each(|number| put_port(&mock, &format!("mlx5_{number}"), &ACTIVE));
+    (0..6).chain([7]).for_each(|number| put_port(&mock, &format!("mlx5_{number}"), &ACTIVE));
     put_port(&mock, "mlx5_6", &[("state", "1: DOWN"), ("phys_state", "3: Disabled"), ("counters/link_downed", "0")]);
     // Beside the ports, so that it is known when they were looked at.
     mock.change(|state| state["devices"][1]["remapped_rows"] = json!({ "pending": true }));
@@ -203,6 +203,7 @@ fn ports_that_worked_are_missed_and_their_gpus_are_used_on() {
     put_port(&mock, "mlx5_3", &[("counters/link_downed", "8")]);
     put_port(&mock, "mlx5_4", &[("counters/link_downed", "10")]);
     std::fs::remove_dir_all(mock.root().join("sys/class/infiniband/mlx5_5")).expect("it was there");
+    put_port(&mock, "mlx5_7", &[("state", "1: DOWN"), ("phys_state", "3: Disabled"), ("counters/link_downed", "8")]);
     let expected = [
         (0, "link", "inspect", "state Down, physical state Polling"),
         (1, "fabric", "inspect", "state Init"),
@@ -217,7 +218,11 @@ fn ports_that_worked_are_missed_and_their_gpus_are_used_on() {
         assert_judged(&fault, ["infiniband", verdict, action], evidence);
         assert_eq!((&fault["gpu"], &fault["task"]), (&Value::Null, &Value::Null), "{fault}");
     }
-    assert_eq!(faults(&cluster, "n0").len(), expected.len() + 1, "one that never worked is not missed");
+    assert_eq!(
+        faults(&cluster, "n0").len(),
+        expected.len() + 1,
+        "one that never worked, or was switched off, is not missed"
+    );
     assert_eq!(state_of(&cluster, "n0"), json!("READY"));
     assert_untouched(&cluster, &runs);
 
@@ -231,4 +236,29 @@ fn ports_that_worked_are_missed_and_their_gpus_are_used_on() {
         left.iter().all(|fault| fault["id"] == first["id"] || flaps.contains(&fault["device"])).then_some(())
     });
     assert_untouched(&cluster, &runs);
+}
+
+#[test]
+fn what_worked_before_a_restart_of_the_agent_is_missed_after_it() {
+    let mut mock = healthy(1);
+    (0..2).for_each(|number| put_port(&mock, &format!("mlx5_{number}"), &ACTIVE));
+    let cluster = Cluster::with(vec![node("n0", &mock, "")], "");
+    let journal = cluster.path("a0").join("journal.db");
+    until("what works is kept", || {
+        let bytes =
+            ["", "-wal"].map(|more| std::fs::read(format!("{}{more}", journal.display())).unwrap_or_default());
+        let kept = b"\"mlx5_1:1\":400000";
+        bytes.concat().windows(kept.len()).any(|part| part == kept).then_some(())
+    });
+    assert_eq!(cluster.stop_agent(0), 0);
+    put_port(&mock, "mlx5_1", &[("state", "1: DOWN"), ("phys_state", "2: Polling")]);
+    let gpu = mock.state["devices"][0]["uuid"].clone();
+    mock.change(|state| state["devices"][0]["nvlinks"][1]["down"] = json!(true));
+    cluster.start_agent(0);
+    let port = until_fault(&cluster, "n0", "the port is missed", |fault| fault["kind"] == "infiniband");
+    assert_judged(&port, ["infiniband", "link", "inspect"], "state Down, physical state Polling");
+    assert_eq!(port["device"], "mlx5_1:1", "{port}");
+    let link = until_fault(&cluster, "n0", "the link is missed", |fault| fault["kind"] == "nvlink");
+    assert_judged(&link, ["nvlink", "link", "reset_gpu"], "link 1 to the NVSwitch at 0000:c1:00.0: inactive");
+    assert_eq!((&link["gpu"], faults(&cluster, "n0").len()), (&gpu, 2), "{link}");
 }

@@ -32,6 +32,11 @@ pub fn parent(pid: i32) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// Those that a process has started, or that were left to it.
+pub fn children(pid: i32) -> Vec<i32> {
+    all().into_iter().filter(|other| parent(*other) == Some(pid)).collect()
+}
+
 fn names(pid: i32, needle: &[u8]) -> bool {
     let found = |bytes: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
     ["cmdline", "environ"].iter().any(|file| fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|text| found(&text)))

@@ -4,6 +4,7 @@ use super::site::{Site, filled};
 use crate::harness::wait::pause;
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// "The Llama 3 Herd of Models", table 5: 419 unexpected interruptions in 54 days; what signals of them are is ours.
@@ -20,6 +21,8 @@ struct Signal {
     lines: Option<Vec<String>>,
     /// Fields of a device of the mock of NVML.
     nvml: Option<Value>,
+    /// Files of a port of InfiniBand.
+    port: Option<Port>,
     /// Why it cannot be seen, or not be tried.
     unseen: Option<String>,
     /// Verdicts that are right.
@@ -30,6 +33,15 @@ struct Signal {
     host: bool,
     #[serde(default)]
     patience_s: Option<u64>,
+}
+
+/// What becomes of the first port of an adapter that worked.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Port {
+    device: String,
+    /// None: the adapter is gone.
+    files: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,17 +103,18 @@ pub(super) fn score(signals: usize, with_driver: bool) -> Coverage {
         let signals: Vec<&Signal> = cause.signals.iter().take(signals).collect();
         let mut missed = Vec::new();
         for signal in &signals {
-            let why = match (&signal.lines, &signal.nvml) {
-                (Some(lines), _) => {
+            let is_asked = signal.nvml.is_some() || signal.port.is_some();
+            let why = match &signal.lines {
+                Some(lines) => {
                     turn += 1;
                     (!is_told(&site, signal, lines, turn)).then(|| NOT_TOLD.to_owned())
                 }
-                (None, Some(_)) if site.mock.is_some() => {
+                None if is_asked && site.mock.is_some() => {
                     asked.push((found.len(), (*signal).clone()));
                     None
                 }
-                (None, Some(_)) => Some("the mock of the driver's library is not there".to_owned()),
-                (None, None) => Some(signal.unseen.clone().unwrap_or_default()),
+                None if is_asked => Some("the mock of the driver's library is not there".to_owned()),
+                None => Some(signal.unseen.clone().unwrap_or_default()),
             };
             missed.extend(why.map(|why| (signal.name.clone(), why)));
         }
@@ -136,22 +149,30 @@ fn is_told(site: &Site, signal: &Signal, lines: &[String], turn: usize) -> bool 
 
 fn is_right(signal: &Signal, fault: &Value, gpu: &Value) -> bool {
     let verdict = fault["verdict"].as_str().is_some_and(|verdict| signal.expect.iter().any(|right| right == verdict));
-    verdict && if signal.host { fault["gpu"].is_null() } else { fault["gpu"] == *gpu }
+    let port = signal.port.as_ref().map(|port| format!("{}:1", port.device));
+    let is_its = port.is_none_or(|port| fault["device"] == port);
+    verdict && is_its && if signal.host { fault["gpu"].is_null() } else { fault["gpu"] == *gpu }
 }
 
-/// Makes devices say what is wrong with them, each another thing and all at once; those that led to nothing.
+/// Makes devices and ports say what is wrong with them, each another thing and all at once; those that led to nothing.
 fn unanswered(site: &mut Site, asked: Vec<(usize, Signal)>) -> Vec<(usize, String)> {
-    let gpus = site.gpus();
-    // What grows is compared with what it was: the agent has to have asked before.
+    let mut gpus = site.gpus().into_iter();
+    // What grows or worked is compared with what it was: the agent has to have asked before.
     if !asked.is_empty() {
         pause(Duration::from_secs(20));
     }
     let mut waiting: Vec<(usize, Signal, Value)> = Vec::new();
-    for ((of, signal), gpu) in asked.into_iter().zip(&gpus) {
-        let uuid = gpu["uuid"].as_str().expect("text").to_owned();
-        let fields = signal.nvml.clone().expect("it is of NVML");
-        site.mock.as_mut().expect("it is there").change(&uuid, &fields);
-        waiting.push((of, signal, gpu["uuid"].clone()));
+    for (of, signal) in asked {
+        let mock = site.mock.as_mut().expect("it is there");
+        let mut gpu = Value::Null;
+        if let Some(fields) = &signal.nvml {
+            gpu = gpus.next().expect("there are as many GPUs as signals")["uuid"].clone();
+            mock.change(gpu.as_str().expect("text"), fields);
+        }
+        if let Some(Port { device, files }) = &signal.port {
+            mock.change_port(device, files.as_ref());
+        }
+        waiting.push((of, signal, gpu));
     }
     let started = Instant::now();
     loop {

@@ -4,6 +4,7 @@ use super::super::wire::Failure;
 use super::Worker;
 use super::device::memory;
 use super::errors::{Asked, is_lost};
+use super::links::link_end;
 use super::readings::{fields, get, get_of, get_of_two, of_answer, reading, version};
 use crate::domain::ids::GpuUuid;
 use crate::gpu::snapshot::{
@@ -169,6 +170,7 @@ fn nvlinks(device: &Device<'_>) -> Reading<Vec<NvLink>> {
         let count = |counter| get_of_two(device, &lib.nvmlDeviceGetNvLinkErrorCounter, (link, counter));
         links.push(NvLink {
             link,
+            far_end: if is_active == Reading::Known(true) { link_end(device, link) } else { None },
             is_active,
             replays: count(0),
             recoveries: count(1),

@@ -4,6 +4,7 @@ use super::super::wire::{Failure, FarEnd, Links};
 use super::Worker;
 use super::errors::optional;
 use crate::domain::gpu::LinkKind;
+use crate::domain::gpu::health::LinkEnd;
 use nvml_wrapper::Device;
 use nvml_wrapper::enum_wrappers::device::TopologyLevel;
 use nvml_wrapper::error::nvml_try;
@@ -39,13 +40,27 @@ fn far_ends(device: &Device<'_>) -> Vec<FarEnd> {
 }
 
 fn far_end(device: &Device<'_>, link: u32) -> FarEnd {
-    let pci = optional(device.link_wrapper_for(link).remote_pci_info()).ok().flatten().map(|pci| pci.bus_id);
-    match (far_kind(device, link), pci) {
+    let (kind, pci) = (far_kind(device, link), far_address(device, link));
+    match (kind, pci) {
         (Some(TO_SWITCH), _) => FarEnd::Switch,
         // Older drivers do not tell the kind.
         (Some(TO_GPU) | None, Some(pci)) => FarEnd::Gpu(pci),
         _ => FarEnd::Other,
     }
+}
+
+/// Where a link leads that is up.
+pub(super) fn link_end(device: &Device<'_>, link: u32) -> Option<LinkEnd> {
+    let pci = far_address(device, link)?.parse().ok()?;
+    Some(match far_kind(device, link) {
+        Some(TO_SWITCH) => LinkEnd::Switch(pci),
+        Some(TO_GPU) | None => LinkEnd::Gpu(pci),
+        Some(_) => LinkEnd::Other(pci),
+    })
+}
+
+fn far_address(device: &Device<'_>, link: u32) -> Option<String> {
+    optional(device.link_wrapper_for(link).remote_pci_info()).ok().flatten().map(|pci| pci.bus_id)
 }
 
 /// `Device::remote_device_type` of the wrapper always answers Unknown: the library writes to a copy there.
