@@ -3,11 +3,12 @@
 use super::host::host_names;
 use super::make_state_dir;
 use super::notify::{ServiceManager, keep_informed};
+use super::seal;
 use crate::api::RecordsApi;
 use crate::config::{ControllerConfig, EtcdConfig};
 use crate::controller::election::{Candidate, Claim, Elected};
 use crate::controller::{self, Controller, ControllerParts};
-use crate::domain::command::Error;
+use crate::domain::command::{Error, ErrorKind};
 use crate::rpc;
 use crate::store::etcd::EtcdStore;
 use crate::store::file::set_aside;
@@ -21,6 +22,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+/// Between two looks at a store that does not answer.
+const STORE_AGAIN: Duration = Duration::from_millis(300);
 
 /// A controller that listens.
 #[derive(Debug)]
@@ -104,7 +108,8 @@ async fn start_sole(
     let opened =
         tokio::task::spawn_blocking(move || SqliteStore::open(&path).map_err(|error| opening(&path, &error)));
     let store = opened.await.map_err(|error| Error::internal(format!("opening the store: {error}")))??;
-    let (api, running) = controller::start(parts(config, Arc::new(store), history), cancel).await?;
+    let store = seal::sealed(Arc::new(store), &config.data_dir).await?;
+    let (api, running) = controller::start(parts(config, store, history), cancel).await?;
     Ok((Front::Sole(api), tokio::spawn(running.join())))
 }
 
@@ -126,9 +131,31 @@ fn start_elected(
     let lease = Duration::from_secs(u64::from(etcd.lease_s));
     let candidate = Candidate { store: store.clone(), claim, lease };
     let (elected, config) = (Elected::new(), config.clone());
-    let parts = move || parts(&config, store.clone(), history.clone());
-    let running = tokio::spawn(elected.clone().run(candidate, parts, cancel));
-    Ok((Front::Elected(elected), running))
+    let front = Front::Elected(elected.clone());
+    let running = tokio::spawn(async move {
+        let sealed = tokio::select! {
+            sealed = sealed_once_reached(&elected, store, &config) => sealed?,
+            () = cancel.cancelled() => return Ok(()),
+        };
+        let parts = move || parts(&config, sealed.clone(), history.clone());
+        elected.run(candidate, parts, cancel).await
+    });
+    Ok((front, running))
+}
+
+/// Before anything else, so that one that lacks the store's key says so at its start and not when it should lead.
+async fn sealed_once_reached(
+    elected: &Elected,
+    store: Arc<dyn Store>,
+    config: &ControllerConfig,
+) -> Result<Arc<dyn Store>, Error> {
+    loop {
+        match seal::sealed(store.clone(), &config.data_dir).await {
+            Err(error) if error.kind == ErrorKind::Unavailable => elected.note_trouble(&error.message),
+            sealed => return sealed,
+        }
+        tokio::time::sleep(STORE_AGAIN).await;
+    }
 }
 
 fn parts(config: &ControllerConfig, store: Arc<dyn Store>, history: Arc<EventLog>) -> ControllerParts {

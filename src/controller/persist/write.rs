@@ -6,6 +6,7 @@ use super::keys::{
     run_key, spec_key, task_key,
 };
 use super::record::{StoredNode, StoredSeat, StoredTask, json, stored_task};
+use super::secret;
 use crate::domain::event::Event;
 use crate::domain::ids::{JobId, Term};
 use crate::domain::level::Level;
@@ -56,6 +57,11 @@ impl Writes {
             writes
                 .units
                 .push(chunked::put(&file_key(*id), file).expect("a job file is smaller than a chunked value"));
+        }
+        // Likewise, and before what has lost it.
+        for id in &dirty.secrets {
+            let known = state.jobs.get(id).zip(state.specs.get(id));
+            writes.units.extend(known.and_then(|(job, spec)| secret::put(job, spec)).map(|op| vec![op]));
         }
         let mut unit = Vec::new();
         if dirty.next_id {
@@ -270,6 +276,12 @@ fn known_level(entry: Option<&Entry>) -> Result<Level, StoreError> {
     let level = level.ok_or_else(|| refused(format!("{LEVEL} is '{text}', not the number of a level")))?;
     level.check_kept("the controller's store").map_err(|error| refused(error.message))?;
     Ok(level)
+}
+
+/// Whether this controller may use the store at all.
+pub(in crate::controller) async fn check_usable(store: &dyn Store) -> Result<(), StoreError> {
+    refuse_unusable(store).await?;
+    known_level(store.get(LEVEL).await?.as_ref()).map(drop)
 }
 
 /// A store that is half-written, or that has been moved elsewhere, has no controller.

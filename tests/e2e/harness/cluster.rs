@@ -171,6 +171,11 @@ impl Cluster {
             let address = format!("127.0.0.1:{}", port.number);
             let other = own.replace(&self.address(), &address).replace("/c'", "/c2'");
             fs::write(self.path("second.toml"), format!("{other}{of_second}\n")).expect("the folder is ours");
+            // What controllers of one store share, as if it had been copied.
+            for name in ["c/cluster", "c2"] {
+                fs::create_dir_all(self.path(name)).expect("the folder is ours");
+            }
+            std::os::unix::fs::symlink("../c/cluster", self.path("c2/cluster")).expect("the folder is ours");
         }
         fs::write(self.path("controller.toml"), format!("{own}{more}\n")).expect("the folder is ours");
         let addresses =
