@@ -1,8 +1,9 @@
 //! Which key the secrets in a store are sealed with: the store knows its fingerprint, and no controller with another
 //! one may write there what those with the right one cannot read.
 
-use super::persist::{self, SEAL};
+use super::persist::{self, CLUSTER_ID, SEAL, WriteError};
 use crate::domain::command::Error;
+use crate::domain::ids::JobId;
 use crate::store::{Compare, Op, Outcome, Store, StoreError, Transaction};
 
 /// Everything below it is sealed.
@@ -30,6 +31,36 @@ pub async fn claim(store: &dyn Store, fingerprint: &str) -> Result<String, Error
             return Ok(fingerprint.to_owned());
         }
     }
+}
+
+/// What was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Forgotten {
+    /// Unfinished jobs that had secrets and have none any more.
+    pub jobs: Vec<JobId>,
+}
+
+/// Gives up everything that is sealed in a store that nobody else uses, for when its key is lost. Jobs lose their secret
+/// variables and their SSH keys; tasks that run keep what they have. Cut short, it is done again by the same call.
+pub async fn forget(store: &dyn Store) -> Result<Forgotten, Error> {
+    if store.get(CLUSTER_ID).await.map_err(taking)?.is_none() {
+        return Err(Error::refused("the store holds nothing of a controller"));
+    }
+    // Whoever was frozen with the lost key writes nothing any more.
+    let (_, term) = persist::take_term(store, "").await.map_err(taking)?;
+    let mut forgotten = Forgotten::default();
+    for (id, ops) in persist::without_secret_names(store).await? {
+        let unfinished = persist::is_unfinished(store, id).await?;
+        persist::write(store, term, ops).await.map_err(writing)?;
+        forgotten.jobs.extend(unfinished.then_some(id));
+    }
+    // The fingerprint last: until then, no other key is the store's.
+    persist::delete_all(store, term, &[SECRETS.to_owned(), SEAL.to_owned()]).await.map_err(writing)?;
+    Ok(forgotten)
+}
+
+fn writing(error: WriteError) -> Error {
+    Error::unavailable(format!("forgetting the store's secrets: {error}"))
 }
 
 fn taking(error: StoreError) -> Error {

@@ -37,7 +37,7 @@ fn foreign(path: &Path, what: &str) -> Error {
     let folder = path.parent().unwrap_or(path).display();
     let message = format!(
         "{} {what}: copy the folder {folder}, with its rights, from a controller of this store that has it, or from \
-         your copy of it; nothing was changed",
+         your copy of it; nothing was changed. If it is lost, 'wharf store forget-secrets' gives up what it sealed",
         path.display()
     );
     Error::new(ErrorKind::Refused, message)

@@ -190,6 +190,7 @@ impl Store for SealedStore {
 
 #[cfg(test)]
 mod tests {
+    use super::super::contract;
     use super::super::memory::MemoryStore;
     use super::*;
 
@@ -236,6 +237,12 @@ mod tests {
         assert_ne!(inner.get("secret/2").await.unwrap().unwrap().value, lies);
         let compares = vec![Compare::Value { key: "secret/1".to_owned(), value: CLEAR.to_vec() }];
         assert!(sealed.commit(Transaction { compares, ops: vec![] }).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_sealed_is_kept_as_the_contract_says() {
+        let (_, sealed) = stores();
+        contract::run(Arc::new(sealed), "test/").await.unwrap();
     }
 
     #[tokio::test]

@@ -10,6 +10,8 @@ use std::process::Command;
 
 /// Resident memory that an agent may take while a task does its worst.
 const ENOUGH_KIB: u64 = 512 * 1024;
+/// Bytes that it may have to say about it.
+const ENOUGH_LOG: usize = 256 * 1024;
 
 /// Run as root, which the files of a process task are not kept from: worse than what a task can do that is.
 const ATTACK: &str = r#"
@@ -68,6 +70,11 @@ fn assert_untouched(cluster: &Cluster, victim: &str, agent: i32) {
     let other = cluster.submit(&job("other", &[role("main", 1, "echo well")]));
     assert_eq!(cluster.wait_end(&other)["state"], "SUCCEEDED");
     assert_eq!(cluster.cli(&["logs", &other]).expect(0).text(), "well\n");
+    assert!(
+        cluster.log_of("agent0").len() < ENOUGH_LOG,
+        "the agent has said {} bytes",
+        cluster.log_of("agent0").len()
+    );
     let resident = number(agent, "status", "VmRSS").expect("the agent lives");
     assert!(resident < ENOUGH_KIB, "the agent has {resident} KiB");
 }

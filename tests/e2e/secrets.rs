@@ -1,8 +1,9 @@
 //! A job's secrets: its tasks see them, and nobody finds them anywhere else.
 
+use crate::harness::cluster::wharf;
 use crate::harness::docker::Dockerd;
 use crate::harness::job::with;
-use crate::harness::{Cluster, Etcd, Node, job, role, until};
+use crate::harness::{Cluster, Etcd, Node, Running, job, role, until};
 use crate::rest::raw::{Raw, request};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -225,6 +226,39 @@ fn etcd_has_them_sealed_and_a_controller_without_the_key_is_refused() {
             cluster.cli_with(&["--json", "submit", "-", "--request-id", "again"], again.to_string().as_bytes());
         (output.code == 0).then(|| output.json()["job_id"].to_string())
     });
+    cluster.wait_running(&again);
+    wait_told(&cluster, &again);
+    for job in [&id, &again] {
+        cluster.cli(&["stop", job, "--grace", "0"]).expect(0);
+        cluster.wait_end(job);
+    }
+}
+
+#[test]
+fn a_lost_key_costs_the_secrets_and_nothing_else() {
+    let cluster = Cluster::start(&["none"]);
+    let place = format!("sqlite:{}/c", cluster.folder().display());
+    let forget = || wharf(&["--json", "store", "forget-secrets", "--store", &place]);
+    let id = cluster.submit(&told());
+    cluster.wait_running(&id);
+    wait_told(&cluster, &id);
+    let refused = Running::start(forget()).finish();
+    assert!(refused.code == 1 && refused.errors().contains("in use"), "{}", refused.errors());
+    cluster.stop_controller();
+    fs::remove_dir_all(cluster.path("c/cluster")).expect("it is ours");
+    cluster.start_controller();
+    assert_eq!(cluster.wait_controller_ended(), 1);
+    let said = cluster.log_of("controller");
+    assert!(said.contains("is missing") && said.contains("store forget-secrets"), "{said}");
+    let forgotten = Running::start(forget()).finish().expect(0).json();
+    assert_eq!(forgotten["jobs"], json!([id.parse::<u64>().expect("a number")]));
+    assert_eq!(Running::start(forget()).finish().expect(0).json()["jobs"], json!([]));
+    cluster.start_controller();
+    cluster.wait_ready();
+    // Its task has what it was given, and jobs have secrets again.
+    assert_eq!(cluster.show(&id)["state"], "RUNNING");
+    assert_seen_beside(&cluster, &id);
+    let again = cluster.submit(&with_name(told(), "again"));
     cluster.wait_running(&again);
     wait_told(&cluster, &again);
     for job in [&id, &again] {

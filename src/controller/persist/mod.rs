@@ -32,4 +32,5 @@ pub(super) use keys::{
 };
 pub(super) use load::{load, read_file};
 pub(super) use record::{registration_bytes, spec_bytes};
-pub(super) use write::{WriteError, Writes, barrier, check_usable, delete_all, take_term};
+pub(super) use secret::{is_unfinished, without_secret_names};
+pub(super) use write::{WriteError, Writes, barrier, check_usable, delete_all, take_term, write};

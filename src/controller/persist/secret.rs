@@ -1,7 +1,7 @@
 //! What a job keeps to itself, in a record of its own that the store never has in the clear: see
 //! [`sealed`](crate::store::sealed). Written before the records that make the job known, and never again.
 
-use super::keys::{corrupt, number_in, secret_key};
+use super::keys::{corrupt, job_key, number_in, secret_key};
 use super::record::{decode, json};
 use crate::controller::state::State;
 use crate::domain::command::Error;
@@ -10,7 +10,7 @@ use crate::domain::job::Job;
 use crate::domain::secret::Secret;
 use crate::domain::spec::JobSpec;
 use crate::domain::ssh::SshSeed;
-use crate::store::Op;
+use crate::store::{Op, Range, Store, StoreError, chunked};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -66,4 +66,27 @@ pub(super) fn take(records: Vec<(String, Vec<u8>)>, state: &mut State) -> Result
 fn value_of(name: &str, values: &BTreeMap<String, String>) -> Option<Secret> {
     let bytes = STANDARD.decode(values.get(name)?).ok()?;
     String::from_utf8(bytes).ok().map(Secret::new)
+}
+
+/// What writes the specifications that name secrets anew, without their names.
+pub(in crate::controller) async fn without_secret_names(store: &dyn Store) -> Result<Vec<(JobId, Vec<Op>)>, Error> {
+    let unavailable = |error: StoreError| Error::unavailable(format!("reading the store: {error}"));
+    let (entries, _) = store.range(Range::prefix("spec/")).await.map_err(unavailable)?;
+    let mut found = Vec::new();
+    for (key, bytes) in chunked::assemble(entries).map_err(unavailable)? {
+        let mut spec: serde_json::Value = decode(&key, &bytes)?;
+        if spec.as_object_mut().is_some_and(|fields| fields.remove("secrets").is_some()) {
+            let ops = chunked::put(&key, &json(&spec)).map_err(unavailable)?;
+            found.push((JobId(number_in(&key, 1)?), ops));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the store has a job that has not ended.
+pub(in crate::controller) async fn is_unfinished(store: &dyn Store, id: JobId) -> Result<bool, Error> {
+    let key = job_key(id);
+    let entry = store.get(&key).await.map_err(|error| Error::unavailable(format!("reading the store: {error}")))?;
+    let job: Option<Job> = entry.map(|entry| decode(&key, &entry.value)).transpose()?;
+    Ok(job.is_some_and(|job| job.ended_at.is_none()))
 }

@@ -320,6 +320,11 @@ pub(in crate::controller) async fn delete_all(
     Ok(())
 }
 
+/// Writes these together.
+pub(in crate::controller) async fn write(store: &dyn Store, term: Term, ops: Vec<Op>) -> Result<(), WriteError> {
+    flush(store, &fence(term), ops, term).await
+}
+
 /// Waits until everything that was sent to the store before has happened or never will: a commit whose answer was
 /// lost may still be on its way.
 pub(in crate::controller) async fn barrier(store: &dyn Store, term: Term) -> Result<(), WriteError> {
