@@ -33,7 +33,7 @@
 //! | [`gpu`] | the trait that knows GPUs; [`gpu::nvml`] asks the driver in a worker process, [`gpu::sim`]; what GPUs tell unasked ([`gpu::events`]) and of their health ([`domain::gpu::health`]) |
 //! | [`kernel_log`] | `/dev/kmsg` as a stream: records in order, exact gaps, a cursor that survives restarts |
 //! | [`host`] | what the kernel shows beside GPUs: NVIDIA's PCI functions, InfiniBand ports, the boot |
-//! | [`store`] | the trait that keeps state; [`store::sqlite`], [`store::etcd`]; the history of events |
+//! | [`store`] | the trait that keeps state; [`store::sqlite`], [`store::etcd`]; [`store::sealed`] over them; the history of events |
 //! | [`web`] | HTTP on the ports of controller and agent: OpenPAI's REST API ([`web::pai`]), and what Prometheus reads |
 //! | [`rpc`] | the only place that sees generated code: conversions, servers, clients, sockets; and TLS ([`rpc::tls`]): who calls, and whether they may |
 //! | [`daemon`] | an agent and a controller from their settings; what the service manager is told |

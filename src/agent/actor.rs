@@ -317,7 +317,7 @@ impl Actor {
                 }
                 Effect::Stage => Work::Stage,
                 Effect::Prepare => Work::Prepare,
-                Effect::Launch => Work::Launch(launch.take().unwrap_or(Launch { env: Vec::new(), ssh_seed: None })),
+                Effect::Launch => Work::Launch(launch.take().unwrap_or_default()),
                 Effect::Stop { grace_ms } => Work::Stop { grace: Duration::from_millis(grace_ms) },
                 Effect::Remove => Work::Remove,
             };

@@ -13,7 +13,7 @@ use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::TaskId;
 use crate::domain::metrics::Sample;
 use crate::domain::principal::Principal;
-use crate::domain::ssh::SshSeed;
+use crate::domain::secret::TaskSecrets;
 use crate::domain::task::{TaskSpec, TaskState, TaskStatus};
 use crate::runtime::Runtime;
 use async_trait::async_trait;
@@ -119,9 +119,9 @@ impl AgentApi for AgentHandle {
         header: CommandHeader,
         id: TaskId,
         env: Vec<(String, String)>,
-        ssh_seed: Option<SshSeed>,
+        secrets: TaskSecrets,
     ) -> Result<TaskStatus, Error> {
-        self.command(header, Action::Launch { id, env, ssh_seed }).await
+        self.command(header, Action::Launch { id, env, secrets }).await
     }
 
     async fn stop(&self, header: CommandHeader, id: TaskId, grace_ms: u64) -> Result<TaskStatus, Error> {

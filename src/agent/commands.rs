@@ -189,8 +189,8 @@ fn into_event(generation: Generation, action: Action) -> (TaskEvent, Wants, Opti
     match action {
         Action::Stage(spec) => (TaskEvent::StageAsked { generation, spec }, Wants::Staged, None),
         Action::Prepare(spec) => (TaskEvent::PrepareAsked { generation, spec }, Wants::Ready, None),
-        Action::Launch { env, ssh_seed, .. } => {
-            (TaskEvent::LaunchAsked { generation }, Wants::Launched, Some(Launch { env, ssh_seed }))
+        Action::Launch { env, secrets, .. } => {
+            (TaskEvent::LaunchAsked { generation }, Wants::Launched, Some(Launch { env, secrets }))
         }
         Action::Stop { grace_ms, .. } => (TaskEvent::StopAsked { generation, grace_ms }, Wants::StopKnown, None),
         Action::Release { .. } => (TaskEvent::ReleaseAsked { generation }, Wants::Released, None),

@@ -16,7 +16,7 @@ use crate::domain::ids::TaskId;
 use crate::domain::metrics::Sample;
 use crate::domain::principal::Principal;
 use crate::domain::remediation::{GoingOut, Permit};
-use crate::domain::ssh::SshSeed;
+use crate::domain::secret::TaskSecrets;
 use crate::domain::task::{TaskSpec, TaskStatus};
 use crate::runtime::{Records, RuntimeEvent};
 use crate::store::{Outcome as CommitOutcome, StoreError};
@@ -75,7 +75,7 @@ pub enum Request {
 pub enum Action {
     Stage(TaskSpec),
     Prepare(TaskSpec),
-    Launch { id: TaskId, env: Vec<(String, String)>, ssh_seed: Option<SshSeed> },
+    Launch { id: TaskId, env: Vec<(String, String)>, secrets: TaskSecrets },
     Stop { id: TaskId, grace_ms: u64 },
     Release { id: TaskId },
 }

@@ -7,7 +7,7 @@ use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::{JournalId, NodeName, NodeUid, TaskId, Term};
 use crate::domain::metrics::Sample;
 use crate::domain::principal::Principal;
-use crate::domain::ssh::SshSeed;
+use crate::domain::secret::TaskSecrets;
 use crate::domain::task::{Inventory, TaskSpec, TaskStatus};
 use crate::domain::view::GpuView;
 use async_trait::async_trait;
@@ -20,12 +20,13 @@ pub trait AgentApi: std::fmt::Debug + Send + Sync + 'static {
     /// Answers when the task is READY. An error of kind `Exhausted` is a veto: something promised is not free here.
     async fn prepare(&self, header: CommandHeader, task: TaskSpec) -> Result<TaskStatus, Error>;
 
+    /// `env` is followed by what is in `secrets`.
     async fn launch(
         &self,
         header: CommandHeader,
         id: TaskId,
         env: Vec<(String, String)>,
-        ssh_seed: Option<SshSeed>,
+        secrets: TaskSecrets,
     ) -> Result<TaskStatus, Error>;
 
     async fn stop(&self, header: CommandHeader, id: TaskId, grace_ms: u64) -> Result<TaskStatus, Error>;

@@ -141,13 +141,22 @@ fn no_access() -> Error {
     Error::refused("this controller keeps no tokens and no certificates")
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Submit {
     /// For messages, and to tell the format.
     pub file_name: String,
     pub content: Vec<u8>,
     pub request_id: String,
     pub dry_run: bool,
+}
+
+impl std::fmt::Debug for Submit {
+    /// Secrets may be in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { file_name, content, request_id, dry_run } = self;
+        let bytes = content.len();
+        write!(f, "Submit {{ {file_name:?}: {bytes} bytes, request_id: {request_id:?}, dry_run: {dry_run} }}")
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -31,7 +31,7 @@ pub trait RecordsApi: ControllerApi {
     /// One job with the tasks of its newest run.
     async fn get_record(&self, who: &Principal, job: &str) -> Result<JobRecord, Error>;
 
-    /// The job file as it was submitted; `None` for jobs that are older than the keeping of files.
+    /// The job file as it was submitted, its secrets masked; `None` for jobs that are older than the keeping of files.
     async fn job_file(&self, who: &Principal, job: &str) -> Result<Option<Vec<u8>>, Error>;
 }
 

@@ -344,6 +344,15 @@ pub enum StoreCommand {
         #[command(flatten)]
         at: StoreArgs,
     },
+    /// Give up what is sealed in a store that no controller uses, when its cluster/seal.key is lost
+    #[command(
+        after_help = "Jobs lose their secret variables and SSH keys; the next start of a controller makes another key. Tasks that \
+                      run keep what they have.\n\nExample:\n  wharf store forget-secrets --store sqlite:/var/lib/wharf/controller"
+    )]
+    ForgetSecrets {
+        #[command(flatten)]
+        at: StoreArgs,
+    },
     /// Put everything of one store into another and give the first one up
     #[command(
         after_help = "Example:\n  wharf store move --from sqlite:/var/lib/wharf/controller --to etcd:127.0.0.1:2379"

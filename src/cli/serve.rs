@@ -18,6 +18,7 @@ pub async fn controller(context: &Context, path: &Path, insecure: bool) -> Resul
     let mut settings: ControllerConfig = load(path)?;
     settings.insecure |= insecure;
     check(&settings)?;
+    daemon::keep_out_of_dumps(false);
     let cancel = daemon::until_asked_to_end()?;
     start_controller(&settings, cancel).await?.join_informing(ServiceManager::from_environment()).await?;
     Ok(OK)
@@ -28,6 +29,7 @@ pub async fn agent(context: &Context, path: &Path, insecure: bool) -> Result<u8,
     let mut settings: AgentConfig = load(path)?;
     settings.insecure |= insecure;
     check(&settings)?;
+    daemon::keep_out_of_dumps(true);
     let cancel = daemon::until_asked_to_end()?;
     start_agent(&settings, cancel).await?.join_informing(ServiceManager::from_environment()).await?;
     Ok(OK)
@@ -37,6 +39,7 @@ pub async fn dev(context: &Context, args: DevArgs) -> Result<u8, Failure> {
     start_log(context)?;
     let data_dir = std::path::absolute(&args.data_dir)
         .map_err(|error| bad_usage(format!("--data-dir {}: {error}", args.data_dir.display())))?;
+    daemon::keep_out_of_dumps(true);
     let cancel = daemon::until_asked_to_end()?;
     let listen = parse("--listen", &args.listen)?;
     let agent_listen = parse("--agent-listen", &args.agent_listen)?;

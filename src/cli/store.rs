@@ -6,6 +6,7 @@ use super::exit_code::OK;
 use super::fail::{Failure, bad_usage};
 use crate::config::{self, ControllerConfig, Endpoint};
 use crate::controller::election::Claim;
+use crate::controller::seal::forget;
 use crate::controller::transfer::{Kind, Source, Transferred, transfer};
 use crate::daemon;
 use crate::domain::command::{Error, ErrorKind};
@@ -40,6 +41,10 @@ pub async fn store(context: &Context, command: StoreCommand) -> Result<u8, Failu
         StoreCommand::Restore { file, replace, at } => {
             let place = Place::of(at.store.as_deref(), &at.config, at.insecure)?;
             restore(context, &place, &file, replace).await
+        }
+        StoreCommand::ForgetSecrets { at } => {
+            let place = Place::of(at.store.as_deref(), &at.config, at.insecure)?;
+            forget_secrets(context, &place).await
         }
         StoreCommand::Move { from, to, replace, config, insecure } => {
             let tls = etcd_tls(&config)?;
@@ -259,6 +264,27 @@ async fn restore(context: &Context, place: &Place, file: &Path, replace: bool) -
     let target = place.take(true).await?;
     let done = fill(context, &source, None, target, &place.to_string(), kind, replace).await?;
     said(context, &format!("the backup {}", file.display()), place, &done)
+}
+
+async fn forget_secrets(context: &Context, place: &Place) -> Result<u8, Failure> {
+    let taken = place.take(false).await?;
+    let done = tokio::select! {
+        done = forget(&*taken.store) => done,
+        why = taken.lost() => Err(Error::unavailable(format!("{why}; the same command takes it up again"))),
+    };
+    taken.give_back().await;
+    let jobs: Vec<u64> = done?.jobs.iter().map(|job| job.0).collect();
+    if context.json {
+        context.print_json(&json!({ "store": place.to_string(), "jobs": jobs }))?;
+        return Ok(OK);
+    }
+    let listed = jobs.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let lacking = match jobs.as_slice() {
+        [] => "no unfinished job had any".to_owned(),
+        _ => format!("later runs of these unfinished jobs lack them, so stop and submit them anew: {listed}"),
+    };
+    context.print(&format!("{place} has no secrets any more; {lacking}\n"))?;
+    Ok(OK)
 }
 
 /// A store as a source.

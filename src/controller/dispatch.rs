@@ -10,8 +10,8 @@ use crate::domain::ids::{Generation, NodeName, RunId, TaskId};
 use crate::domain::level::Level;
 use crate::domain::principal::{Principal, Role};
 use crate::domain::run::{Action, Run, Verb};
+use crate::domain::secret::TaskSecrets;
 use crate::domain::spec::JobSpec;
-use crate::domain::ssh::SshSeed;
 use crate::domain::task::{TaskSpec, TaskStatus};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Weak};
@@ -158,7 +158,7 @@ impl Dispatcher {
                 Verb::Launch => {
                     let (gang, inventory) = (self.gang(state, run, spec), &node.registration.inventory);
                     Command::Launch {
-                        ssh_seed: gang.ssh_seed_for(inventory),
+                        secrets: gang.secrets_for(inventory),
                         in_container: in_container(inventory),
                         turns: self.launches.clone(),
                         gang,
@@ -303,7 +303,7 @@ enum Command {
         turns: Arc<Semaphore>,
         /// On the task's node: a gang may be on nodes of both kinds.
         in_container: bool,
-        ssh_seed: Option<SshSeed>,
+        secrets: TaskSecrets,
     },
     Stop,
     Release,
@@ -314,10 +314,10 @@ impl Command {
         match self {
             Self::Stage(task) => agent.stage(header, task).await,
             Self::Prepare(task) => agent.prepare(header, task).await,
-            Self::Launch { gang, turns, in_container, ssh_seed } => {
+            Self::Launch { gang, turns, in_container, secrets } => {
                 let _turn = turns.acquire().await.map_err(|_| Error::internal("the controller is shutting down"))?;
                 let environment = gang.environment(action.task, in_container).await?;
-                agent.launch(header, action.task, environment, ssh_seed).await
+                agent.launch(header, action.task, environment, secrets).await
             }
             Self::Stop => agent.stop(header, action.task, action.grace_ms).await,
             Self::Release => agent.release(header, action.task).await,

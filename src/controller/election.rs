@@ -210,7 +210,7 @@ impl Elected {
     }
 
     /// Whoever is suspended stays so: what it knows is all there is to tell.
-    fn note_trouble(&self, why: &str) {
+    pub(crate) fn note_trouble(&self, why: &str) {
         if !matches!(&*self.read(), Seat::Suspended(..)) {
             self.sit(Seat::Standby(format!("unknown ({why})")));
         }

@@ -6,6 +6,7 @@ use crate::domain::command::Error;
 use crate::domain::container::JobFiles;
 use crate::domain::ids::{JobId, RunId, TaskId};
 use crate::domain::run::{Action, Run, RunTask};
+use crate::domain::secret::TaskSecrets;
 use crate::domain::spec::{JobSpec, OnNodeLost};
 use crate::domain::ssh::{SEED_FEATURE, SshSeed};
 use crate::domain::task::{Inventory, TaskSpec};
@@ -102,10 +103,10 @@ impl Gang {
         Ok(environment)
     }
 
-    /// What the job's keys come from, for the agent of a node that announces it can do something with it.
-    pub(super) fn ssh_seed_for(&self, inventory: &Inventory) -> Option<SshSeed> {
+    /// The job's own, and what its keys come from for the agent of a node that announces it can do something with that.
+    pub(super) fn secrets_for(&self, inventory: &Inventory) -> TaskSecrets {
         let knows = in_container(inventory) && inventory.features.iter().any(|feature| feature == SEED_FEATURE);
-        self.ssh.clone().filter(|_| knows)
+        TaskSecrets { env: self.spec.secrets.clone(), ssh_seed: self.ssh.clone().filter(|_| knows) }
     }
 
     fn write_shared(&self) -> Result<SharedEnvironment, SeatError> {

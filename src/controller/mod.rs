@@ -52,6 +52,7 @@ mod pulse;
 mod records;
 mod resolve;
 mod schedule;
+pub mod seal;
 mod state;
 mod submit;
 mod superseded;

@@ -12,6 +12,7 @@ use crate::domain::job::Job;
 use crate::domain::metrics::Sample;
 use crate::domain::principal::Principal;
 use crate::domain::run::Run;
+use crate::jobfile;
 use async_trait::async_trait;
 use std::collections::HashMap;
 
@@ -48,7 +49,9 @@ impl RecordsApi for Controller {
             (job.id, job.user.clone())
         };
         api::may_enter(who, &owner, &format!("job {id}"))?;
-        persist::read_file(&*self.parts.store, id).await
+        let file = persist::read_file(&*self.parts.store, id).await?;
+        // Those of controllers from before there were secrets are kept as they came.
+        Ok(file.and_then(|file| jobfile::masked(&file)))
     }
 }
 

@@ -74,6 +74,8 @@ pub(super) struct Dirty {
     pub(super) jobs: BTreeSet<JobId>,
     /// Specifications of new jobs.
     pub(super) specs: BTreeSet<JobId>,
+    /// New jobs whose secrets have to be written.
+    pub(super) secrets: BTreeSet<JobId>,
     /// Files of new jobs as they were submitted: kept in the store alone.
     pub(super) files: BTreeMap<JobId, Vec<u8>>,
     pub(super) runs: BTreeSet<RunId>,

@@ -106,7 +106,8 @@ fn create(
     state.specs.insert(id, Arc::new(spec));
     state.runs.insert(run_id, Run::new(run_id, id, 1, context.now, context.now));
     state.dirty.specs.insert(id);
-    state.dirty.files.insert(id, submit.content.clone());
+    state.dirty.files.extend(jobfile::masked(&submit.content).map(|file| (id, file)));
+    state.dirty.secrets.insert(id);
     state.dirty.jobs.insert(id);
     // Before it is queued: what has no hope is kept out of the passes.
     state.placing.doubts.extend(doubt.map(|doubt| (id, doubt)));

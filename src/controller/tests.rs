@@ -18,6 +18,7 @@ mod reading;
 mod records;
 mod restart;
 mod rollback;
+mod secrets;
 mod stopping;
 mod store_failures;
 mod transfer;

@@ -5,6 +5,7 @@ use super::guard::{self, Guard};
 use super::host::host_names;
 use super::make_state_dir;
 use super::notify::{ServiceManager, keep_informed};
+use super::seal;
 use crate::api::RecordsApi;
 use crate::config::{ControllerConfig, EtcdConfig};
 use crate::controller::election::{Candidate, Claim, Elected};
@@ -25,8 +26,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Between two questions to a store that does not answer.
-const STORE_AGAIN: Duration = Duration::from_secs(1);
+/// Between two looks at a store that does not answer.
+const STORE_AGAIN: Duration = Duration::from_millis(300);
 
 /// A controller that listens.
 #[derive(Debug)]
@@ -123,6 +124,7 @@ async fn start_sole(
     } else {
         Guard::open(config)
     };
+    let store = seal::sealed(store, &config.data_dir).await?;
     let (api, running) = controller::start(parts(config, store, history, &guard), cancel).await?;
     Ok((Front::Sole(api), tokio::spawn(running.join()), guard))
 }
@@ -155,15 +157,39 @@ async fn start_elected(
     let lease = Duration::from_secs(u64::from(etcd.lease_s));
     let candidate = Candidate { store: store.clone(), claim, lease };
     let (elected, config) = (Elected::new(), config.clone());
-    let (standing, kept, asked) = (elected.clone(), guard.clone(), store.clone());
-    let parts = move || parts(&config, store.clone(), history.clone(), &kept);
+    let (standing, kept, front) = (elected.clone(), guard.clone(), Front::Elected(elected));
     let running = tokio::spawn(async move {
-        if let Some(known) = known {
-            until_answered(&cancel, || folder.agree(&known, &*asked)).await?;
-        }
+        let ready = async {
+            if let Some(known) = known {
+                once_reached(&standing, || folder.agree(&known, &*store)).await?;
+            }
+            // Before anything else, so that one that lacks the store's key says so at its start and not when it should
+            // lead.
+            once_reached(&standing, || seal::sealed(store.clone(), &config.data_dir)).await
+        };
+        let sealed = tokio::select! {
+            sealed = ready => sealed?,
+            () = cancel.cancelled() => return Ok(()),
+        };
+        let parts = move || parts(&config, sealed.clone(), history.clone(), &kept);
         standing.run(candidate, parts, cancel).await
     });
-    Ok((Front::Elected(elected), running, guard))
+    Ok((front, running, guard))
+}
+
+/// While the store does not answer, it is asked again, and who stands by says so.
+async fn once_reached<T, F, Fut>(standing: &Elected, mut ask: F) -> Result<T, Error>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, Error>>,
+{
+    loop {
+        match ask().await {
+            Err(error) if error.kind == ErrorKind::Unavailable => standing.note_trouble(&error.message),
+            answer => return answer,
+        }
+        tokio::time::sleep(STORE_AGAIN).await;
+    }
 }
 
 /// Of a folder that has none, only the store can say whether there is one elsewhere.

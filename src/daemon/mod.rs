@@ -11,6 +11,7 @@ mod journal;
 mod notify;
 mod pulse;
 mod runtime;
+mod seal;
 #[cfg(test)]
 mod tests;
 
@@ -51,6 +52,16 @@ pub fn until_asked_to_end() -> Result<CancellationToken, Error> {
 fn audit_log(data_dir: &Path) -> Result<AuditLog, Error> {
     AuditLog::open(data_dir)
         .map_err(|error| Error::unavailable(format!("opening the audit log in {}: {error}", data_dir.display())))
+}
+
+/// From here on no core file of this process is written, and its memory can be read by root alone: what it knows of jobs
+/// is in it. Not where an account other than root runs tasks: those would lose what `/proc` lets them say of themselves.
+pub fn keep_out_of_dumps(runs_tasks: bool) {
+    if (!runs_tasks || nix::unistd::Uid::effective().is_root())
+        && let Err(error) = nix::sys::prctl::set_dumpable(false)
+    {
+        tracing::warn!(%error, "a core file of this process would hold the secrets of jobs");
+    }
 }
 
 /// Makes a folder for state with these rights, whatever the umask says. One that is there keeps the rights that

@@ -1,4 +1,5 @@
 //! What holds of processes put together.
 
+mod dumps;
 mod folders;
 mod schedules;

@@ -32,8 +32,9 @@ pub struct Job {
     /// Grows from end to end, whatever the clock does; jobs that ended before there was one have 0.
     #[serde(default)]
     pub ended_order: u64,
-    /// What the keys of its tasks come from; jobs from before there were any have none. Shown to nobody but its owner.
-    #[serde(default)]
+    /// What the keys of its tasks come from; jobs from before there were any have none. Shown to nobody but its owner,
+    /// and kept apart from the rest; records from before that have it, and are still read.
+    #[serde(default, skip_serializing)]
     pub ssh: Option<SshSeed>,
 }
 

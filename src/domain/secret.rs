@@ -1,5 +1,6 @@
 //! Texts that nobody is shown.
 
+use super::ssh::SshSeed;
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 
@@ -30,6 +31,30 @@ impl fmt::Debug for Secret {
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(MASK)
+    }
+}
+
+/// What only a task itself may know, and is told at its launch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TaskSecrets {
+    /// Variables, set after all others.
+    pub env: Vec<(String, Secret)>,
+    /// What the keys of the job come from. The command never gets it.
+    pub ssh_seed: Option<SshSeed>,
+}
+
+/// Writes variables as the list of their names. What is read from that has no values yet.
+pub mod names {
+    use super::Secret;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(secrets: &[(String, Secret)], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(secrets.iter().map(|(name, _)| name))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, Secret)>, D::Error> {
+        let names = Vec::<String>::deserialize(deserializer)?;
+        Ok(names.into_iter().map(|name| (name, Secret::default())).collect())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::container::ContainerSpec;
 use super::placement::PlacementSpec;
+use super::secret::{Secret, names};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -22,6 +23,9 @@ pub struct JobSpec {
     pub retry_count: i64,
     /// The job's own variables, in the file's order, literal, set last.
     pub env: Vec<(String, String)>,
+    /// Variables that its tasks alone see, set after `env`. Where a specification is written, only their names are.
+    #[serde(default, with = "names", skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<(String, Secret)>,
     /// `jobEnvs.isDebug` is the JSON value true.
     pub debug: bool,
     /// With `debug`: for how long, where the job says so.
@@ -89,6 +93,11 @@ impl JobSpec {
     /// Tasks over all roles.
     pub fn task_count(&self) -> u32 {
         self.roles.iter().map(|role| role.count).sum()
+    }
+
+    /// Of the variables that the job sets itself, secret or not.
+    pub fn names_of_variables(&self) -> impl Iterator<Item = &str> {
+        self.env.iter().map(|(name, _)| name.as_str()).chain(self.secrets.iter().map(|(name, _)| name.as_str()))
     }
 
     /// `(role, index)` of every task, roles in order.

@@ -8,11 +8,13 @@ mod fields;
 mod json;
 mod openpai;
 mod report;
+mod secrets;
 #[cfg(test)]
 mod tests;
 mod uri;
 
 pub use report::{MAX_FOUND_CHARS, MAX_REPORTED};
+pub use secrets::masked;
 pub use uri::substitute;
 
 use crate::domain::command::Violation;
@@ -53,7 +55,7 @@ pub fn parse(file_name: &str, content: &[u8]) -> Result<Parsed, Vec<Violation>> 
 
 fn parse_openpai(file: &str, text: &str) -> Result<Parsed, Vec<Violation>> {
     let lines = Lines::of(text);
-    let document = json::read(text).map_err(|error| {
+    let mut document = json::read(text).map_err(|error| {
         let (line, column) = lines.position(error.at);
         let message = format!("syntax error at line {line}, column {column}: {}", error.problem);
         vec![of_file(file, message, "", error.allowed)]
@@ -67,6 +69,7 @@ fn parse_openpai(file: &str, text: &str) -> Result<Parsed, Vec<Violation>> {
             format_args!("{count} commas after a last entry, which strict JSON does not allow"),
         );
     }
+    let secrets = secrets::lift(&mut document.root);
     let (duplicates, nuls) = json::check(&document.root, MAX_REPORTED + 1);
     for twice in duplicates {
         let first = report.line(twice.first_at);
@@ -77,7 +80,7 @@ fn parse_openpai(file: &str, text: &str) -> Result<Parsed, Vec<Violation>> {
         let found = json::quote(&nul.text, MAX_FOUND_CHARS);
         report.violation(&nul.path, nul.at, "holds a NUL character", found, "a text without \\u0000");
     }
-    let spec = openpai::read(&document.root, file, &mut report);
+    let spec = openpai::read(&document.root, secrets, file, &mut report);
     let warnings = report.finish(file)?;
     match spec {
         Some(spec) => Ok(Parsed { spec, warnings }),

@@ -16,7 +16,7 @@ use crate::domain::fault::{Fault, FaultId};
 use crate::domain::ids::{NodeName, TaskId};
 use crate::domain::principal::Principal;
 use crate::domain::quantity::MAX_MESSAGE_BYTES;
-use crate::domain::ssh::SshSeed;
+use crate::domain::secret::TaskSecrets;
 use crate::domain::task::{TaskSpec, TaskStatus};
 use async_trait::async_trait;
 use prost::Message;
@@ -89,16 +89,10 @@ impl AgentApi for AgentClient {
         header: CommandHeader,
         id: TaskId,
         env: Vec<(String, String)>,
-        ssh_seed: Option<SshSeed>,
+        secrets: TaskSecrets,
     ) -> Result<TaskStatus, Error> {
         let deadline_ms = header.deadline_ms;
-        let env = env.into_iter().map(|(name, value)| pb::EnvVar { name, value }).collect();
-        let message = pb::LaunchRequest {
-            header: Some(header.into()),
-            task: id.to_string(),
-            env,
-            ssh_seed: ssh_seed.map_or_else(String::new, |seed| seed.reveal()),
-        };
+        let message = convert::launch_request(header, id, env, secrets);
         self.command("Launch", deadline_ms, message, |mut c, r| async move { c.launch(r).await }).await
     }
 

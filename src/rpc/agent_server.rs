@@ -10,6 +10,7 @@ use crate::api::agent::{AgentApi, WatchedStatus};
 use crate::api::stream::LogBatch;
 use crate::domain::command::Error;
 use crate::domain::fault::FaultId;
+use crate::domain::secret::TaskSecrets;
 use crate::domain::task::TaskStatus;
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -61,8 +62,9 @@ impl Agent for AgentService {
         let answer = async {
             let header = call.header(request.header).await?;
             let task = call.parsed(convert::task_id(&request.task, "task"))?;
-            let seed = call.parsed(convert::ssh_seed(&request.ssh_seed))?;
-            self.api.launch(header, task, call.parsed(convert::variables(request.env))?, seed).await
+            let ssh_seed = call.parsed(convert::ssh_seed(&request.ssh_seed))?;
+            let (env, secret_env) = call.parsed(convert::launch_variables(request.env, &request.secret_names))?;
+            self.api.launch(header, task, env, TaskSecrets { env: secret_env, ssh_seed }).await
         };
         task_reply(&call, answer.await)
     }

@@ -17,7 +17,7 @@ use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::exit::Exit;
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::{Generation, TaskId};
-use crate::domain::ssh::SshSeed;
+use crate::domain::secret::TaskSecrets;
 use crate::domain::task::TaskSpec;
 use crate::domain::time::Timestamp;
 use async_trait::async_trait;
@@ -96,12 +96,11 @@ pub struct Records {
 }
 
 /// The last word before the user's command.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Launch {
-    /// The whole environment of the command, in order; later entries of one name win.
+    /// The environment of the command, in order; later entries of one name win. `secrets.env` follows.
     pub env: Vec<(String, String)>,
-    /// What the keys of the job come from. The command never gets it.
-    pub ssh_seed: Option<SshSeed>,
+    pub secrets: TaskSecrets,
 }
 
 /// Why a runtime refused or failed. `user_error` ends the job; everything else is the platform's.

@@ -145,12 +145,30 @@ fn session() -> String {
     for (name, value) in variables(&environment) {
         command.env(std::ffi::OsStr::from_bytes(name), std::ffi::OsStr::from_bytes(value));
     }
+    let names = fs::read(format!("{FOLDER}/secrets")).unwrap_or_default();
+    let of_command = environ_with(&names);
+    for (name, value) in variables(&of_command).filter(|(name, _)| names.split(|byte| *byte == 0).any(|n| n == *name))
+    {
+        command.env(std::ffi::OsStr::from_bytes(name), std::ffi::OsStr::from_bytes(value));
+    }
     command.env_remove("SSH_ORIGINAL_COMMAND");
     if let Some(asked) = asked {
         command.arg("-c").arg(asked);
     }
     // Not a login shell: an image's profile would set another PATH than the task has.
     format!("{}: {}", shell.display(), command.exec())
+}
+
+/// What the oldest process that may be looked at was started with and that has these variables: the task's command.
+/// They lie in no file.
+fn environ_with(names: &[u8]) -> Vec<u8> {
+    let mut wanted = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let Some(first) = wanted.next() else { return Vec::new() };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    let has = |environ: &Vec<u8>| variables(environ).any(|(name, _)| name == first);
+    pids.into_iter().find_map(|pid| fs::read(format!("/proc/{pid}/environ")).ok().filter(has)).unwrap_or_default()
 }
 
 fn variables(environment: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {

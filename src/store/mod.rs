@@ -16,6 +16,7 @@ pub mod history;
 pub mod limits;
 pub mod memory;
 mod reader;
+pub mod sealed;
 pub mod snapshot;
 pub mod sqlite;
 mod worker;

@@ -15,7 +15,7 @@ use wharf::domain::exit::Exit;
 use wharf::domain::gpu::{Gpu, Topology};
 use wharf::domain::ids::{GpuUuid, JobId, JournalId, NodeName, NodeUid, RunId, TaskId, Term};
 use wharf::domain::principal::{Principal, Role};
-use wharf::domain::ssh::SshSeed;
+use wharf::domain::secret::TaskSecrets;
 use wharf::domain::task::{Inventory, TaskSpec, TaskState, TaskStatus};
 use wharf::domain::time::Timestamp;
 use wharf::rpc::{Plain, Security};
@@ -54,7 +54,7 @@ impl AgentApi for Liar {
         header: CommandHeader,
         id: TaskId,
         _: Vec<(String, String)>,
-        _: Option<SshSeed>,
+        _: TaskSecrets,
     ) -> Result<TaskStatus, Error> {
         Ok(lie(&header, id))
     }

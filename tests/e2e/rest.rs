@@ -4,7 +4,7 @@
 //! `tests/golden/rest`, which say what was asked too; `WHARF_BLESS=1` writes their answers anew.
 
 mod hostile;
-mod raw;
+pub(crate) mod raw;
 mod transcript;
 
 use crate::harness::cluster::wharf;

@@ -50,7 +50,9 @@ impl Containers {
     }
 
     fn submit(&self, image: &str, command: &str) -> String {
-        let fields = json!({ "image": image, "jobEnvs": { "GREETING": "two\nlines  'n $HOME" } });
+        let extras = json!({ "wharf": { "secrets": { "TOKEN": "hidden  one" } } });
+        let environment = json!({ "GREETING": "two\nlines  'n $HOME" });
+        let fields = json!({ "image": image, "jobEnvs": environment, "extras": extras });
         let id = self.cluster.submit(&with(job("host", &[role("worker", 2, command)]), &fields));
         self.cluster.wait_running(&id);
         id
@@ -80,14 +82,14 @@ fn tasks_reach_each_other_by_their_names() {
     let Some(containers) = Containers::start("ssh between tasks") else { return };
     for (image, uid) in [(SSHD, "0"), ("wharf-test/sshd-user:1", "1000")] {
         let ask = "ssh worker-0 'echo $PAI_CURRENT_TASK_ROLE_NAME $PAI_TASK_INDEX $WHARF_JOB_ID $(id -u) \
-                   \"$GREETING\"; exit 5'; echo code $?";
+                   \"$GREETING\" \"$TOKEN\"; exit 5'; echo code $?";
         let command = format!("if [ $PAI_TASK_INDEX = 1 ]; then {ask}; fi; sleep 600");
         let id = containers.submit(image, &command);
         let said = until("worker 1 was answered", || {
             let said = containers.cluster.cli(&["logs", &id, "--role", "worker", "--index", "1"]).text();
             said.contains("code ").then_some(said)
         });
-        assert_eq!(said, format!("worker 0 {id} {uid} two\nlines  'n $HOME\ncode 5\n"), "{image}");
+        assert_eq!(said, format!("worker 0 {id} {uid} two\nlines  'n $HOME hidden  one\ncode 5\n"), "{image}");
         containers.cluster.cli(&["stop", &id]).expect(0);
         containers.cluster.wait_end(&id);
     }
@@ -98,9 +100,10 @@ fn a_session_from_outside_has_the_tasks_environment() {
     let Some(containers) = Containers::start("wharf ssh into containers with an ssh server") else { return };
     for (image, user) in [(SSHD, "0 root"), ("wharf-test/sshd-user:1", "1000 ada")] {
         let id = containers.submit(image, "sleep 600");
-        let asked = "echo $WHARF_JOB_ID $PAI_TASK_INDEX $(id -u) $USER; echo \"$GREETING\"; echo no >&2; exit 3";
+        let asked =
+            "echo $WHARF_JOB_ID $PAI_TASK_INDEX $(id -u) $USER; echo \"$GREETING $TOKEN\"; echo no >&2; exit 3";
         let output = containers.ssh(&id, "1", &["--", asked]).expect(3);
-        assert_eq!(output.text(), format!("{id} 1 {user}\ntwo\nlines  'n $HOME\n"), "{image}");
+        assert_eq!(output.text(), format!("{id} 1 {user}\ntwo\nlines  'n $HOME hidden  one\n"), "{image}");
         assert_eq!(output.errors(), "no\n", "ssh talks to the image's server and says nothing of its own");
         containers.assert_no_key_left();
         containers.cluster.cli(&["stop", &id]).expect(0);
@@ -254,8 +257,8 @@ fn keys_are_for_the_owner_and_nowhere_else() {
     let mut files = vec![cluster.folder().to_owned()];
     while let Some(path) = files.pop() {
         if path.is_dir() {
-            // What the containers see, and what the controller keeps.
-            let allowed = path.ends_with("mount/ssh") || path == cluster.path("c");
+            // What the containers see.
+            let allowed = path.ends_with("mount/ssh");
             files.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|e| e.path()).filter(|_| !allowed));
         } else if path.is_file() {
             seen += 1;

@@ -9,6 +9,7 @@ use crate::domain::checked::CheckOutcome;
 use crate::domain::command::ErrorKind;
 use crate::domain::gpu::GpuState;
 use crate::domain::principal::{Principal, Role};
+use crate::domain::secret::TaskSecrets;
 use crate::domain::task::TaskState;
 use crate::health::checks::{Check, Mode, Modes};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ fn operator() -> Principal {
 async fn fail_on(node: &Node, index: u32, gpu: &str) {
     node.machine.set_ends(failed());
     node.agent.prepare(header(1), spec(task(index), &[gpu])).await.unwrap();
-    node.agent.launch(header(1), task(index), Vec::new(), None).await.unwrap();
+    node.agent.launch(header(1), task(index), Vec::new(), TaskSecrets::default()).await.unwrap();
     node.until(task(index), TaskState::Failed).await;
 }
 

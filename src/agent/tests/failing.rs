@@ -3,6 +3,7 @@
 use super::{Node, header, spec, task};
 use crate::api::AgentApi;
 use crate::domain::command::ErrorKind;
+use crate::domain::secret::TaskSecrets;
 use crate::domain::task::TaskState;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ async fn new_work_is_refused_and_running_tasks_can_be_stopped() {
     controller.until("a heartbeat", |seen| seen.heartbeats > 0).await;
     for index in 0..2 {
         node.agent.prepare(header(1), spec(task(index), &[])).await.unwrap();
-        node.agent.launch(header(1), task(index), Vec::new(), None).await.unwrap();
+        node.agent.launch(header(1), task(index), Vec::new(), TaskSecrets::default()).await.unwrap();
         node.until(task(index), TaskState::Running).await;
     }
     node.store.set_full(true);

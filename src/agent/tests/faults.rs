@@ -9,6 +9,7 @@ use crate::domain::gpu::occupancy::GpuProcesses;
 use crate::domain::gpu::{Gpu, GpuDriver, GpuSample, GpuState, Topology};
 use crate::domain::ids::GpuUuid;
 use crate::domain::principal::{Principal, Role};
+use crate::domain::secret::TaskSecrets;
 use crate::domain::view::GpuView;
 use crate::gpu::{GpuError, GpuSource};
 use crate::health::checks::{Check, Mode, Modes};
@@ -319,7 +320,7 @@ async fn a_container_that_lost_its_gpu_is_told_of_its_task_and_condemns_nothing(
     let id = super::task(0);
     node.machine.set_process(id, 77);
     node.agent.prepare(super::header(1), super::spec(id, &["GPU-0"])).await.unwrap();
-    node.agent.launch(super::header(1), id, Vec::new(), None).await.unwrap();
+    node.agent.launch(super::header(1), id, Vec::new(), TaskSecrets::default()).await.unwrap();
     node.until(id, crate::domain::task::TaskState::Running).await;
     gpus.rounds().await;
     controller.with(|seen| assert_eq!(seen.faults, []));

@@ -10,6 +10,7 @@ use crate::domain::gpu::health::DeviceHealth;
 use crate::domain::gpu::occupancy::{GpuProcess, GpuProcesses};
 use crate::domain::gpu::{DriverState, Gpu, GpuDriver, GpuHealth, GpuSample, GpuState, Topology};
 use crate::domain::ids::GpuUuid;
+use crate::domain::secret::TaskSecrets;
 use crate::domain::task::TaskState;
 use crate::domain::view::GpuView;
 use crate::gpu::{GpuError, GpuSource};
@@ -183,7 +184,7 @@ async fn what_a_task_leaves_on_its_gpu_keeps_the_next_one_out() {
     let mut node = node(&board).await;
     node.agent.prepare(header(1), spec(task(0), &["A"])).await.unwrap();
     board.change(|state| state.on = vec![("A", 31, "left-over")]);
-    node.agent.launch(header(1), task(0), Vec::new(), None).await.unwrap();
+    node.agent.launch(header(1), task(0), Vec::new(), TaskSecrets::default()).await.unwrap();
     node.until(task(0), TaskState::Running).await;
     let held = until(&node, "A", GpuState::Held).await;
     assert_eq!((held.job.as_deref(), held.user.as_deref(), held.reason), (Some("job"), Some("u"), None));

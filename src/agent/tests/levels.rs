@@ -6,6 +6,7 @@ use crate::agent::start;
 use crate::api::AgentApi;
 use crate::domain::command::{CommandHeader, ErrorKind};
 use crate::domain::level::Level;
+use crate::domain::secret::TaskSecrets;
 use crate::domain::task::TaskState;
 use crate::store::{Op, Store, Transaction};
 use serde_json::{Value, json};
@@ -19,7 +20,7 @@ async fn put(node: &Node, key: &str, value: impl ToString) {
 
 async fn running(node: &Node, index: u32) {
     node.agent.prepare(header(1), spec(task(index), &["GPU-0"])).await.unwrap();
-    node.agent.launch(header(1), task(index), Vec::new(), None).await.unwrap();
+    node.agent.launch(header(1), task(index), Vec::new(), TaskSecrets::default()).await.unwrap();
     node.until(task(index), TaskState::Running).await;
 }
 

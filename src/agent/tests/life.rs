@@ -7,6 +7,7 @@ use crate::domain::command::ErrorKind;
 use crate::domain::exit::ExitClass;
 use crate::domain::gpu::GpuState;
 use crate::domain::ids::Term;
+use crate::domain::secret::TaskSecrets;
 use crate::domain::task::{TaskState, TaskStatus};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ async fn a_task_goes_its_way() {
     assert_eq!((gpus[0].state, gpus[0].task.as_deref()), (GpuState::Held, Some("1.1.0.0")));
     assert_eq!((gpus[1].state, gpus[1].task.as_deref()), (GpuState::Free, None));
     let env = vec![("A".to_owned(), "secret-of-the-task".to_owned())];
-    node.agent.launch(header(1), id, env.clone(), None).await.unwrap();
+    node.agent.launch(header(1), id, env.clone(), TaskSecrets::default()).await.unwrap();
     let ended = node.until(id, TaskState::Succeeded).await;
     assert!(ended.started_at.is_some() && ended.holding && ended.exit.unwrap().is_success());
     assert_eq!(node.machine.env_of(id), Some(env));
@@ -74,7 +75,7 @@ async fn a_port_in_use_is_vetoed_and_a_held_one_is_free_at_launch() {
     drop(other);
     node.agent.prepare(header(1), wanted).await.unwrap();
     assert!(TcpListener::bind(("0.0.0.0", port)).is_err());
-    node.agent.launch(header(1), task(0), Vec::new(), None).await.unwrap();
+    node.agent.launch(header(1), task(0), Vec::new(), TaskSecrets::default()).await.unwrap();
     assert!(TcpListener::bind(("0.0.0.0", port)).is_ok());
     node.end().await;
 }
@@ -125,7 +126,7 @@ async fn failures_are_answered_and_reported() {
     node.machine.fail("launch", "the shim is away", false);
     ready(&node, 2, &["GPU-0"]).await;
     assert_eq!(
-        node.agent.launch(header(1), task(2), Vec::new(), None).await.unwrap_err().kind,
+        node.agent.launch(header(1), task(2), Vec::new(), TaskSecrets::default()).await.unwrap_err().kind,
         ErrorKind::Unavailable
     );
     assert_eq!(node.until(task(2), TaskState::Failed).await.exit.unwrap().class, ExitClass::Platform);
@@ -159,13 +160,13 @@ async fn a_stop_ends_every_phase() {
     assert_eq!(agent.stop(header(1), task(2), 0).await.unwrap().state, TaskState::Stopped);
     agent.release(header(1), task(2)).await.unwrap();
     ready(&node, 3, &["GPU-0"]).await;
-    agent.launch(header(1), task(3), Vec::new(), None).await.unwrap();
+    agent.launch(header(1), task(3), Vec::new(), TaskSecrets::default()).await.unwrap();
     node.until(task(3), TaskState::Running).await;
     agent.stop(header(1), task(3), 1000).await.unwrap();
     assert_eq!(node.until(task(3), TaskState::Stopped).await.exit, Some(stopped()));
     // Release ends what still runs.
     ready(&node, 4, &["GPU-1"]).await;
-    agent.launch(header(1), task(4), Vec::new(), None).await.unwrap();
+    agent.launch(header(1), task(4), Vec::new(), TaskSecrets::default()).await.unwrap();
     assert!(!agent.release(header(2), task(4)).await.unwrap().holding);
     assert!(!node.machine.has(task(4)));
     node.end().await;
@@ -190,7 +191,10 @@ async fn the_same_again_is_done_once_and_the_old_is_refused() {
     assert_eq!(refused(a.stop(header(2), task(0), 0).await.unwrap_err()), ErrorKind::Stale);
     node.restart().await;
     assert_eq!(refused(node.agent.stop(header(2), task(0), 0).await.unwrap_err()), ErrorKind::Stale);
-    assert_eq!(refused(node.agent.launch(header(9), task(5), Vec::new(), None).await.unwrap_err()), ErrorKind::Stale);
+    assert_eq!(
+        refused(node.agent.launch(header(9), task(5), Vec::new(), TaskSecrets::default()).await.unwrap_err()),
+        ErrorKind::Stale
+    );
     node.end().await;
 }
 
@@ -205,7 +209,7 @@ async fn two_hundred_at_once() {
             let (id, wanted) = (task(index), spec(task(index), &[]));
             agent.stage(header(1), wanted.clone()).await.unwrap();
             agent.prepare(header(1), wanted).await.unwrap();
-            agent.launch(header(1), id, Vec::new(), None).await.unwrap()
+            agent.launch(header(1), id, Vec::new(), TaskSecrets::default()).await.unwrap()
         });
     }
     while let Some(launched) = all.join_next().await {
@@ -284,7 +288,7 @@ async fn logs_and_exec_need_a_task() {
     let mut logs = node.agent.logs(&me(), query(task(0))).await.unwrap();
     let exec = ExecSpec { argv: vec!["id".to_owned()], tty: None, ..ExecSpec::default() };
     assert_eq!(node.agent.exec(&me(), task(0), exec).await.unwrap_err().kind, ErrorKind::Refused);
-    node.agent.launch(header(1), task(0), Vec::new(), None).await.unwrap();
+    node.agent.launch(header(1), task(0), Vec::new(), TaskSecrets::default()).await.unwrap();
     let last = tokio::time::timeout(PATIENCE, logs.recv()).await.unwrap().unwrap().unwrap();
     assert!(last.exit.unwrap().is_success());
     node.end().await;
@@ -302,7 +306,7 @@ async fn only_controllers_command() {
     let refusals = [
         agent.stage(foreign.clone(), spec(task(1), &[])).await.unwrap_err(),
         agent.prepare(foreign.clone(), spec(task(1), &[])).await.unwrap_err(),
-        agent.launch(foreign.clone(), task(0), Vec::new(), None).await.unwrap_err(),
+        agent.launch(foreign.clone(), task(0), Vec::new(), TaskSecrets::default()).await.unwrap_err(),
         agent.stop(foreign.clone(), task(0), 0).await.unwrap_err(),
         agent.release(foreign, task(0)).await.unwrap_err(),
     ];

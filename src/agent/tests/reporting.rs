@@ -6,6 +6,7 @@ use crate::agent::Tuning;
 use crate::api::AgentApi;
 use crate::domain::command::ErrorKind;
 use crate::domain::ids::Term;
+use crate::domain::secret::TaskSecrets;
 use crate::domain::task::TaskState;
 use crate::kernel_log::KernelLogOptions;
 use std::io::Write;
@@ -119,7 +120,7 @@ async fn a_hung_report_delays_neither_heartbeats_nor_tasks() {
     node.agent.prepare(header(1), spec(task(0), &["GPU-0"])).await.unwrap();
     let beats = controller.with(|seen| seen.heartbeats);
     controller.until("more heartbeats", |seen| seen.heartbeats > beats + 5).await;
-    node.agent.launch(header(1), task(0), Vec::new(), None).await.unwrap();
+    node.agent.launch(header(1), task(0), Vec::new(), TaskSecrets::default()).await.unwrap();
     node.until(task(0), TaskState::Running).await;
     node.end().await;
 }
@@ -147,9 +148,9 @@ async fn leases_are_renewed_as_of_the_sending_of_the_heartbeat() {
     let mut leased = spec(task(0), &[]);
     leased.lease_s = Some(300);
     node.agent.prepare(header(1), leased).await.unwrap();
-    node.agent.launch(header(1), task(0), Vec::new(), None).await.unwrap();
+    node.agent.launch(header(1), task(0), Vec::new(), TaskSecrets::default()).await.unwrap();
     node.agent.prepare(header(1), spec(task(1), &[])).await.unwrap();
-    node.agent.launch(header(1), task(1), Vec::new(), None).await.unwrap();
+    node.agent.launch(header(1), task(1), Vec::new(), TaskSecrets::default()).await.unwrap();
     let waited = tokio::time::timeout(super::PATIENCE, async {
         while node.machine.leases().len() < 3 {
             node.clock.advance(Duration::from_secs(1));

@@ -5,6 +5,7 @@ use crate::api::AgentApi;
 use crate::domain::command::ErrorKind;
 use crate::domain::exit::{Exit, ExitClass};
 use crate::domain::gpu::GpuState;
+use crate::domain::secret::TaskSecrets;
 use crate::domain::task::TaskState;
 use crate::domain::time::Timestamp;
 use crate::runtime::{Adopted, Recorded, Records};
@@ -18,7 +19,7 @@ async fn prepared(node: &Node, index: u32, gpu: &str) {
 
 async fn running(node: &Node, index: u32, gpu: &str) {
     prepared(node, index, gpu).await;
-    node.agent.launch(header(1), task(index), Vec::new(), None).await.unwrap();
+    node.agent.launch(header(1), task(index), Vec::new(), TaskSecrets::default()).await.unwrap();
     node.until(task(index), TaskState::Running).await;
 }
 
@@ -33,7 +34,7 @@ async fn at_the_barrier_it_is_still_held_and_can_be_launched() {
     assert_eq!(after.gpus[0].state, GpuState::Held);
     let error = node.agent.prepare(header(1), spec(task(1), &["GPU-0"])).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Exhausted);
-    node.agent.launch(header(1), task(0), Vec::new(), None).await.unwrap();
+    node.agent.launch(header(1), task(0), Vec::new(), TaskSecrets::default()).await.unwrap();
     node.until(task(0), TaskState::Running).await;
     assert_eq!(node.machine.count("prepare", task(0)), 1);
     node.end().await;
@@ -49,7 +50,7 @@ async fn a_port_that_was_taken_before_go_gives_the_task_back() {
     node.begin().await;
     let exit = node.until(task(0), TaskState::Failed).await.exit.unwrap();
     assert_eq!((exit.class, exit.busy_ports), (ExitClass::Platform, vec![port]), "{}", exit.reason);
-    let refused = node.agent.launch(header(1), task(0), Vec::new(), None).await.unwrap_err();
+    let refused = node.agent.launch(header(1), task(0), Vec::new(), TaskSecrets::default()).await.unwrap_err();
     assert_eq!(refused.busy_ports, [port], "{refused:?}");
     node.agent.release(header(1), task(0)).await.unwrap();
     drop(thief);
@@ -289,7 +290,7 @@ async fn a_log_is_kept_from_the_release_on_however_long_ago_the_task_ended() {
     // The scripted machine says that both ended in 1970.
     for index in 0..2 {
         prepared(&node, index, "GPU-0").await;
-        node.agent.launch(header(1), task(index), Vec::new(), None).await.unwrap();
+        node.agent.launch(header(1), task(index), Vec::new(), TaskSecrets::default()).await.unwrap();
         node.until(task(index), TaskState::Succeeded).await;
         node.agent.release(header(1), task(index)).await.unwrap();
         node.clock.advance(Duration::from_secs(1801));

@@ -49,7 +49,8 @@ pub(super) fn key_of_faults(name: &NodeName) -> String {
 /// deletion cut short is taken up again.
 pub(in crate::controller) fn keys_of_job(job: &Job) -> Vec<String> {
     let runs = job.runs.iter().flat_map(|run| keys_of_run(*run));
-    runs.chain([format!("{}/", file_key(job.id)), format!("{}/", spec_key(job.id)), job_key(job.id)]).collect()
+    let chunked = [file_key, spec_key].map(|key| format!("{}/", key(job.id)));
+    runs.chain([secret_key(job.id)]).chain(chunked).chain([job_key(job.id)]).collect()
 }
 
 /// Prefixes of everything that the store has of a run.
@@ -64,6 +65,15 @@ pub(in crate::controller) fn keys_of_generation(run: RunId, generation: Generati
 
 pub(super) fn spec_key(id: JobId) -> String {
     format!("spec/{:020}", id.0)
+}
+
+/// What a store seals, where it seals anything.
+pub(in crate::controller) const SECRETS: &str = "secret/";
+/// Which key the records below [`SECRETS`] are sealed with: its fingerprint.
+pub(in crate::controller) const SEAL: &str = "meta/seal";
+
+pub(super) fn secret_key(id: JobId) -> String {
+    format!("{SECRETS}{:020}", id.0)
 }
 
 pub(super) fn file_key(id: JobId) -> String {

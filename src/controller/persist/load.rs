@@ -2,8 +2,9 @@
 
 use super::super::faults::MOST_TOLD;
 use super::super::state::{Dirty, Node, State, Withdrawn};
-use super::keys::{corrupt, file_key, number_in};
+use super::keys::{SECRETS, corrupt, file_key, number_in};
 use super::record::{StoredNode, StoredSeat, StoredTask, decode, loaded_task};
+use super::secret;
 use crate::domain::access::token::TokenId;
 use crate::domain::command::Error;
 use crate::domain::fault::Fault;
@@ -30,6 +31,9 @@ pub(in crate::controller) async fn load(store: &dyn Store, cluster_id: String, t
         state.jobs.insert(job.id, job);
     }
     load_specs(store, &mut state).await?;
+    // Of records from before there were sealed ones.
+    let clear: BTreeSet<JobId> = state.jobs.values().filter(|job| job.ssh.is_some()).map(|job| job.id).collect();
+    secret::take(scan(store, SECRETS).await?, &mut state)?;
     load_runs(store, &mut state).await?;
     let mut standings: HashMap<String, Standing> = HashMap::new();
     for (key, value) in scan(store, "standing/").await? {
@@ -87,7 +91,7 @@ pub(in crate::controller) async fn load(store: &dyn Store, cluster_id: String, t
     for id in state.runs.keys().copied().collect::<Vec<_>>() {
         state.refresh_run(id);
     }
-    state.dirty = Dirty::default();
+    state.dirty = Dirty { jobs: clear.clone(), secrets: clear, ..Dirty::default() };
     Ok(state)
 }
 

@@ -8,7 +8,8 @@
 //! | `meta/transfer`, `meta/moved` | marks of a store that no controller may use: see [`super::transfer`] |
 //! | `job/ID` | [`Job`](crate::domain::job::Job) |
 //! | `spec/ID/CHUNK` | pieces of the [`JobSpec`](crate::domain::spec::JobSpec) |
-//! | `file/ID/CHUNK` | pieces of the job file as submitted; read only when somebody asks for it |
+//! | `secret/ID` | what the job keeps to itself, which is nowhere else here: sealed, where `meta/seal` says with what |
+//! | `file/ID/CHUNK` | pieces of the job file as submitted, but for its secrets; read only when somebody asks for it |
 //! | `run/ID` | [`Run`](crate::domain::run::Run) without its tasks: the header that makes a plan true |
 //! | `plan/ID/GENERATION/CHUNK` | pieces of the seats of one generation |
 //! | `task/ID/GENERATION/ROLE/INDEX` | what is known of a task beyond its seat |
@@ -25,12 +26,14 @@
 mod keys;
 mod load;
 mod record;
+mod secret;
 mod write;
 
 pub(super) use keys::{
-    AUTHORITY, CLUSTER_ID, LAST_EVENTS, LEVEL, MOVED, NEXT_ID, TERM, TRANSFER, keys_of_generation, keys_of_job,
-    keys_of_run, written_together,
+    AUTHORITY, CLUSTER_ID, LAST_EVENTS, LEVEL, MOVED, NEXT_ID, SEAL, SECRETS, TERM, TRANSFER, keys_of_generation,
+    keys_of_job, keys_of_run, written_together,
 };
 pub(super) use load::{load, read_file};
 pub(super) use record::{registration_bytes, spec_bytes};
-pub(super) use write::{WriteError, Writes, barrier, delete_all, take_term};
+pub(super) use secret::{is_unfinished, without_secret_names};
+pub(super) use write::{WriteError, Writes, barrier, check_usable, delete_all, take_term, write};

@@ -7,6 +7,7 @@ use super::keys::{
     key_of_standing, key_of_token, plan_key, run_key, spec_key, task_key,
 };
 use super::record::{StoredNode, StoredSeat, StoredTask, json, stored_task};
+use super::secret;
 use crate::domain::event::Event;
 use crate::domain::ids::{JobId, Term};
 use crate::domain::level::Level;
@@ -57,6 +58,11 @@ impl Writes {
             writes
                 .units
                 .push(chunked::put(&file_key(*id), file).expect("a job file is smaller than a chunked value"));
+        }
+        // Likewise, and before what has lost it.
+        for id in &dirty.secrets {
+            let known = state.jobs.get(id).zip(state.specs.get(id));
+            writes.units.extend(known.and_then(|(job, spec)| secret::put(job, spec)).map(|op| vec![op]));
         }
         let mut unit = Vec::new();
         if dirty.next_id {
@@ -291,6 +297,12 @@ fn known_level(entry: Option<&Entry>) -> Result<Level, StoreError> {
     Ok(level)
 }
 
+/// Whether this controller may use the store at all.
+pub(in crate::controller) async fn check_usable(store: &dyn Store) -> Result<(), StoreError> {
+    refuse_unusable(store).await?;
+    known_level(store.get(LEVEL).await?.as_ref()).map(drop)
+}
+
 /// A store that is half-written, or that has been moved elsewhere, has no controller.
 async fn refuse_unusable(store: &dyn Store) -> Result<(), StoreError> {
     let refused = |message: String| StoreError::Unavailable { operation: "taking the store", message };
@@ -325,6 +337,11 @@ pub(in crate::controller) async fn delete_all(
         }
     }
     Ok(())
+}
+
+/// Writes these together.
+pub(in crate::controller) async fn write(store: &dyn Store, term: Term, ops: Vec<Op>) -> Result<(), WriteError> {
+    flush(store, &fence(term), ops, term).await
 }
 
 /// Waits until everything that was sent to the store before has happened or never will: a commit whose answer was

@@ -14,6 +14,7 @@ use crate::domain::lifecycle::{Effect, TaskEvent, TaskRecord, step};
 use crate::domain::principal::Principal;
 use crate::domain::remediation::{GoingOut, Permit};
 use crate::domain::run::Verb;
+use crate::domain::secret::{Secret, TaskSecrets};
 use crate::domain::ssh::SshSeed;
 use crate::domain::task::{Inventory, TaskSpec, TaskState, TaskStatus};
 use async_trait::async_trait;
@@ -63,6 +64,7 @@ pub struct Inner {
     pub environments: BTreeMap<TaskId, Vec<(String, String)>>,
     /// Seeds that were sent, of the tasks that got one.
     pub ssh_seeds: BTreeMap<TaskId, SshSeed>,
+    pub secrets: BTreeMap<TaskId, Vec<(String, Secret)>>,
     /// What it says that it can be asked for.
     pub features: Vec<String>,
     /// How often each task was really started.
@@ -358,11 +360,12 @@ impl AgentApi for Agent {
         header: CommandHeader,
         id: TaskId,
         env: Vec<(String, String)>,
-        ssh_seed: Option<SshSeed>,
+        secrets: TaskSecrets,
     ) -> Result<TaskStatus, Error> {
         let generation = header.generation;
         self.command(Verb::Launch, &header, id, |inner| {
-            inner.ssh_seeds.extend(ssh_seed.map(|seed| (id, seed)));
+            inner.secrets.insert(id, secrets.env);
+            inner.ssh_seeds.extend(secrets.ssh_seed.map(|seed| (id, seed)));
             if !inner.script.forgets_environments {
                 inner.environments.insert(id, env);
             }

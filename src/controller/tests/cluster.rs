@@ -6,7 +6,7 @@ use super::{NOON, PATIENCE, node_agent, user};
 use crate::api::ControllerApi;
 use crate::controller::core::read;
 use crate::controller::{Controller, ControllerParts, ControllerRunning, start};
-use crate::domain::command::Heartbeat;
+use crate::domain::command::{Error, Heartbeat};
 use crate::domain::ids::{GpuUuid, JobId, JournalId, NodeName, RunId, TaskId};
 use crate::domain::retry::HARDWARE_RESTARTS;
 use crate::domain::run::{Phase, Run};
@@ -141,6 +141,13 @@ impl Cluster {
         let (controller, running) = begin(make, &self.cancel).await;
         (self.controller, self.running) = (controller.clone(), Some(running));
         self.current.send_replace(controller);
+    }
+
+    /// Why another controller does not start on the same store.
+    pub async fn refusal(&self) -> Error {
+        let parts =
+            parts(&self.store, &self.history, &self.dialer, &self.clock, self.node_timeout, self.keep_ended_jobs);
+        start(parts, CancellationToken::new()).await.expect_err("it does not start")
     }
 
     pub async fn restart(&mut self) {

@@ -41,9 +41,9 @@ async fn ended_jobs_above_the_limit_are_forgotten_everywhere() {
         cluster.some_ticks().await;
         keys = cluster.keys().await;
     }
-    // job, file, spec, run, plan, task of two; job, file, spec, run of the one that waits.
-    assert_eq!(kept.map(|id| of(&keys, id)), [6, 6, 4], "{keys:#?}");
-    assert_eq!(keys.len(), 16, "{keys:#?}");
+    // job, secret, file, spec, run, plan, task of two; job, secret, file, spec, run of the one that waits.
+    assert_eq!(kept.map(|id| of(&keys, id)), [7, 7, 5], "{keys:#?}");
+    assert_eq!(keys.len(), 19, "{keys:#?}");
     {
         let state = read(&cluster.controller.shared);
         assert_eq!((state.specs.len(), state.runs.len(), state.ended.len()), (3, 3, 2));

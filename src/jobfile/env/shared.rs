@@ -22,7 +22,7 @@ pub struct SharedEnvironment {
     names: BTreeSet<String>,
     /// What the job sets itself.
     of_job: Vec<(String, String)>,
-    /// The names in `of_job`.
+    /// The names in `of_job`, and those of its secrets, which are not here.
     job_names: BTreeSet<String>,
     omitted: Vec<String>,
 }
@@ -41,7 +41,7 @@ impl SharedEnvironment {
             common,
             names,
             of_job: ctx.spec.env.clone(),
-            job_names: ctx.spec.env.iter().map(|(name, _)| name.clone()).collect(),
+            job_names: ctx.spec.names_of_variables().map(str::to_owned).collect(),
             omitted,
         };
         shared.write_job(ctx);

@@ -23,7 +23,9 @@ const FIXED: u64 = 32 * 1024;
 /// An upper bound of the bytes of `NAME=value` and their ends in the environment of any one task.
 pub fn environment_bytes_at_most(spec: &JobSpec) -> u64 {
     let uris = [&spec.data_dir, &spec.output_dir, &spec.code_dir].map(|uri| uri.len() as u64).iter().sum::<u64>();
-    let job: u64 = spec.env.iter().map(|(name, value)| (name.len() + value.len() + 2) as u64).sum();
+    let secrets = spec.secrets.iter().map(|(name, value)| (name, value.reveal()));
+    let job = spec.env.iter().map(|(name, value)| (name, value.as_str())).chain(secrets);
+    let job: u64 = job.map(|(name, value)| (name.len() + value.len() + 2) as u64).sum();
     let roles: u64 = spec.roles.iter().map(role_bytes).sum();
     let largest_own = spec.roles.iter().map(own_bytes).max().unwrap_or(0);
     // PAI_TASK_ROLE_INSTANCES; a longer one is left out.

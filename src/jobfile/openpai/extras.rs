@@ -1,6 +1,7 @@
 //! `extras`: kept as it is, but for `extras.wharf`, where jobs of OpenPAI's protocol can ask for what only wharf
 //! has: `{"onNodeLost": "wait" | "restart", "leaseSeconds": 1800, "priority": 0, "container": {...}, "nodes": {...},
-//! "placement": "pack" | "spread", "debugHoldSeconds": 604800}`.
+//! "placement": "pack" | "spread", "debugHoldSeconds": 604800, "secrets": {...}}`; the last is read by
+//! `secrets`.
 
 use super::super::fields::Fields;
 use super::super::report::{Report, as_text};
@@ -10,8 +11,8 @@ use crate::domain::container::ContainerSpec;
 use crate::domain::placement::PlacementSpec;
 use crate::domain::spec::OnNodeLost;
 
-const KNOWN: [&str; 7] =
-    ["onNodeLost", "leaseSeconds", "priority", "container", "nodes", "placement", "debugHoldSeconds"];
+const KNOWN: [&str; 8] =
+    ["onNodeLost", "leaseSeconds", "priority", "container", "nodes", "placement", "debugHoldSeconds", "secrets"];
 
 #[derive(Debug)]
 pub(super) struct Extras {
@@ -45,6 +46,9 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Extra
         Some(node) => container::read(node, report),
     };
     let placement = placement::read(&wharf, report);
+    if let Some(node) = wharf.get("secrets") {
+        Fields::of(node, "extras.wharf.secrets", &[], report)?;
+    }
     wharf.warn_unknown(report);
     let (lease_s, restart) = (lease_s?, restart?);
     if let Some(node) = wharf.get("leaseSeconds").filter(|_| !restart) {

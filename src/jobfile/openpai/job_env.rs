@@ -8,7 +8,7 @@ use super::limits::MAX_ARGUMENT_BYTES;
 /// What decides which GPUs a task sees: wharf's alone, or a job could reach the GPUs of others.
 const DECIDE_GPUS: [&str; 2] = ["NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"];
 
-const ALLOWED_NAMES: &str = "a letter or _ first, then letters, digits, _ . ~ -";
+pub(super) const ALLOWED_NAMES: &str = "a letter or _ first, then letters, digits, _ . ~ -";
 
 #[derive(Debug, Default)]
 pub(super) struct JobEnv {
@@ -39,7 +39,7 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<JobEn
             complete = false;
             continue;
         }
-        if name.starts_with("WHARF_") || DECIDE_GPUS.contains(&name) {
+        if set_by_wharf(name) {
             report.warn(&path, member.key_at, "ignored: only wharf sets this variable");
             continue;
         }
@@ -77,7 +77,12 @@ fn value(name: &str, node: &Node, path: &str, report: &mut Report<'_>) -> Option
     Some(text)
 }
 
-fn is_name(text: &str) -> bool {
+/// A variable that no job can set.
+pub(super) fn set_by_wharf(name: &str) -> bool {
+    name.starts_with("WHARF_") || DECIDE_GPUS.contains(&name)
+}
+
+pub(super) fn is_name(text: &str) -> bool {
     let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     begins && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'~' | b'-'))
 }

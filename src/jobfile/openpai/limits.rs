@@ -19,3 +19,7 @@ pub const LEASE_SECONDS: std::ops::RangeInclusive<i64> = 300..=2_592_000;
 pub const DEFAULT_LEASE_SECONDS: u32 = 1800;
 /// Of `jobEnvs.isDebug`: at most what OpenPAI kept a failed task for, a week.
 pub const DEBUG_HOLD_SECONDS: std::ops::RangeInclusive<i64> = 1..=604_800;
+/// Names and values of `extras.wharf.secrets` together, so that they fit one value of the store.
+pub const MAX_SECRETS_BYTES: usize = 96 * 1024;
+/// And so many of them, for the same reason.
+pub const MAX_SECRETS: usize = 1000;

@@ -22,6 +22,7 @@ mod name;
 mod placement;
 mod ports;
 mod role;
+mod secrets;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use super::env::{MAX_ENVIRONMENT_BYTES, environment_bytes_at_most};
 use super::fields::{Fields, entries};
 use super::json::{Node, Value, shorten, to_text};
 use super::report::{MAX_FOUND_CHARS, Report};
+use super::secrets::Lifted;
 use crate::domain::quantity::{MAX_NAME_BYTES, MAX_TASKS_PER_JOB};
 use crate::domain::spec::{CommandStyle, JobSpec, RoleSpec};
 use std::collections::BTreeMap;
@@ -54,8 +56,8 @@ const KNOWN: [&str; 14] = [
     "tmp",
 ];
 
-/// Reads the whole file, reporting everything on the way. `None` only when something was reported.
-pub(super) fn read(root: &Node, file: &str, report: &mut Report<'_>) -> Option<JobSpec> {
+/// Reads the whole file, in which `lifted` is masked, reporting everything on the way. `None` only when something was reported.
+pub(super) fn read(root: &Node, lifted: Vec<Lifted>, file: &str, report: &mut Report<'_>) -> Option<JobSpec> {
     if !matches!(root.value, Value::Object(_)) {
         report.wrong_kind(file, root, "an object", "an OpenPAI job: {\"jobName\": ..., \"taskRoles\": [...]}");
         return None;
@@ -78,6 +80,8 @@ pub(super) fn read(root: &Node, file: &str, report: &mut Report<'_>) -> Option<J
     let retry_count = fields.optional_integer("retryCount", 0, limits::RETRIES, report);
     let env = job_env::read(&fields, report);
     let extras = extras::read(&fields, report);
+    let of_env = env.as_ref().map(|env| env.variables.as_slice()).unwrap_or_default();
+    let secrets = secrets::read(lifted, of_env, report);
     let extras_json = fields.get("extras").map_or_else(|| "{}".to_owned(), |node| to_text(&node.value));
     if let Some(node) = fields.get("killAllOnCompletedTaskNumber") {
         let message = "ignored; minSucceededTaskCount of a role ends a job early";
@@ -104,6 +108,7 @@ pub(super) fn read(root: &Node, file: &str, report: &mut Report<'_>) -> Option<J
         gpu_types: gpu_types?,
         retry_count: retry_count?,
         env: env.variables,
+        secrets: secrets?,
         debug: env.debug,
         debug_hold_s: extras.debug_hold_s.filter(|_| env.debug),
         extras_json,

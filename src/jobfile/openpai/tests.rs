@@ -471,3 +471,48 @@ fn nodes_are_selected_by_labels_and_names() {
     let many = refusals(&wharf(json!({"nodes": {"labels": {"a b": "x", "c": 1}, "names": [2]}, "placement": "x"})));
     assert_eq!(many.len(), 4, "{many:?}");
 }
+
+#[test]
+fn secrets_are_variables_that_no_message_shows() {
+    const MARKER: &str = "a-marker";
+    let wharf = |secrets: Value| {
+        let mut job = with("/extras", json!({ "wharf": { "secrets": secrets } }));
+        job["jobEnvs"] = json!({ "SHOWN": "1" });
+        job
+    };
+    let most = "x".repeat(96 * 1024 - 2);
+    let parsed = read(&wharf(json!({ "T": MARKER, "N": 1.50, "B": true, "E": null }))).expect("valid");
+    assert_eq!(parsed.warnings, [""; 0]);
+    let found: Vec<_> = parsed.spec.secrets.iter().map(|(name, value)| (name.as_str(), value.reveal())).collect();
+    assert_eq!(found, [("T", MARKER), ("N", "1.5"), ("B", "true"), ("E", "")]);
+    assert_eq!(parsed.spec.env, [("SHOWN".to_owned(), "1".to_owned())]);
+    let written = serde_json::to_string(&parsed.spec).unwrap();
+    assert!(written.contains(r#""secrets":["T","N","B","E"]"#), "{written}");
+    assert!(!format!("{written}{parsed:?}").contains(MARKER), "{written}");
+    assert_eq!(spec(&wharf(json!({ "T": most }))).secrets.len(), 1);
+    assert_eq!(spec(&wharf(json!({}))).secrets, []);
+    for (secrets, field) in [
+        (json!(MARKER), ""),
+        (json!([MARKER]), ""),
+        (json!({ "T": [MARKER] }), ".T"),
+        (json!({ "T": { "x": MARKER } }), ".T"),
+        (json!({ "T": format!("{MARKER}\0") }), ".T"),
+        (json!({ "a b": MARKER }), "[\"a b\"]"),
+        (json!({ "WHARF_X": MARKER }), ".WHARF_X"),
+        (json!({ "CUDA_VISIBLE_DEVICES": MARKER }), ".CUDA_VISIBLE_DEVICES"),
+        (json!({ "SHOWN": MARKER }), ".SHOWN"),
+        (json!({ "T": format!("{most}x") }), ""),
+    ] {
+        let violations = refusals(&wharf(secrets));
+        assert_eq!(violations.len(), 1, "{violations:?}");
+        assert_eq!(violations[0].field, format!("extras.wharf.secrets{field}"));
+        assert!(!format!("{violations:?}").contains(MARKER), "{violations:?}");
+    }
+    let many = |count: u32| wharf((0..count).map(|i| (format!("T{i}"), json!(MARKER))).collect::<Value>());
+    assert_eq!(spec(&many(1000)).secrets.len(), 1000);
+    assert_eq!(refusals(&many(1001))[0].found, "1001");
+    let twice =
+        wharf(json!({ "T": 1 })).to_string().replace("\"T\":1", &format!("\"T\":\"{MARKER}\",\"T\":\"{MARKER}\""));
+    let violations = parse("job.json", twice.as_bytes()).unwrap_err();
+    assert!(!violations.is_empty() && !format!("{violations:?}").contains(MARKER), "{violations:?}");
+}

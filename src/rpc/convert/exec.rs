@@ -2,11 +2,13 @@
 
 use super::{MAX_COMMAND_BYTES, MAX_LINE_BYTES, Parsed, filled, maybe, task_id, text, texts, wrong};
 use crate::api::stream::{ExecInput, ExecOutput, ExecSignal, ExecSpec};
-use crate::domain::command::Violation;
+use crate::domain::command::{CommandHeader, Violation};
 use crate::domain::ids::TaskId;
 use crate::domain::principal::Principal;
+use crate::domain::secret::{Secret, TaskSecrets};
 use crate::domain::ssh::{SshAccess, SshSeed};
 use crate::rpc::generated as pb;
+use std::collections::BTreeSet;
 
 pub(in crate::rpc) fn exec_start(who: Principal, task: TaskId, exec: ExecSpec) -> pb::ExecStart {
     let ExecSpec { argv, tty, env, cwd } = exec;
@@ -50,6 +52,37 @@ pub(in crate::rpc) fn ssh_seed(text: &str) -> Parsed<Option<SshSeed>> {
     let seed = SshSeed::parse(text);
     seed.map(Some).ok_or_else(|| wrong("ssh_seed", "is not a seed", "(not shown)", "128 hexadecimal digits"))
 }
+
+/// What a task is told at its launch. Agents from before there were secret names take all variables alike.
+pub(in crate::rpc) fn launch_request(
+    header: CommandHeader,
+    id: TaskId,
+    env: Vec<(String, String)>,
+    secrets: TaskSecrets,
+) -> pb::LaunchRequest {
+    let secret_names: BTreeSet<String> = secrets.env.iter().map(|(name, _)| name.clone()).collect();
+    // Of one name the secret holds.
+    let open = env.into_iter().filter(|(name, _)| !secret_names.contains(name));
+    let open: Vec<_> = open.collect();
+    let secret = secrets.env.into_iter().map(|(name, value)| (name, value.reveal().to_owned()));
+    pb::LaunchRequest {
+        header: Some(header.into()),
+        task: id.to_string(),
+        env: open.into_iter().chain(secret).map(|(name, value)| pb::EnvVar { name, value }).collect(),
+        ssh_seed: secrets.ssh_seed.map_or_else(String::new, |seed| seed.reveal()),
+        secret_names: secret_names.into_iter().collect(),
+    }
+}
+
+/// The variables that anybody may see, and the others.
+pub(in crate::rpc) fn launch_variables(env: Vec<pb::EnvVar>, secret_names: &[String]) -> Parsed<LaunchVariables> {
+    let names: BTreeSet<&String> = secret_names.iter().collect();
+    let (secret, open): (Vec<_>, Vec<_>) = env.into_iter().partition(|entry| names.contains(&entry.name));
+    let secret = variables(secret)?.into_iter().map(|(name, value)| (name, Secret::new(value)));
+    Ok((variables(open)?, secret.collect()))
+}
+
+type LaunchVariables = (Vec<(String, String)>, Vec<(String, Secret)>);
 
 /// Variables of an environment.
 pub(in crate::rpc) fn variables(variables: Vec<pb::EnvVar>) -> Parsed<Vec<(String, String)>> {

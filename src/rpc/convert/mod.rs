@@ -16,7 +16,7 @@ pub(super) mod node_change;
 pub(super) mod principal;
 mod task;
 
-pub(super) use exec::{exec_inputs, exec_request, exec_spec, exec_start, ssh_seed, variables};
+pub(super) use exec::{exec_inputs, exec_request, exec_spec, exec_start, launch_request, launch_variables, ssh_seed};
 pub(super) use job::{event_filter, job_filter};
 pub(super) use logs::{log_query, logs_request};
 

@@ -1,10 +1,11 @@
 //! Every method of the agent, there and back.
 
-use super::fakes::{FakeAgent, Notes};
+use super::fakes::{FakeAgent, Notes, revealed};
 use super::samples::{self, spec, status};
 use super::*;
 use crate::api::agent::{AgentApi, AgentDialer, WatchedStatus};
 use crate::api::stream::{ExecInput, ExecOutput, ExecSignal, ExecSpec, LogQuery, StreamFilter};
+use crate::domain::secret::{Secret, TaskSecrets};
 use crate::domain::ssh::SshSeed;
 use crate::domain::time::Timestamp;
 
@@ -22,9 +23,11 @@ async fn every_method_arrives_and_answers_whole() {
         assert_eq!(client.prepare(header(), spec()).await.unwrap(), status(2));
         noted("prepare", &(header(), spec()));
         let env = vec![("A".to_owned(), "1\n2".to_owned()), ("A".to_owned(), String::new())];
-        for seed in [None, Some(SshSeed::new([7; 64]))] {
-            assert_eq!(client.launch(header(), id, env.clone(), seed.clone()).await.unwrap(), status(3));
-            noted("launch", &(header(), id, env.clone(), seed.map(|seed| seed.reveal())));
+        let secret_env = vec![("S".to_owned(), Secret::new("hidden"))];
+        let secrets = TaskSecrets { env: secret_env, ssh_seed: Some(SshSeed::new([7; 64])) };
+        for secrets in [TaskSecrets::default(), secrets] {
+            assert_eq!(client.launch(header(), id, env.clone(), secrets.clone()).await.unwrap(), status(3));
+            noted("launch", &(header(), id, env.clone(), revealed(&secrets)));
         }
         assert_eq!(client.stop(header(), id, 1 << 40).await.unwrap(), status(4));
         noted("stop", &(header(), id, 1u64 << 40));

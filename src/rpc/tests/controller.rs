@@ -28,7 +28,7 @@ async fn every_question_of_a_user_arrives_and_answers_whole() {
             assert_eq!(controller.0.last(), Notes::form(method, &alice(), what));
         };
         assert_eq!(client.submit(&who, submit()).await.unwrap(), samples::submitted());
-        noted("submit", &submit());
+        noted("submit", &(&submit(), &submit().content));
         let filter = JobFilter { all: true, user: Some("bob".into()) };
         let page = (vec![samples::job_view(None)], "next".to_owned());
         assert_eq!(client.list_jobs(&who, filter.clone(), 10, "t").await.unwrap(), page);

@@ -12,6 +12,7 @@ use crate::domain::level::Level;
 use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
 use crate::domain::remediation::Permit;
+use crate::domain::secret::TaskSecrets;
 use crate::domain::ssh::{SshAccess, SshSeed};
 use crate::domain::task::*;
 use crate::domain::time::Timestamp;
@@ -171,9 +172,9 @@ impl AgentApi for FakeAgent {
         header: CommandHeader,
         id: TaskId,
         env: Vec<(String, String)>,
-        ssh_seed: Option<SshSeed>,
+        secrets: TaskSecrets,
     ) -> Result<TaskStatus, Error> {
-        self.0.note("launch", &header.principal, &(&header, id, env, ssh_seed.map(|seed| seed.reveal())))?;
+        self.0.note("launch", &header.principal, &(&header, id, env, revealed(&secrets)))?;
         Ok(status(3))
     }
 
@@ -226,7 +227,7 @@ pub(super) struct FakeController(pub(super) Arc<Notes>);
 #[async_trait]
 impl ControllerApi for FakeController {
     async fn submit(&self, who: &Principal, submit: Submit) -> Result<Submitted, Error> {
-        self.0.note("submit", who, &submit)?;
+        self.0.note("submit", who, &(&submit, &submit.content))?;
         Ok(submitted())
     }
 
@@ -321,4 +322,10 @@ impl ControllerApi for FakeController {
         self.0.note("report", who, &(node_uid, journal_id, statuses))?;
         Ok(77)
     }
+}
+
+/// What a task may know and notes do not show by themselves.
+pub fn revealed(secrets: &TaskSecrets) -> (Vec<(String, String)>, Option<String>) {
+    let env = secrets.env.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned()));
+    (env.collect(), secrets.ssh_seed.as_ref().map(SshSeed::reveal))
 }

@@ -19,7 +19,7 @@ pub async fn a_task_waits_at_its_barrier_and_then_runs(site: &dyn Site) {
     assert_eq!(subject.runtime.list().await.unwrap(), [task.id]);
     subject.quiet();
     let env = [("A", "old"), ("A", "new")].map(|(name, value)| (name.to_owned(), value.to_owned()));
-    subject.runtime.launch(task.id, &Launch { env: env.into(), ssh_seed: None }).await.unwrap();
+    subject.runtime.launch(task.id, &Launch { env: env.into(), ..Launch::default() }).await.unwrap();
     subject.started().await;
     assert_eq!(subject.exited().await, Exit::success());
     let (stdout, stderr) = output(&subject.runtime.log_dir(task.id));
@@ -35,7 +35,7 @@ pub async fn operations_may_be_repeated(site: &dyn Site) {
     let other = TaskSpec { command: "other".into(), ..task.clone() };
     assert!(subject.runtime.prepare(&other, &[]).await.is_err(), "one id, one specification");
     for _ in 0..2 {
-        subject.runtime.launch(task.id, &Launch { env: vec![], ssh_seed: None }).await.unwrap();
+        subject.runtime.launch(task.id, &Launch::default()).await.unwrap();
     }
     subject.started().await;
     subject.wait_for_output(task.id, "up").await;
@@ -45,7 +45,7 @@ pub async fn operations_may_be_repeated(site: &dyn Site) {
     let exit = subject.exited().await;
     assert_eq!((exit.class, exit.code), (ExitClass::Stopped, Some(4)));
     subject.runtime.stop(task.id, PATIENCE).await.unwrap();
-    subject.runtime.launch(task.id, &Launch { env: vec![], ssh_seed: None }).await.unwrap();
+    subject.runtime.launch(task.id, &Launch::default()).await.unwrap();
     for _ in 0..2 {
         subject.runtime.remove(task.id).await.unwrap();
     }
@@ -60,7 +60,7 @@ pub async fn unknown_tasks_are_gone(site: &dyn Site) {
     subject.runtime.clear_work(task.id).await.unwrap();
     subject.runtime.purge(task.id).await.unwrap();
     assert_eq!(subject.runtime.adopt(&task).await.unwrap(), Adopted::Gone);
-    let refused = subject.runtime.launch(task.id, &Launch { env: vec![], ssh_seed: None }).await.unwrap_err();
+    let refused = subject.runtime.launch(task.id, &Launch::default()).await.unwrap_err();
     assert!(!refused.user_error && refused.task == task.id);
     assert_eq!(subject.runtime.list().await.unwrap(), []);
     subject.finish(task.id).await;
@@ -146,7 +146,7 @@ pub async fn a_new_runtime_adopts_waiting_and_running_tasks(site: &dyn Site) {
     let mut second = site.start();
     assert_eq!(second.runtime.adopt(&task).await.unwrap(), Adopted::Waiting);
     assert_eq!(second.runtime.adopt(&task).await.unwrap(), Adopted::Waiting);
-    second.runtime.launch(task.id, &Launch { env: vec![], ssh_seed: None }).await.unwrap();
+    second.runtime.launch(task.id, &Launch::default()).await.unwrap();
     second.started().await;
     second.wait_for_output(task.id, "up").await;
     drop(second);
@@ -217,7 +217,7 @@ pub async fn commands_run_beside_a_task(site: &dyn Site) {
     subject.runtime.prepare(&task, &[]).await.unwrap();
     assert!(subject.runtime.exec(task.id, command(&["true"])).await.is_err(), "nothing runs yet");
     let env = vec![("COLOR".to_owned(), "blue".to_owned())];
-    subject.runtime.launch(task.id, &Launch { env, ssh_seed: None }).await.unwrap();
+    subject.runtime.launch(task.id, &Launch { env, ..Launch::default() }).await.unwrap();
     subject.started().await;
     let script = "read line; echo \"$COLOR $line\"; echo oops >&2; exit 7";
     let session = subject.runtime.exec(task.id, command(&["/bin/sh", "-c", script])).await.unwrap();

@@ -52,14 +52,14 @@ impl Subject {
 
     pub async fn run(&mut self, task: &TaskSpec) -> Exit {
         self.runtime.prepare(task, &[]).await.unwrap();
-        self.runtime.launch(task.id, &Launch { env: vec![], ssh_seed: None }).await.unwrap();
+        self.runtime.launch(task.id, &Launch::default()).await.unwrap();
         self.started().await;
         self.exited().await
     }
 
     pub async fn launch(&mut self, task: &TaskSpec) {
         self.runtime.prepare(task, &[]).await.unwrap();
-        self.runtime.launch(task.id, &Launch { env: vec![], ssh_seed: None }).await.unwrap();
+        self.runtime.launch(task.id, &Launch::default()).await.unwrap();
         self.started().await;
     }
 

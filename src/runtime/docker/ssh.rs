@@ -54,7 +54,11 @@ pub async fn arrange(task: &Arc<Task<Containers>>, launch: &Launch, command: &Co
         environment.extend([name.as_slice(), b"=", value, b"\0"].concat());
     }
     let identity = seed.identity();
-    let files: [(&str, Vec<u8>); 7] = [
+    // Their values a session finds at the command itself.
+    let secrets: Vec<u8> =
+        launch.secrets.env.iter().flat_map(|(name, _)| [name.as_bytes(), b"\0"].concat()).collect();
+    let files: [(&str, Vec<u8>); 8] = [
+        ("secrets", secrets),
         ("id", identity.private_file(&ssh::alias(job)).into_bytes()),
         ("authorized_keys", format!("{}\n", identity.public_line()).into_bytes()),
         ("host_key", host.private_file(&ssh::alias(job)).into_bytes()),

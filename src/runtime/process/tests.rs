@@ -147,7 +147,7 @@ async fn memory_beyond_the_limit_is_told() {
     if notices.0.iter().any(|notice| notice.contains("memory limit")) {
         return subject.runtime.remove(task.id).await.unwrap();
     }
-    subject.runtime.launch(task.id, &Launch { env: vec![], ssh_seed: None }).await.unwrap();
+    subject.runtime.launch(task.id, &Launch::default()).await.unwrap();
     subject.started().await;
     let exit = subject.exited().await;
     assert!(exit.oom && exit.class == ExitClass::User, "{exit:?}");

@@ -6,6 +6,7 @@
 //! STATE/tasks/TASK/task.json      what was prepared        shim.json   which process the shim is
 //!                                 (each with a copy, X.copy.json; X.damaged.json was set aside)
 //!                  spec, command  what the shim is told    exit        its word on the end
+//!                  secrets        the names of what `command` leaves out
 //!                  started.json   when the command began   log.N       log segments
 //!                  work/          the task's own working directory
 //!                  execs/         commands beside it
@@ -297,6 +298,16 @@ impl TaskDir {
     /// Writes what the shim runs, and opens it for the shim. Kept for `exec`, which runs in the same environment.
     pub fn write_command(&self, command: &Command) -> io::Result<File> {
         write_for_shim(&self.dir.join("command"), &command.encode())
+    }
+
+    /// Which variables the shim is told that are not in its command's file; none leaves no file.
+    pub fn write_secret_names(&self, names: &[String]) -> io::Result<()> {
+        let path = self.dir.join("secrets");
+        if names.is_empty() { remove_file(&path) } else { write_json(&path, &names) }
+    }
+
+    pub fn read_secret_names(&self) -> io::Result<Vec<String>> {
+        Ok(read_json(&self.dir.join("secrets"))?.unwrap_or_default())
     }
 
     pub fn read_command(&self) -> io::Result<Option<Command>> {

@@ -21,6 +21,7 @@ mod preparation;
 pub mod process_id;
 mod records;
 mod removal;
+pub mod secrets;
 pub mod supervisor;
 mod takeover;
 mod task;
@@ -35,6 +36,7 @@ use super::{Adopted, Decision, Launch, Notices, Records, Runtime, RuntimeError, 
 use crate::api::stream::{ExecSession, ExecSpec};
 use crate::domain::gpu::Gpu;
 use crate::domain::ids::{Generation, JobId, RunId, TaskId};
+use crate::domain::secret::TaskSecrets;
 use crate::domain::ssh::{SEED_VARIABLE, SshSeed};
 use crate::domain::task::TaskSpec;
 use crate::shim::protocol::Slot as ShimSlot;
@@ -223,7 +225,13 @@ impl<K: Kind> Runtime for Shimmed<K> {
         let (launch, seed) = without_seed(launch);
         let command = Arc::new(K::command(&task.record, &launch));
         // First, because it waits for a full disk: the files beside it then find room as well.
-        let file = write_when_there_is_room(id, &task.dir, &command).await?;
+        let names = launch.secrets.env.iter().map(|(name, _)| name.clone()).collect();
+        let mut file = write_when_there_is_room(id, &task.dir, &command, names).await?;
+        if !launch.secrets.env.is_empty() {
+            let (command, secrets) = (command.clone(), launch.secrets.env.clone());
+            file = blocking("launch", id, move || secrets::in_memory(&command, &secrets)).await?;
+        }
+        task.secrets.set(launch.secrets.env.clone()).ok();
         if let Some(seed) = seed {
             K::arrange_ssh(&task, &launch, &command, seed).await;
         }
@@ -356,13 +364,18 @@ impl<K: Kind> Core<K> {
 }
 
 /// Waits a while for a full disk: the rest of a gang may run already, and would end with this task.
-async fn write_when_there_is_room(id: TaskId, dir: &TaskDir, command: &Arc<Command>) -> Result<File, RuntimeError> {
+async fn write_when_there_is_room(
+    id: TaskId,
+    dir: &TaskDir,
+    command: &Arc<Command>,
+    secret_names: Vec<String>,
+) -> Result<File, RuntimeError> {
     let end = Instant::now() + FULL_DISK_DEADLINE;
     let is_full =
         |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     loop {
-        let (dir, command) = (dir.clone(), command.clone());
-        let write = move || match dir.write_command(&command) {
+        let (dir, command, names) = (dir.clone(), command.clone(), secret_names.clone());
+        let write = move || match dir.write_secret_names(&names).and_then(|()| dir.write_command(&command)) {
             Ok(file) => Ok(Some(file)),
             Err(error) if is_full(&error) && Instant::now() < end => Ok(None),
             Err(error) => Err(error),
@@ -377,10 +390,11 @@ async fn write_when_there_is_room(id: TaskId, dir: &TaskDir, command: &Arc<Comma
 /// What the command gets, and what its job's keys come from, which no command gets. Controllers of the version before
 /// send it as a variable.
 fn without_seed(launch: &Launch) -> (Launch, Option<SshSeed>) {
-    let mut seed = launch.ssh_seed.clone();
+    let mut seed = launch.secrets.ssh_seed.clone();
     let (sent, env): (Vec<_>, Vec<_>) = launch.env.iter().cloned().partition(|(name, _)| name == SEED_VARIABLE);
     seed = seed.or_else(|| sent.iter().find_map(|(_, text)| SshSeed::parse(text)));
-    (Launch { env, ssh_seed: None }, seed)
+    let secrets = TaskSecrets { env: launch.secrets.env.clone(), ssh_seed: None };
+    (Launch { env, secrets }, seed)
 }
 
 /// Runs what waits for the disk or the kernel where it holds up nobody.

@@ -13,7 +13,7 @@ use crate::domain::task::TaskSpec;
 use crate::runtime::{Decision, Notices, RuntimeError};
 use crate::shim::protocol::{Check, CheckKind};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -185,7 +185,18 @@ impl<K: Kind> Core<K> {
         };
         self.tracker.spawn(supervisor.run());
         let execs = Arc::new(Semaphore::new(MAX_EXEC_SESSIONS));
-        Ok(Arc::new(Task { id, dir, record, remains, shim, state: states, requests: asking, cancel, execs }))
+        Ok(Arc::new(Task {
+            id,
+            dir,
+            record,
+            remains,
+            shim,
+            state: states,
+            requests: asking,
+            cancel,
+            secrets: OnceLock::new(),
+            execs,
+        }))
     }
 }
 

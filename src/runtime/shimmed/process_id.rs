@@ -164,6 +164,18 @@ pub fn is_marked(pid: i32, entry: &[u8], uid: u32) -> bool {
     is_of(pid, uid) && fs::read(format!("/proc/{pid}/environ")).is_ok_and(has)
 }
 
+/// The children of a process, the oldest first. What a subreaper has taken in is among them.
+pub fn children(parent: &ProcessId) -> Vec<i32> {
+    if !parent.is_alive().unwrap_or(false) {
+        return Vec::new();
+    }
+    let child =
+        |pid| Stat::read(pid).ok().filter(|stat| stat.parent == parent.pid).map(|stat| (stat.start_ticks, pid));
+    let mut found: Vec<(u64, i32)> = pids().into_iter().filter_map(child).collect();
+    found.sort_unstable();
+    found.into_iter().map(|(_, pid)| pid).collect()
+}
+
 fn pids() -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()).collect()
@@ -194,6 +206,7 @@ pub fn kill_if(pid: i32, is_ours: impl Fn(i32) -> bool) {
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     state: char,
+    parent: i32,
     session: i32,
     start_ticks: u64,
 }
@@ -210,9 +223,10 @@ impl Stat {
         let (_, rest) = text.rsplit_once(')')?;
         let mut fields = rest.split_whitespace();
         let state = fields.next()?.chars().next()?;
-        let session = fields.nth(2)?.parse().ok()?;
+        let parent = fields.next()?.parse().ok()?;
+        let session = fields.nth(1)?.parse().ok()?;
         let start_ticks = fields.nth(15)?.parse().ok()?;
-        Some(Self { state, session, start_ticks })
+        Some(Self { state, parent, session, start_ticks })
     }
 
     fn is_dead(&self) -> bool {
@@ -228,7 +242,7 @@ mod tests {
     #[test]
     fn names_with_parentheses_do_not_confuse() {
         let text = "77 (a) Z 9) S 1 77 78 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 99 0";
-        assert_eq!(Stat::parse(text), Some(Stat { state: 'S', session: 78, start_ticks: 4242 }));
+        assert_eq!(Stat::parse(text), Some(Stat { state: 'S', parent: 1, session: 78, start_ticks: 4242 }));
         assert_eq!(Stat::parse("77 (cut"), None);
     }
 

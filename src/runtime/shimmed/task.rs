@@ -6,8 +6,9 @@ use super::platform;
 use super::process_id::ProcessId;
 use super::supervisor::{Request, State};
 use crate::domain::ids::TaskId;
+use crate::domain::secret::Secret;
 use crate::runtime::RuntimeError;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,8 @@ pub struct Task<K: Kind> {
     pub(super) requests: mpsc::Sender<Request>,
     /// Cancelled when nobody follows the task any more.
     pub cancel: CancellationToken,
+    /// Its secret variables, once it was launched by this agent process: see [`super::secrets`].
+    pub(super) secrets: OnceLock<Vec<(String, Secret)>>,
     /// One permit for each command that may run beside it.
     pub execs: Arc<Semaphore>,
 }

@@ -69,6 +69,7 @@ impl TraceJob {
             env: Vec::new(),
             debug: false,
             debug_hold_s: None,
+            secrets: Vec::new(),
             extras_json: String::new(),
             roles: vec![role],
             command_style: CommandStyle::Shell,

@@ -204,6 +204,11 @@ impl Cluster {
             let address = format!("127.0.0.1:{}", port.number);
             let other = own.replace(&self.tcp(), &address).replace("/c'", "/c2'").replace("/c.sock", "/c2.sock");
             fs::write(self.path("second.toml"), format!("{other}{of_second}\n")).expect("the folder is ours");
+            // What controllers of one store share, as if it had been copied.
+            for name in ["c/cluster", "c2"] {
+                fs::create_dir_all(self.path(name)).expect("the folder is ours");
+            }
+            std::os::unix::fs::symlink("../c/cluster", self.path("c2/cluster")).expect("the folder is ours");
         }
         fs::write(self.path("controller.toml"), format!("{own}{more}\n")).expect("the folder is ours");
         let addresses = match (&self.net, self.is_secured) {

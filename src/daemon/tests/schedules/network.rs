@@ -14,7 +14,7 @@ use crate::domain::event::Event;
 use crate::domain::ids::{JournalId, NodeName, NodeUid, TaskId};
 use crate::domain::node::NodeChange;
 use crate::domain::principal::Principal;
-use crate::domain::ssh::SshSeed;
+use crate::domain::secret::TaskSecrets;
 use crate::domain::task::{TaskSpec, TaskStatus};
 use crate::domain::view::{Explanation, GpuView, JobView, NodeDetail, NodeView, Submitted};
 use async_trait::async_trait;
@@ -120,9 +120,9 @@ impl AgentApi for ToAgent {
         header: CommandHeader,
         id: TaskId,
         env: Vec<(String, String)>,
-        ssh_seed: Option<SshSeed>,
+        secrets: TaskSecrets,
     ) -> Result<TaskStatus, Error> {
-        self.ask(move |agent| async move { agent.launch(header, id, env, ssh_seed).await }).await
+        self.ask(move |agent| async move { agent.launch(header, id, env, secrets).await }).await
     }
 
     async fn stop(&self, header: CommandHeader, id: TaskId, grace_ms: u64) -> Result<TaskStatus, Error> {

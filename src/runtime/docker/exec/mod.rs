@@ -13,7 +13,7 @@ use crate::runtime::RuntimeError;
 use crate::runtime::shimmed::exec::{Noted, end_session, on_its_own};
 use crate::runtime::shimmed::process_id::{PidFd, ProcessId};
 use crate::runtime::shimmed::supervisor::State;
-use crate::runtime::shimmed::{MAX_EXEC_SESSIONS, blocking, platform, user_error};
+use crate::runtime::shimmed::{MAX_EXEC_SESSIONS, blocking, platform, secrets, user_error};
 use crate::shim::spec::Command;
 use bollard::Docker;
 use bollard::exec::ResizeExecOptions;
@@ -76,7 +76,7 @@ type Begun = (Running, Option<(ProcessId, PidFd)>);
 
 async fn begin(
     core: &Arc<Core<Containers>>,
-    task: &Task<Containers>,
+    task: &Arc<Task<Containers>>,
     started: &StartedFacts,
     exec: &ExecSpec,
 ) -> Result<Begun, RuntimeError> {
@@ -145,14 +145,15 @@ async fn end_late(core: Arc<Core<Containers>>, exec: String, started: StartedFac
 
 /// The task's own, from what its shim was told. Refuses a program that is not there, which dockerd tells in its output.
 async fn environment(
-    task: &Task<Containers>,
+    task: &Arc<Task<Containers>>,
     started: &StartedFacts,
     exec: &ExecSpec,
 ) -> Result<Vec<String>, RuntimeError> {
-    let (dir, pid, program) = (task.dir.clone(), task.shim.pid, exec.argv[0].clone());
+    let (of, pid, program) = (task.clone(), task.shim.pid, exec.argv[0].clone());
     let (cwd, more) = (exec.cwd.clone().unwrap_or_else(|| started.cwd.clone()), exec.env.clone());
     let look = move || {
-        let command: Command = dir.read_command()?.unwrap_or_default();
+        let mut command: Command = of.dir.read_command()?.unwrap_or_default();
+        command.env.extend(secrets::of(&of)?);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let env = command.env.iter().map(|(name, value)| (text(name), text(value)));
         let env: Vec<(String, String)> = env.chain(more).collect();

@@ -57,7 +57,7 @@ fn with(task: TaskSpec, gpus: &[Gpu]) -> TaskSpec {
 async fn run(subject: &mut Subject, task: &TaskSpec, gpus: &[Gpu], env: &[(&str, &str)]) -> String {
     subject.runtime.prepare(task, gpus).await.unwrap();
     let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    subject.runtime.launch(task.id, &Launch { env, ssh_seed: None }).await.unwrap();
+    subject.runtime.launch(task.id, &Launch { env, ..Launch::default() }).await.unwrap();
     subject.started().await;
     let exit = subject.exited().await;
     let (stdout, stderr) = output(&subject.runtime.log_dir(task.id));

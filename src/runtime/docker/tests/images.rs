@@ -21,7 +21,7 @@ async fn user_folder_and_variables_are_the_images() {
     let notices = subject.runtime.prepare(&task, &[]).await.unwrap();
     assert!(notices.0.iter().any(|notice| notice.contains("/bin/sh") && notice.contains("wharf-test/user:1")));
     let env = vec![("B".to_owned(), "job".to_owned())];
-    subject.runtime.launch(task.id, &Launch { env, ssh_seed: None }).await.unwrap();
+    subject.runtime.launch(task.id, &Launch { env, ..Launch::default() }).await.unwrap();
     subject.started().await;
     let exit = subject.exited().await;
     assert!(exit.is_success(), "{exit:?}");

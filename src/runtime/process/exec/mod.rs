@@ -11,7 +11,7 @@ use crate::runtime::RuntimeError;
 use crate::runtime::shimmed::exec::{Noted, end_session, hang_up, on_its_own, signal_group, signal_of};
 use crate::runtime::shimmed::process_id::{PidFd, ProcessEnd, ProcessId};
 use crate::runtime::shimmed::supervisor::State;
-use crate::runtime::shimmed::{MAX_EXEC_SESSIONS, blocking, platform, user_error};
+use crate::runtime::shimmed::{MAX_EXEC_SESSIONS, blocking, platform, secrets, user_error};
 use crate::shim::spec::Command as TaskCommand;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -85,7 +85,8 @@ async fn spawn_beside(
     let (wanted, program) = (task.clone(), exec.argv[0].clone());
     let folder = exec.cwd.clone();
     let spawned = blocking("exec", task.id, move || {
-        let command = wanted.dir.read_command()?.unwrap_or_default();
+        let mut command = wanted.dir.read_command()?.unwrap_or_default();
+        command.env.extend(secrets::of(&wanted)?);
         Ok(spawn(&wanted, child_pid, &command, &exec, open_files).map(|started| {
             let noted = Noted::of(&wanted.dir, &started.leader);
             (started, noted)

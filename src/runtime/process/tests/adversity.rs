@@ -35,7 +35,7 @@ async fn a_frozen_shim_is_stopped_over_its_head() {
         let marker = marker(700_000 + u32::from(without_groups) * 100_000_000);
         let task = task(&format!("kill -STOP $PPID; setsid sleep {marker} & sleep {marker}; true"));
         subject.runtime.prepare(&task, &[]).await.unwrap();
-        subject.runtime.launch(task.id, &Launch { env: vec![], ssh_seed: None }).await.unwrap();
+        subject.runtime.launch(task.id, &Launch::default()).await.unwrap();
         wait_until("both", || sleepers(&marker).len() == 2).await;
         subject.runtime.stop(task.id, Duration::ZERO).await.unwrap();
         // Whether it told of the start before it was frozen is chance.
@@ -223,7 +223,7 @@ async fn a_stop_goes_before_a_launch() {
     let mut subject = place.start();
     let task = task("echo ran");
     subject.runtime.prepare(&task, &[]).await.unwrap();
-    let launch = Launch { env: vec![], ssh_seed: None };
+    let launch = Launch::default();
     let (stopped, launched) =
         tokio::join!(subject.runtime.stop(task.id, contract::PATIENCE), subject.runtime.launch(task.id, &launch));
     assert!(stopped.is_ok() && launched.is_ok());
