@@ -37,7 +37,7 @@ mod stream;
 mod undecided;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use agent_client::AgentClient;
 pub use bind::{BoundListener, bind};
