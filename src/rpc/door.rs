@@ -6,6 +6,7 @@
 //! [`super::serve()`].
 
 use super::connection::Connection;
+use super::crowd::Crowd;
 use super::http1::Http1;
 use super::serve::Incoming;
 use super::undecided::Undecided;
@@ -32,6 +33,7 @@ pub(super) async fn keep(
     mut incoming: Incoming,
     grpc: mpsc::Sender<io::Result<Connection>>,
     http1: Http1,
+    crowd: Crowd,
     draining: CancellationToken,
 ) {
     let (undecided, refusals) = (Undecided::default(), Arc::new(Semaphore::new(MAX_REFUSALS)));
@@ -46,7 +48,7 @@ pub(super) async fn keep(
         // Failures to accept are logged and waited out where they happen.
         let Some(Ok(connection)) = accepted else { break };
         let (grpc, http1, draining) = (grpc.clone(), http1.clone(), draining.clone());
-        let (place, refusals) = (undecided.enter(connection.peer()), refusals.clone());
+        let (place, refusals, crowd) = (undecided.enter(connection.peer()), refusals.clone(), crowd.clone());
         visits.spawn(async move {
             let decided = tokio::select! {
                 biased;
@@ -57,7 +59,10 @@ pub(super) async fn keep(
             };
             match decided {
                 // Serving gRPC may have ended; then the connection ends too.
-                Ok(Ok((Protocol::Grpc, connection))) => drop(grpc.send(Ok(connection)).await),
+                Ok(Ok((Protocol::Grpc, mut connection))) => {
+                    connection.join(&crowd);
+                    drop(grpc.send(Ok(connection)).await);
+                }
                 Ok(Ok((Protocol::Http1, connection))) => {
                     drop(place);
                     match (http1.place(), refusals.try_acquire()) {

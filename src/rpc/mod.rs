@@ -8,7 +8,8 @@
 //! * [`agent_server`], [`controller_server`]: a service over an implementation of a trait.
 //!   [`agent_client`], [`controller_client`]: an implementation of a trait over a connection.
 //! * [`bind()`], [`serve()`]: sockets and their shutdown. The caller owns both. [`door`], [`http1`], [`rest`]: HTTP on
-//!   the same sockets, answered by [`crate::web`].
+//!   the same sockets, answered by [`crate::web`]. [`crowd`], [`undecided`], [`intake`]: how many connections, requests
+//!   and bytes there may be.
 //! * [`peer`]: who is at the other end. On a Unix socket the kernel says so; on TCP there is no authentication
 //!   yet, the caller is believed, and so only loopback may be bound unless `insecure` is spelled out.
 //!
@@ -23,11 +24,13 @@ mod connection;
 pub mod controller_client;
 mod controller_server;
 mod convert;
+mod crowd;
 pub mod dialer;
 mod door;
 mod exec;
 mod generated;
 mod http1;
+mod intake;
 mod peer;
 mod rest;
 pub mod routes;
