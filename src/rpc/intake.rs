@@ -14,6 +14,7 @@ use hyper::body::{Bytes, Frame, SizeHint};
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,7 +25,7 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::service::Routes;
 
-/// Until a whole request is there. Requests that are streams themselves are as long as they like.
+/// Until a whole request is there; of one that is a stream, until its answer has begun. Then it is as long as it likes.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
 /// Methods whose requests are streams.
 const STREAMED: [&str; 2] = ["/Exec", "/ServerReflectionInfo"];
@@ -34,8 +35,8 @@ const STREAMS: [&str; 4] = ["/Exec", "/ServerReflectionInfo", "/Watch", "/Logs"]
 const EACH: Share = Share { requests: 1024, bytes: 64 << 20 };
 const EVERYBODY: Share = Share { requests: 4096, bytes: 128 << 20 };
 /// Answered by streams: the same.
-const STREAMS_EACH: usize = 4096;
-const STREAMS_ALL: usize = 8192;
+const STREAMS_EACH: usize = 1024;
+const STREAMS_ALL: usize = 2048;
 
 /// Requests, and the bytes of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -207,14 +208,13 @@ impl Service<Request<Body>> for Intake {
             let refused = Status::resource_exhausted("too many streams at once; try again");
             return Box::pin(std::future::ready(Ok(refused.into_http())));
         }
-        let entered = (!is_streamed).then(|| self.usage.enter(origin));
-        let request = request.map(|body| match entered {
-            Some(entered) => Body::new(Arriving::new(body, entered)),
-            None => body,
-        });
+        let (entered, begun) = (self.usage.enter(origin), Arc::new(AtomicBool::new(false)));
+        let begins = is_streamed.then(|| begun.clone());
+        let request = request.map(|body| Body::new(Arriving::new(body, entered, begun)));
         let answer = self.routes.call(request);
         Box::pin(async move {
             let answer = answer.await?;
+            begins.inspect(|begun| begun.store(true, Ordering::Release));
             Ok(match place {
                 Some(place) => answer.map(|body| Body::new(Answer { body, _place: place })),
                 None => answer,
@@ -228,15 +228,17 @@ struct Arriving {
     body: Body,
     /// Until it has.
     entered: Option<Entered>,
+    /// Its answer has, and what follows is a stream.
+    begun: Arc<AtomicBool>,
     gone: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Its time, once it has had to be waited for.
     late: Option<Pin<Box<Sleep>>>,
 }
 
 impl Arriving {
-    fn new(body: Body, entered: Entered) -> Self {
+    fn new(body: Body, entered: Entered, begun: Arc<AtomicBool>) -> Self {
         let gone = Box::pin(entered.gone.clone().cancelled_owned());
-        Self { body, entered: Some(entered), gone, late: None }
+        Self { body, entered: Some(entered), begun, gone, late: None }
     }
 
     fn failed(&mut self, status: Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
@@ -252,6 +254,9 @@ impl hyper::body::Body for Arriving {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
+        if this.begun.load(Ordering::Acquire) {
+            this.entered = None;
+        }
         if this.entered.is_none() {
             return Pin::new(&mut this.body).poll_frame(cx);
         }
