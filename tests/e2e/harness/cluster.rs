@@ -25,6 +25,8 @@ pub struct Node {
     pub runtime: String,
     /// More variables of its environment.
     pub env: Vec<(String, String)>,
+    /// More addresses where it listens; then the controller listens on `c.sock` too.
+    pub listen: Vec<String>,
 }
 
 impl Node {
@@ -38,6 +40,7 @@ impl Node {
             more: String::new(),
             runtime: "process".to_owned(),
             env: Vec::new(),
+            listen: Vec::new(),
         }
     }
 }
@@ -162,6 +165,9 @@ impl Cluster {
         let folder = self.folder().display();
         let (listen, timeout_ms) = match &self.net {
             Some(_) => (format!("['{}:7600', '{}']\ninsecure = true", Net::controller_ip(), self.address()), 4_000),
+            None if self.agents.iter().any(|(node, _)| !node.listen.is_empty()) => {
+                (format!("['{}', 'unix:{folder}/c.sock']", self.address()), 10_000)
+            }
             None => (format!("'{}'", self.address()), 10_000),
         };
         let own = format!(
@@ -181,7 +187,10 @@ impl Cluster {
             let ports = &self.blocks[i];
             let listen = match &self.net {
                 Some(_) => format!("'{}:7601'\ninsecure = true", Net::node_ip(i)),
-                None => format!("'unix:{folder}/a{i}.sock'\ntask_ip = '127.0.1.{}'", i + 1),
+                None => {
+                    let more: String = node.listen.iter().map(|address| format!(", '{address}'")).collect();
+                    format!("['unix:{folder}/a{i}.sock'{more}]\ntask_ip = '127.0.1.{}'", i + 1)
+                }
             };
             // The machine's own log is everybody's: only a test that asks for it hears it.
             let log = if node.more.contains("kernel_log") { "" } else { "kernel_log = ''\n" };
