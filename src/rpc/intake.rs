@@ -31,12 +31,17 @@ const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
 const STREAMED: [&str; 2] = ["/Exec", "/ServerReflectionInfo"];
 /// Methods whose answers are.
 const STREAMS: [&str; 4] = ["/Exec", "/ServerReflectionInfo", "/Watch", "/Logs"];
+/// One but for which an agent would be unheard: its controller's alone, and small.
+const ALWAYS: &str = "/wharf.v1.Agent/Watch";
+/// Callers of an agent are its controllers, who ask for everybody.
+const OF_AGENTS: &str = "/wharf.v1.Agent/";
 /// Not arrived: of one address or user, and in all.
 const EACH: Share = Share { requests: 1024, bytes: 64 << 20 };
 const EVERYBODY: Share = Share { requests: 4096, bytes: 128 << 20 };
-/// Answered by streams: the same.
-const STREAMS_EACH: usize = 1024;
-const STREAMS_ALL: usize = 2048;
+/// Answered by streams: the same. One address has no more than half of what an agent gives its controller.
+const STREAMS_EACH: usize = 512;
+const STREAMS_OF_AGENTS: usize = 1024;
+const STREAMS_ALL: usize = 4096;
 
 /// Requests, and the bytes of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -120,10 +125,10 @@ impl Usage {
     }
 
     /// A place among the streams, if there is one.
-    fn stream(&self, origin: Option<Origin>) -> Option<Streaming> {
+    fn stream(&self, origin: Option<Origin>, most_each: usize) -> Option<Streaming> {
         let mut in_use = self.lock();
         let own = in_use.streams.get(&origin).copied().unwrap_or_default();
-        if own >= STREAMS_EACH || in_use.streams_all >= STREAMS_ALL {
+        if own >= most_each || in_use.streams_all >= STREAMS_ALL {
             return None;
         }
         in_use.streams.insert(origin, own + 1);
@@ -202,8 +207,9 @@ impl Service<Request<Body>> for Intake {
         }
         let is = |methods: &[&str]| methods.iter().any(|method| path.ends_with(method));
         let origin = request.extensions().get::<Peer>().copied().map(Origin::from);
-        let (is_streamed, is_stream) = (is(&STREAMED), is(&STREAMS));
-        let place = if is_stream { self.usage.stream(origin) } else { None };
+        let (is_streamed, is_stream) = (is(&STREAMED), is(&STREAMS) && path != ALWAYS);
+        let most_each = if path.starts_with(OF_AGENTS) { STREAMS_OF_AGENTS } else { STREAMS_EACH };
+        let place = if is_stream { self.usage.stream(origin, most_each) } else { None };
         if is_stream && place.is_none() {
             let refused = Status::resource_exhausted("too many streams at once; try again");
             return Box::pin(std::future::ready(Ok(refused.into_http())));
@@ -352,10 +358,11 @@ mod tests {
     #[test]
     fn streams_have_places_of_their_own() {
         let usage = Usage::default();
-        let mut streams: Vec<Streaming> = (0..STREAMS_EACH).map(|_| usage.stream(of(1)).unwrap()).collect();
-        assert!(usage.stream(of(1)).is_none() && usage.stream(of(2)).is_some());
+        let mut streams: Vec<Streaming> =
+            (0..STREAMS_EACH).map(|_| usage.stream(of(1), STREAMS_EACH).unwrap()).collect();
+        assert!(usage.stream(of(1), STREAMS_EACH).is_none() && usage.stream(of(2), STREAMS_EACH).is_some());
         streams.pop();
-        assert!(usage.stream(of(1)).is_some(), "one was given back");
+        assert!(usage.stream(of(1), STREAMS_EACH).is_some(), "one was given back");
         drop(streams);
         let in_use = usage.lock();
         assert_eq!((in_use.streams.len(), in_use.streams_all), (0, 0));

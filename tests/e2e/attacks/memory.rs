@@ -43,7 +43,7 @@ fn messages_that_are_begun_and_never_ended_take_no_memory_from_others() {
         let mut held = Vec::new();
         for _ in 0..connections {
             let mut stream = listener.connect();
-            let mut going = stream.say(&hello());
+            let mut going = stream.say(&hello()) && stream.settle();
             for number in 0..streams {
                 let body = [wire::announced(4 << 20), half.clone()].concat();
                 // The connection may be closed over it.

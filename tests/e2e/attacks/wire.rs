@@ -120,6 +120,13 @@ impl Stream {
         Some((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
     }
 
+    /// Agrees to what the other end has said of its windows, which count from then on.
+    pub(super) fn settle(&mut self) -> bool {
+        let settings =
+            std::iter::from_fn(|| self.frame()).find(|(kind, flags, ..)| *kind == SETTINGS && flags & ACK == 0);
+        settings.is_some() && self.say(&frame(SETTINGS, ACK, 0, &[]))
+    }
+
     fn exactly(&mut self, buffer: &mut [u8]) -> Option<()> {
         let mut read = 0;
         while read < buffer.len() {
