@@ -39,6 +39,7 @@
 //! | [`daemon`] | an agent and a controller from their settings; what the service manager is told |
 //! | [`cli`] | commands and what they print |
 //! | [`config`], [`telemetry`] | settings; logging, the audit log and the clock |
+//! | `fuzz` | for tests alone: every parser of outside input, under mutated files and messages |
 //!
 //! # Directions
 //!
@@ -77,6 +78,8 @@ pub mod config;
 pub mod controller;
 pub mod daemon;
 pub mod domain;
+#[cfg(test)]
+mod fuzz;
 pub mod gpu;
 pub mod health;
 pub mod host;

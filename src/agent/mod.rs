@@ -39,7 +39,7 @@ mod rebuild;
 mod report;
 mod start;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod watch;
 
 pub use api::AgentHandle;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Batches that wait in one connection; each is at most a message.
-const CONNECTION: usize = 4;
+const CONNECTION: usize = 2;
 
 /// Starts the stream; dropping the receiver ends it. Refused when too many are served already.
 pub fn stream(agent: &AgentHandle, access: TaskAccess, query: LogQuery) -> Result<Answers<LogBatch>, Error> {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// Answers waiting for a slow reader.
-const WINDOW: usize = 8;
+const WINDOW: usize = 2;
 /// Between two attempts to reach an agent that went away in mid-stream.
 const RECONNECT: Duration = Duration::from_millis(500);
 /// Events read from history at a time.

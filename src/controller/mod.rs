@@ -66,4 +66,4 @@ pub use self::core::{Controller, ControllerParts, ControllerRunning, start};
 pub use self::pulse::Pulse;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,6 +7,7 @@ mod cluster;
 mod draining;
 mod events;
 mod forgetting;
+pub(crate) mod fuzz;
 mod hardware;
 mod jobs;
 mod levels;

@@ -92,7 +92,8 @@ fn parse_openpai(file: &str, text: &str) -> Result<Parsed, Vec<Violation>> {
 /// A job file as JSON that every reader takes: as it is if it is strict JSON, else written anew without comments and
 /// commas after last entries, numbers and the order of keys as they were. `None` if it is no job file.
 pub fn strict_json(content: &[u8]) -> Option<Vec<u8>> {
-    if serde_json::from_slice::<serde::de::IgnoredAny>(content).is_ok() {
+    // As a whole value: what is only looked over may hold text that is no UTF-8, and halves of characters.
+    if serde_json::from_slice::<serde_json::Value>(content).is_ok() {
         return Some(content.to_vec());
     }
     let text = text_of("job file", content).ok()?;

@@ -25,7 +25,7 @@ pub struct Record {
 
 impl Record {
     /// `None`: this is no record.
-    pub(super) fn parse(raw: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(raw: &[u8]) -> Option<Self> {
         let raw = raw.strip_suffix(b"\n").unwrap_or(raw);
         let end = raw.iter().position(|byte| *byte == b';')?;
         let header = std::str::from_utf8(&raw[..end]).ok()?;

@@ -13,8 +13,11 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Output in one message.
+/// Output in one message, for who reads as fast as it comes.
 const BATCH_BYTES: usize = 1024 * 1024;
+/// For who has not read what was sent before, and for the first: what waits for a thousand that never read must fit into
+/// memory. It doubles with each message that is taken at once.
+const FIRST_BYTES: usize = 64 * 1024;
 /// Passes over a log that grows all the time begin at least this far apart: fewer, larger batches.
 const PASS_INTERVAL: Duration = Duration::from_millis(4);
 /// Reads at a time. The threads for blocking work are one pool for the whole process, and a thousand followers of a
@@ -66,10 +69,11 @@ async fn deliver(
         wake.arm().await;
     }
     let mut reader = blocking(move || LogReader::open(&dir, query.task, start)).await?;
+    let mut size = FIRST_BYTES;
     loop {
         let began = Instant::now();
         let last_batch;
-        (reader, last_batch) = drain(reader, out).await?;
+        (reader, last_batch) = drain(reader, &mut size, out).await?;
         let Some(wake) = wake.as_mut().filter(|_| exit.is_none() && !abandoned) else {
             return end(reader, last_batch, exit, out).await;
         };
@@ -89,12 +93,19 @@ async fn deliver(
 /// Sends all that is there but the last batch, which it returns.
 async fn drain(
     mut reader: LogReader,
+    size: &mut usize,
     out: &mpsc::Sender<Result<LogBatch, Error>>,
 ) -> Result<(LogReader, LogBatch), Error> {
     loop {
+        let is_behind = out.capacity() < out.max_capacity();
+        let bytes = if is_behind { FIRST_BYTES } else { *size };
+        *size = if is_behind { FIRST_BYTES } else { (*size * 2).min(BATCH_BYTES) };
         let read: Batch;
         (reader, read) = blocking(move || {
-            let read = reader.read_batch(BATCH_BYTES)?;
+            let read = reader.read_batch(bytes)?;
+            if is_behind {
+                reader.forget_buffer();
+            }
             Ok((reader, read))
         })
         .await?;

@@ -152,6 +152,11 @@ impl LogReader {
         Ok(batch)
     }
 
+    /// Gives back the memory that it reads with, until it reads again.
+    pub(super) fn forget_buffer(&mut self) {
+        self.buffer = Vec::new();
+    }
+
     /// To be called at the end of the data of a log that nobody writes any more: what is known to have been there
     /// and cannot be read, if anything. The exit record tells it exactly; without one, a torn or damaged end without
     /// a good header is estimated by its size.

@@ -122,10 +122,8 @@ impl Admission {
 
     async fn of_account(&self, uid: u32, claim: Principal) -> Result<Identified, Error> {
         let (name, own) = (self.accounts.name_of(uid).await?, uid == self.accounts.own_uid);
-        if self.security.plain == Plain::OwnAccount {
-            if !own && uid != 0 {
-                return Err(refused("this controller and agent are for the account alone that has started them"));
-            }
+        if self.security.plain == Plain::OwnAccount && !own && uid != 0 {
+            return Err(refused("this controller and agent are for the account alone that has started them"));
         }
         let mut principal = if self.security.plain == Plain::OwnAccount {
             // A cluster of one process is its account's.

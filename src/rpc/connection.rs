@@ -1,5 +1,6 @@
 //! One accepted connection, of either kind of socket.
 
+use super::crowd::{Crowd, Seat};
 use super::peer::Peer;
 use std::io;
 use std::pin::Pin;
@@ -14,7 +15,10 @@ use tonic::transport::server::Connected;
 pub(super) struct Connection {
     transport: Transport,
     peer: Peer,
+    /// Ends this one, and only this one.
+    end: CancellationToken,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    seat: Option<Seat>,
     /// Read to see what the other end speaks, and not yet given to whoever serves it; the last byte comes first.
     looked_at: Vec<u8>,
 }
@@ -28,14 +32,21 @@ pub(super) enum Transport {
 
 impl Connection {
     pub(super) fn new(transport: Transport, peer: Peer, cut: &CancellationToken) -> Self {
-        Self { transport, peer, cut: Box::pin(cut.clone().cancelled_owned()), looked_at: Vec::new() }
+        let end = cut.child_token();
+        let cut = Box::pin(end.clone().cancelled_owned());
+        Self { transport, peer, end, cut, seat: None, looked_at: Vec::new() }
+    }
+
+    /// From now on it is one of these, who may tell it to go.
+    pub(super) fn join(&mut self, crowd: &Crowd) {
+        self.seat = Some(crowd.enter(&self.peer, self.end.clone()));
     }
 
     /// What came over `inner` after its handshake; `peer` is what that has proven.
     pub(super) fn within(inner: Box<TlsStream<Self>>, peer: Peer) -> Self {
-        // The outer one is cut by its token already.
-        let never = CancellationToken::new().cancelled_owned();
-        Self { transport: Transport::Tls(inner), peer, cut: Box::pin(never), looked_at: Vec::new() }
+        let end = inner.get_ref().0.end.clone();
+        let cut = Box::pin(end.clone().cancelled_owned());
+        Self { transport: Transport::Tls(inner), peer, end, cut, seat: None, looked_at: Vec::new() }
     }
 
     pub(super) fn peer(&self) -> &Peer {
@@ -87,11 +98,15 @@ impl AsyncRead for Connection {
             }
             return Poll::Ready(Ok(()));
         }
-        match &mut self.transport {
+        let read = match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        };
+        if let (Poll::Ready(Ok(())), Some(seat)) = (&read, &self.seat) {
+            seat.heard();
         }
+        read
     }
 }
 

@@ -6,6 +6,7 @@
 //! with afterwards is the same on every port: see [`super::serve()`].
 
 use super::connection::Connection;
+use super::crowd::Crowd;
 use super::http1::Http1;
 use super::local_account;
 use super::peer::Peer;
@@ -41,6 +42,7 @@ pub(super) async fn keep(
     grpc: mpsc::Sender<io::Result<Connection>>,
     http1: Option<Http1>,
     security: Security,
+    crowd: Crowd,
     draining: CancellationToken,
 ) {
     let (undecided, refusals) = (Undecided::default(), Arc::new(Semaphore::new(MAX_REFUSALS)));
@@ -55,7 +57,7 @@ pub(super) async fn keep(
         // Failures to accept are logged and waited out where they happen.
         let Some(Ok(connection)) = accepted else { break };
         let (grpc, http1, draining) = (grpc.clone(), http1.clone(), draining.clone());
-        let security = security.clone();
+        let (security, crowd) = (security.clone(), crowd.clone());
         let (place, refusals) = (undecided.enter(connection.peer()), refusals.clone());
         visits.spawn(async move {
             let decided = tokio::select! {
@@ -67,7 +69,10 @@ pub(super) async fn keep(
             };
             match decided {
                 // Serving gRPC may have ended; then the connection ends too.
-                Ok(Ok((Protocol::Grpc, connection))) => drop(grpc.send(Ok(connection)).await),
+                Ok(Ok((Protocol::Grpc, mut connection))) => {
+                    connection.join(&crowd);
+                    drop(grpc.send(Ok(connection)).await);
+                }
                 Ok(Ok((Protocol::Http1, connection))) => {
                     drop(place);
                     // Where nothing answers HTTP the connection ends.

@@ -8,7 +8,8 @@
 //! * [`agent_server`], [`controller_server`]: a service over an implementation of a trait.
 //!   [`agent_client`], [`controller_client`]: an implementation of a trait over a connection.
 //! * [`bind()`], [`serve()`]: sockets and their shutdown. The caller owns both. [`door`], [`http1`], [`rest`]: HTTP on
-//!   the same sockets, answered by [`crate::web`].
+//!   the same sockets, answered by [`crate::web`]. [`crowd`], [`undecided`], [`intake`]: how many connections, requests
+//!   and bytes there may be.
 //! * [`tls`], [`security`], [`credentials`]: the cluster's own authority, and what each end shows and believes.
 //! * [`admission`]: who calls, by certificate, token or the kernel's word, and whether they may. [`peer`],
 //!   [`local_account`]: what connections say of that.
@@ -26,11 +27,13 @@ pub mod controller_client;
 mod controller_server;
 mod convert;
 pub mod credentials;
+mod crowd;
 pub mod dialer;
 mod door;
 mod exec;
 mod generated;
 mod http1;
+mod intake;
 mod local_account;
 mod peer;
 mod rest;
@@ -44,7 +47,7 @@ mod undecided;
 mod vigil;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use agent_client::AgentClient;
 pub use bind::{BoundListener, bind};

@@ -66,10 +66,8 @@ impl Caller for Visitor {
         // What HTTP offers is for users: see `web::pai`.
         let (peer, bearer) = (self.peer.clone(), self.bearer.clone());
         let asked = Asked { peer, bearer, service: Service::Controller, method: "Submit" };
-        let admitted = self.admission.admit(&asked, claim, "request").await.map_err(|error| {
-            self.ended(None, "REST", "", Some(&error));
-            error
-        })?;
+        let admitted = self.admission.admit(&asked, claim, "request").await;
+        let admitted = admitted.inspect_err(|error| self.ended(None, "REST", "", Some(error)))?;
         if let Some(by) = admitted.by {
             let _ = self.by.set(by);
         }

@@ -20,6 +20,8 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+/// A question of the reflection service: the name of a symbol or file.
+const MAX_REFLECTION_BYTES: usize = 16 * 1024;
 const AGENT: &str = "wharf.v1.Agent";
 const CONTROLLER: &str = "wharf.v1.Controller";
 const STANDARD: [&str; 3] =
@@ -75,8 +77,10 @@ pub async fn routes(
     let health = HealthReporter::new();
     services.add_service(HealthServer::new(HealthService::from_health_reporter(health.clone())));
     let broken = |error| Error::internal(format!("building the reflection service: {error}"));
-    services.add_service(reflection(&names).build_v1().map_err(broken)?);
-    services.add_service(reflection(&names).build_v1alpha().map_err(broken)?);
+    let service = reflection(&names).build_v1().map_err(broken)?;
+    services.add_service(service.max_decoding_message_size(MAX_REFLECTION_BYTES));
+    let service = reflection(&names).build_v1alpha().map_err(broken)?;
+    services.add_service(service.max_decoding_message_size(MAX_REFLECTION_BYTES));
     let routes = Routes { services: services.routes(), web: None, admission, closing, health, names };
     routes.report(ServingStatus::Serving).await;
     Ok(routes)

@@ -3,8 +3,10 @@
 use super::bind::{BoundListener, Socket, SocketFile};
 use super::channel::{CONNECTION_WINDOW_BYTES, PING_INTERVAL, PING_LIMIT, STREAM_WINDOW_BYTES};
 use super::connection::{Connection, Transport};
+use super::crowd::Crowd;
 use super::door;
 use super::http1::Http1;
+use super::intake::{Intake, Usage};
 use super::peer::Peer;
 use super::routes::Routes;
 use crate::domain::command::Error;
@@ -39,15 +41,17 @@ pub async fn serve(listeners: Vec<BoundListener>, routes: Routes, shutdown: Canc
     let mut servers = JoinSet::new();
     let http1 = routes.web.clone().map(|web| Http1::new(web, routes.admission.clone()));
     let security = routes.admission.security.clone();
+    let (crowd, usage) = (Crowd::of_process(), Usage::default());
     for listener in listeners {
         let address = listener.address().to_owned();
         let incoming = Incoming::new(listener, cut.clone());
-        let (services, ended) = (routes.services.clone(), draining.clone().cancelled_owned());
+        let services = Intake { routes: routes.services.clone(), usage: usage.clone() };
+        let ended = draining.clone().cancelled_owned();
         let failed = move |error| Error::internal(format!("serving on {address}: {error}"));
         let (sender, receiver) = mpsc::channel(door::GRPC_QUEUE);
         let served = server().serve_with_incoming_shutdown(services, ReceiverStream::new(receiver), ended);
         servers.spawn(async move { served.await.map_err(failed) });
-        let kept = door::keep(incoming, sender, http1.clone(), security.clone(), draining.clone());
+        let kept = door::keep(incoming, sender, http1.clone(), security.clone(), crowd.clone(), draining.clone());
         servers.spawn(async move {
             kept.await;
             Ok(())

@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, Streaming};
 
 /// Messages of a stream that wait in memory for their reader, besides what the transport holds.
-const BUFFERED_MESSAGES: usize = 4;
+const BUFFERED_MESSAGES: usize = 2;
 /// Log records are sent in messages of about this size: small enough that several fit a slow reader's buffers.
 const LOG_MESSAGE_BYTES: usize = 256 * 1024;
 

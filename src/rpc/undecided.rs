@@ -15,7 +15,7 @@ const MAX_ALL: usize = 1024;
 
 /// Who shares a number of places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Origin {
+pub(super) enum Origin {
     Address(IpAddr),
     User(u32),
 }

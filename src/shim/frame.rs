@@ -34,17 +34,21 @@ pub trait Frame: Sized {
 #[derive(Debug, Default)]
 pub struct FrameBuffer {
     bytes: Vec<u8>,
+    /// Where the next frame begins. What is before it goes with the next read, not with each of many small frames.
+    start: usize,
 }
 
 impl FrameBuffer {
     pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.start);
+        self.start = 0;
         self.bytes.extend_from_slice(bytes);
     }
 
     /// The next whole frame, `None` if more bytes are needed. After an error the connection is of no more use.
     pub fn next_frame<F: Frame>(&mut self) -> Result<Option<F>, DecodeError> {
         loop {
-            let Some((head, rest)) = self.bytes.split_first_chunk::<4>() else { return Ok(None) };
+            let Some((head, rest)) = self.bytes[self.start..].split_first_chunk::<4>() else { return Ok(None) };
             let length = u32::from_le_bytes(*head) as usize;
             if length > MAX_FRAME_BYTES {
                 return Err(DecodeError::TooLong { what: "frame", found: length, allowed: MAX_FRAME_BYTES });
@@ -52,7 +56,7 @@ impl FrameBuffer {
             let Some(body) = rest.get(..length) else { return Ok(None) };
             let (kind, fields) = body.split_first().ok_or(DecodeError::Truncated)?;
             let frame = F::decode_body(*kind, Decoder(fields));
-            self.bytes.drain(..4 + length);
+            self.start += 4 + length;
             if let Some(frame) = frame? {
                 return Ok(Some(frame));
             }

@@ -1,6 +1,6 @@
 //! Wrong input: a clear answer by the contract's exit code, and nothing half-created.
 
-use crate::harness::{Cluster, job, role};
+use crate::harness::{Cluster, attack, job, role};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -31,6 +31,8 @@ fn refused(cluster: &Cluster, what: &str, content: &[u8]) -> Value {
 
 #[test]
 fn texts_that_are_no_jobs_are_refused() {
+    let _row =
+        attack("job files", "empty, cut, binary, 100,000 deep, 50 MB", 12, "refused with a reason, nothing created");
     let cluster = Cluster::start(&["none"]);
     let deep = "[".repeat(100_000);
     let deep_object = "{\"a\":".repeat(50_000);
@@ -233,6 +235,7 @@ fn half_a_submit(content: &[u8], part: usize) -> Vec<u8> {
 
 #[test]
 fn a_connection_cut_in_the_middle_of_a_submit_creates_nothing() {
+    let _row = attack("connections", "cut in the middle of a submit, and random bytes", 24, "nothing created");
     let cluster = Cluster::start(&["none"]);
     let content = job("half", &[role("main", 1, "true")]).to_string();
     let connect = || TcpStream::connect(("127.0.0.1", cluster.port())).expect("the controller listens");
@@ -261,6 +264,7 @@ fn a_connection_cut_in_the_middle_of_a_submit_creates_nothing() {
 
 #[test]
 fn a_message_beyond_the_limit_is_refused_by_the_controller_itself() {
+    let _row = attack("message sizes", "submits of 600 KB and 50 MB", 2, "refused, nothing created");
     let cluster = Cluster::start(&["none"]);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     let refused = runtime.block_on(async {

@@ -1,7 +1,7 @@
 //! What a task cannot reach: another user's task, its own log, records and socket, and its agent's files.
 
 use crate::harness::docker::Dockerd;
-use crate::harness::{Cluster, Node, job, role, skip, until};
+use crate::harness::{Cluster, Node, attack, job, role, skip, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -24,6 +24,12 @@ fn a_process_reaches_neither_others_nor_its_own_records() {
     if USERS.iter().any(|user| !matches!(nix::unistd::User::from_name(user), Ok(Some(_)))) {
         return skip(WHAT, "this machine has no users nobody and daemon");
     }
+    let _row = attack(
+        "tasks",
+        "another user's task: environment, files, socket, signals; its own records",
+        1,
+        "nothing reached",
+    );
     let node = Node { more: "run_as = 'submitter'\n".to_owned(), ..Node::new("n0", "none") };
     let cluster = Cluster::with(vec![node], "");
     // Their own folders are below it.
@@ -78,6 +84,7 @@ fn a_process_reaches_neither_others_nor_its_own_records() {
 #[test]
 fn what_a_container_is_told_is_not_told_by_docker_or_ps() {
     let Some(dockerd) = Dockerd::get("variables of a task in a container") else { return };
+    let _row = attack("secrets", "a variable in ps, docker inspect, logs, --json", 1, "not found");
     let more = format!("docker_socket = '{}'\n", dockerd.socket().display());
     let node = Node { runtime: "docker".to_owned(), more, ..Node::new("n0", "none") };
     let cluster = Cluster::with(vec![node], "");

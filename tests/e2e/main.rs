@@ -4,6 +4,7 @@
 //! pass, share nothing, and say what they could not try (`harness::skip`).
 
 mod adoption;
+mod attacks;
 mod bad_input;
 mod bounded;
 mod chaos;

@@ -1,6 +1,6 @@
 //! Agents that lie, babble or hang: the controller stays up, says which one it was, and goes on with the others.
 
-use crate::harness::{Cluster, job, role, until};
+use crate::harness::{Cluster, attack, job, role, until};
 use async_trait::async_trait;
 use serde_json::json;
 use std::io::{Read, Write};
@@ -196,6 +196,8 @@ fn try_it(cluster: &Cluster, name: &str) {
 
 #[test]
 fn an_agent_that_lies_is_refused() {
+    let _row =
+        attack("hostile agents", "an agent that lies about everything", 1, "named, nothing believed, others go on");
     let cluster = Cluster::start(&["none"]);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     let address = format!("unix:{}", cluster.path("liar.sock").display());
@@ -210,6 +212,7 @@ fn an_agent_that_lies_is_refused() {
 
 #[test]
 fn an_agent_that_babbles_is_refused() {
+    let _row = attack("hostile agents", "an agent that speaks no gRPC", 1, "named, others go on");
     let cluster = Cluster::start(&["none"]);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it is bound").to_string();
@@ -228,6 +231,8 @@ fn an_agent_that_babbles_is_refused() {
 
 #[test]
 fn reports_that_make_no_sense_change_nothing() {
+    let _row =
+        attack("hostile agents", "reports of other nodes' tasks, a second agent of a name", 4, "nothing changed");
     let cluster = Cluster::start(&["none"]);
     let id = cluster.submit(&job("real", &[role("main", 1, "sleep 600")]));
     let before = cluster.wait_running(&id);

@@ -2,7 +2,7 @@
 
 use crate::harness::docker::Dockerd;
 use crate::harness::job::{quoted, with};
-use crate::harness::{Cluster, Node, job, role, until};
+use crate::harness::{Cluster, Node, attack, job, role, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -25,6 +25,12 @@ fn asking(container: Value) -> Value {
 #[test]
 fn a_refusal_names_the_rule_and_its_twin_runs() {
     let Some(dockerd) = Dockerd::get("rules of a node for containers") else { return };
+    let _row = attack(
+        "node policy",
+        "host paths, .., links out, Docker's socket, images, users, capabilities",
+        10,
+        "refused, the rule named; what is allowed ran",
+    );
     let shared = tempfile::tempdir().expect("a folder of ours");
     let at = |name: &str| shared.path().join(name).display().to_string();
     for name in ["jobs", "data"] {
@@ -88,6 +94,7 @@ fn a_refusal_names_the_rule_and_its_twin_runs() {
 
 #[test]
 fn one_users_tasks_together_keep_the_nodes_limits() {
+    let _row = attack("node policy", "more than one user's share of a node", 1, "refused, other users served");
     let more = "policy.per_user.cpus = 1\n".to_owned();
     let cluster = Cluster::with(vec![Node { more, ..Node::new("n0", "none") }], "");
     let wait = |name: &str| format!("until [ -e {} ]; do sleep 0.05; done", quoted(cluster.path(name)));

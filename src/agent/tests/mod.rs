@@ -4,6 +4,7 @@ mod checks;
 mod controller;
 mod failing;
 mod faults;
+pub(crate) mod fuzz;
 mod gpus;
 mod levels;
 mod life;

@@ -25,6 +25,8 @@ pub struct Node {
     pub runtime: String,
     /// More variables of its environment.
     pub env: Vec<(String, String)>,
+    /// More addresses where it listens; then the controller listens on `c.sock` too.
+    pub listen: Vec<String>,
 }
 
 impl Node {
@@ -38,6 +40,7 @@ impl Node {
             more: String::new(),
             runtime: "process".to_owned(),
             env: Vec::new(),
+            listen: Vec::new(),
         }
     }
 }
@@ -191,6 +194,9 @@ impl Cluster {
         let folder = self.folder().display();
         let (listen, timeout_ms) = match &self.net {
             Some(_) => (format!("['{}:7600', '{}']", Net::controller_ip(), self.address()), 4_000),
+            None if self.agents.iter().any(|(node, _)| !node.listen.is_empty()) => {
+                (format!("['{}', 'unix:{folder}/c.sock']", self.address()), 10_000)
+            }
             None => (format!("'{}'", self.address()), 10_000),
         };
         let (listen, insecure) = match self.is_secured {
@@ -204,11 +210,13 @@ impl Cluster {
             let address = format!("127.0.0.1:{}", port.number);
             let other = own.replace(&self.tcp(), &address).replace("/c'", "/c2'").replace("/c.sock", "/c2.sock");
             fs::write(self.path("second.toml"), format!("{other}{of_second}\n")).expect("the folder is ours");
-            // What controllers of one store share, as if it had been copied.
-            for name in ["c/cluster", "c2"] {
-                fs::create_dir_all(self.path(name)).expect("the folder is ours");
+            // What controllers of one store share, as if it had been copied; see `share_authority`.
+            if !self.is_secured {
+                for name in ["c/cluster", "c2"] {
+                    fs::create_dir_all(self.path(name)).expect("the folder is ours");
+                }
+                std::os::unix::fs::symlink("../c/cluster", self.path("c2/cluster")).expect("the folder is ours");
             }
-            std::os::unix::fs::symlink("../c/cluster", self.path("c2/cluster")).expect("the folder is ours");
         }
         fs::write(self.path("controller.toml"), format!("{own}{more}\n")).expect("the folder is ours");
         let addresses = match (&self.net, self.is_secured) {
@@ -223,7 +231,10 @@ impl Cluster {
             let listen = match &self.net {
                 Some(_) => format!("'{}:7601'", Net::node_ip(i)),
                 None if self.is_secured => format!("'127.0.0.1:0'\ntask_ip = '127.0.1.{}'", i + 1),
-                None => format!("'unix:{folder}/a{i}.sock'\ntask_ip = '127.0.1.{}'", i + 1),
+                None => {
+                    let more: String = node.listen.iter().map(|address| format!(", '{address}'")).collect();
+                    format!("['unix:{folder}/a{i}.sock'{more}]\ntask_ip = '127.0.1.{}'", i + 1)
+                }
             };
             // The machine's own log is everybody's: only a test that asks for it hears it.
             let log = if node.more.contains("kernel_log") { "" } else { "kernel_log = ''\n" };

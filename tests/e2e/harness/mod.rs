@@ -1,5 +1,6 @@
 //! What the tests stand on: a cluster of real processes, its command line, and what the kernel says of both.
 
+pub mod attack;
 pub mod cables;
 pub mod cluster;
 pub mod disk;
@@ -17,6 +18,7 @@ mod secured;
 pub mod skip;
 pub mod wait;
 
+pub use attack::attack;
 pub use cables::{Cables, Way};
 pub use cluster::{Cluster, Node};
 pub use etcd::Etcd;

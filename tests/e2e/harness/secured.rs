@@ -16,7 +16,9 @@ impl Cluster {
     /// Gives the second controller the first one's authority, as an operator would.
     pub fn share_authority(&self) {
         let (from, to) = (self.path("c/cluster"), self.path("c2/cluster"));
-        until("the first controller has its authority", || from.join("ca.pem").exists().then_some(()));
+        for name in ["ca.pem", "seal.key"] {
+            until(&format!("the first controller has its {name}"), || from.join(name).exists().then_some(()));
+        }
         fs::create_dir_all(&to).expect("the folder is ours");
         for entry in fs::read_dir(from).expect("it is there").flatten() {
             fs::copy(entry.path(), to.join(entry.file_name())).expect("the folder is ours");

@@ -2,7 +2,7 @@
 //! notice.
 
 use super::raw::{Raw, request};
-use crate::harness::{Cluster, job, role, until};
+use crate::harness::{Cluster, attack, job, role, until};
 use serde_json::json;
 
 /// The controller is there, and its other clients are served.
@@ -14,6 +14,8 @@ fn still_well(cluster: &Cluster) {
 
 #[test]
 fn what_is_no_request_is_answered_or_closed() {
+    let _row =
+        attack("REST", "requests that are none, headers without end, paths with escapes", 17, "answered or closed");
     let cluster = Cluster::start(&["none"]);
     let header =
         |bytes: usize| format!("GET /api/v1 HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "a".repeat(bytes));
@@ -47,6 +49,12 @@ fn what_is_no_request_is_answered_or_closed() {
 
 #[test]
 fn what_is_no_job_is_refused() {
+    let _row = attack(
+        "REST",
+        "bodies that are no jobs, lengths that lie, chunks without end",
+        9,
+        "refused, nothing created",
+    );
     let cluster = Cluster::start(&["none"]);
     let post = |content: &[u8]| request("POST", "/api/v1/user/eve/jobs", content);
     let deep = "[".repeat(100_000);
@@ -119,6 +127,7 @@ fn a_file_in_chunks_and_requests_behind_each_other_are_served() {
 
 #[test]
 fn slow_clients_hold_nobody_up_and_are_let_go() {
+    let _row = attack("slow-loris", "300 clients that stop within a request", 300, "let go, others served");
     let cluster = Cluster::start(&["none"]);
     // More than are served at a time: half have said nothing, half have begun a request and stopped.
     let mut slow: Vec<Raw> = (0..300).map(|_| Raw::connect(&cluster)).collect();
@@ -143,6 +152,7 @@ fn slow_clients_hold_nobody_up_and_are_let_go() {
 
 #[test]
 fn a_body_that_does_not_come_is_not_waited_for_for_ever() {
+    let _row = attack("slow-loris", "a body that does not come", 1, "408, others served meanwhile");
     let cluster = Cluster::start(&["none"]);
     let mut raw = Raw::connect(&cluster);
     raw.send(
