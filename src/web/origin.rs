@@ -1,5 +1,5 @@
-//! Keeps web pages out. A browser on this machine reaches loopback ports, and there callers are believed: without this a
-//! page could submit jobs as anybody.
+//! Keeps web pages out. A browser on this machine reaches loopback ports, where its account (`wharf dev`) or its word
+//! (`insecure`) may be enough: without this a page could submit jobs as anybody.
 //!
 //! * A page of another site says so in `Origin` or `Sec-Fetch-Site`, and is refused, whatever it asks.
 //! * A page whose own name was made to point at this machine (DNS rebinding) is of the same site as far as its browser

@@ -1,5 +1,6 @@
 //! Tasks that mean harm to their agent and to others: through their socket, through their log, out of their container.
 
+use crate::harness::attack::attack;
 use crate::harness::docker::Dockerd;
 use crate::harness::job::{quoted, with};
 use crate::harness::proc::number;
@@ -85,6 +86,12 @@ fn what_a_task_does_to_its_socket_and_its_log_is_its_own_affair() {
     if !nix::unistd::Uid::effective().is_root() || !has_perl() {
         return skip(WHAT, "it needs root and perl");
     }
+    let _row = attack(
+        "hostile tasks",
+        "records and floods at its shim's socket, its log files",
+        1,
+        "agent up, others untouched",
+    );
     let cluster = Cluster::start(&["none"]);
     let victim_command = "echo line 1; echo line 2; echo its own; while :; do sleep 0.1; done";
     let victim = cluster.submit(&job("victim", &[role("main", 1, victim_command)]));
@@ -135,6 +142,7 @@ fn what_a_task_does_to_its_socket_and_its_log_is_its_own_affair() {
 #[test]
 fn a_container_reaches_nothing_of_another_users() {
     let Some(dockerd) = Dockerd::get("containers of two users") else { return };
+    let _row = attack("hostile tasks", "a container at another user's container", 1, "nothing reached");
     let more = format!("docker_socket = '{}'\n", dockerd.socket().display());
     let cluster = Cluster::with(vec![Node { runtime: "docker".to_owned(), more, ..Node::new("n0", "none") }], "");
     let of = |name: &str, marker: &str, command: &str| {

@@ -1,5 +1,6 @@
 //! A job's secrets: its tasks see them, and nobody finds them anywhere else.
 
+use crate::harness::attack::attack;
 use crate::harness::cluster::wharf;
 use crate::harness::docker::Dockerd;
 use crate::harness::job::with;
@@ -116,6 +117,8 @@ fn assert_seen_beside(cluster: &Cluster, id: &str) {
 
 #[test]
 fn a_task_sees_its_secrets_and_nobody_else_finds_them() {
+    let _row =
+        attack("secrets", "a marker in stores, files, ps, logs, events, --json", 1, "not found, the task sees it");
     let cluster = Cluster::start(&["none"]);
     let id = cluster.submit(&told());
     cluster.wait_running(&id);
@@ -156,6 +159,7 @@ fn secrets_survive_the_controller_between_submission_and_launch() {
 #[test]
 fn docker_is_not_told_either() {
     let Some(dockerd) = Dockerd::get("secrets of a task in a container") else { return };
+    let _row = attack("secrets", "a marker in docker inspect and dockerd's files", 1, "not found, the task sees it");
     let more = format!("docker_socket = '{}'\n", dockerd.socket().display());
     let cluster = Cluster::with(vec![Node { runtime: "docker".to_owned(), more, ..Node::new("n0", "none") }], "");
     let id = cluster.submit(&with(told(), &json!({ "image": "wharf-test/busybox:1" })));
@@ -183,6 +187,7 @@ fn docker_is_not_told_either() {
 
 #[test]
 fn etcd_has_them_sealed_and_a_controller_without_the_key_is_refused() {
+    let _row = attack("secrets", "a marker in etcd; a controller without the key", 2, "sealed; refuses to start");
     let etcd = Etcd::start(1);
     let cluster = Cluster::with_two_controllers(vec![Node::new("n0", "none")], &etcd.settings());
     let id = cluster.submit(&told());

@@ -1,6 +1,7 @@
 //! Callers who are not who they say: at the controller's port, at an agent's, with certificates of others.
 
 use super::cluster;
+use crate::harness::attack::attack;
 use crate::harness::{Cluster, job, role};
 use serde_json::Value;
 use std::sync::Arc;
@@ -89,30 +90,53 @@ fn the_controller_hears_nodes_for_themselves_and_nobody_who_proves_nothing() {
         let with = |credentials: &Credentials| ControllerClient::with(&address, credentials).expect("a client");
         // Without TLS, and with TLS and nothing to show.
         let plain = with(&Credentials::default());
-        not_allowed(plain.list_nodes(&admin).await, "without TLS proves nothing");
-        not_allowed(plain.heartbeat(&agent("n0"), beat(&uid)).await, "without TLS proves nothing");
+        {
+            let _row = attack("who calls the controller", "without TLS, as an admin and as a node", 2, "refused");
+            not_allowed(plain.list_nodes(&admin).await, "without TLS proves nothing");
+            not_allowed(plain.heartbeat(&agent("n0"), beat(&uid)).await, "without TLS proves nothing");
+        }
         let nobody = with(&as_nobody(&identity));
-        not_allowed(nobody.list_nodes(&admin).await, "without a token or a certificate");
-        not_allowed(nobody.heartbeat(&agent("n0"), beat(&uid)).await, "without a token or a certificate");
+        {
+            let _row = attack("who calls the controller", "TLS without certificate and token", 2, "refused");
+            not_allowed(nobody.list_nodes(&admin).await, "without a token or a certificate");
+            not_allowed(nobody.heartbeat(&agent("n0"), beat(&uid)).await, "without a token or a certificate");
+        }
 
         // A node speaks for itself: not for another, not as a person.
         let node = with(&as_node(&identity));
         node.heartbeat(&agent("n0"), beat(&uid)).await.expect("that is the node itself");
-        not_allowed(node.heartbeat(&agent("n1"), beat(&uid)).await, "not of the node 'n1'");
-        not_allowed(node.list_jobs(&agent("n0"), Default::default(), 10, "").await, "may not do that");
-        not_allowed(node.list_tokens(&principal("n0", &[Role::Admin])).await, "may not do that");
+        {
+            let _row = attack(
+                "who calls the controller",
+                "a node as another, as a person, as an admin",
+                3,
+                "refused, as itself it is heard",
+            );
+            not_allowed(node.heartbeat(&agent("n1"), beat(&uid)).await, "not of the node 'n1'");
+            not_allowed(node.list_jobs(&agent("n0"), Default::default(), 10, "").await, "may not do that");
+            not_allowed(node.list_tokens(&principal("n0", &[Role::Admin])).await, "may not do that");
+        }
 
         // Another authority's certificate of the same name.
         let (foreign_ca, foreign_key) = OwnAuthority::make(now()).expect("it is made");
         let foreign = OwnAuthority::from_pem(&foreign_ca, &foreign_key).expect("it is whole");
         let theirs = as_foreign(&foreign, text(&identity, "ca_pem"));
-        not_reached(with(&theirs).heartbeat(&agent("n0"), beat(&uid)).await);
+        {
+            let _row =
+                attack("who calls the controller", "a foreign authority's certificate of a node", 1, "no connection");
+            not_reached(with(&theirs).heartbeat(&agent("n0"), beat(&uid)).await);
+        }
         // And a client of that authority does not speak to this controller.
         let ca = certificates(&foreign_ca).expect("it is whole").swap_remove(0);
         let elsewhere = Credentials::of_tls(ClientTls::new(&ca, None).expect("it can be used"));
-        not_reached(with(&elsewhere).list_nodes(&admin).await);
+        {
+            let _row =
+                attack("who calls the controller", "a client that believes a foreign authority", 1, "no connection");
+            not_reached(with(&elsewhere).list_nodes(&admin).await);
+        }
 
         // A certificate that the authority has signed, and that is over.
+        let _row = attack("who calls the controller", "an expired certificate", 1, "no connection");
         let own = own_authority(&cluster);
         let long_ago = Timestamp(now().0 - 2 * 86_400 * 1_000_000_000);
         let (key, csr) = wharf::rpc::tls::key::make("n0").expect("a key is made");
@@ -125,7 +149,10 @@ fn the_controller_hears_nodes_for_themselves_and_nobody_who_proves_nothing() {
         // And one with a number that was never given, of a name that was never joined, has no node to speak for.
         let made = own.certify("n9", &csr, u64::MAX, now(), life).expect("it is signed");
         let n9 = with(&shows(&made.ca_pem, &made.certificate_pem, &key));
-        not_allowed(n9.heartbeat(&agent("n9"), beat(&uid)).await, "may not speak for node n0");
+        {
+            let _row = attack("who calls the controller", "a node with the id of another", 1, "refused");
+            not_allowed(n9.heartbeat(&agent("n9"), beat(&uid)).await, "may not speak for node n0");
+        }
     });
 }
 
@@ -141,11 +168,23 @@ fn an_agent_obeys_the_controller_and_no_other_node() {
     let controller = principal("controller", &[Role::Controller]);
     runtime().block_on(async {
         let with = |credentials: &Credentials| AgentClient::of_node(&name, &address, credentials).expect("a client");
-        not_allowed(with(&Credentials::default()).get_node(&controller).await, "without TLS proves nothing");
-        not_allowed(with(&as_nobody(&other)).get_node(&controller).await, "without a token or a certificate");
+        {
+            let _row = attack("who calls an agent", "without TLS, as the controller", 1, "refused");
+            not_allowed(with(&Credentials::default()).get_node(&controller).await, "without TLS proves nothing");
+        }
+        {
+            let _row = attack("who calls an agent", "TLS without a certificate", 1, "refused");
+            not_allowed(with(&as_nobody(&other)).get_node(&controller).await, "without a token or a certificate");
+        }
         let neighbour = principal(other["node"].as_str().expect("a text"), &[Role::Controller]);
-        not_allowed(with(&as_node(&other)).list_tasks(&neighbour, 10, "").await, "no other agent");
-        not_allowed(with(&as_node(&other)).get_node(&controller).await, "not of the node 'controller'");
+        {
+            let _row = attack("who calls an agent", "another node as itself", 1, "refused, the controller is obeyed");
+            not_allowed(with(&as_node(&other)).list_tasks(&neighbour, 10, "").await, "no other agent");
+        }
+        {
+            let _row = attack("who calls an agent", "another node as the controller", 1, "refused");
+            not_allowed(with(&as_node(&other)).get_node(&controller).await, "not of the node 'controller'");
+        }
         // Whoever holds the authority's key is the controller: what has to be kept.
         let identity =
             own_authority(&cluster).controller(&[], now(), std::time::Duration::from_secs(60)).expect("made");
@@ -156,6 +195,7 @@ fn an_agent_obeys_the_controller_and_no_other_node() {
         assert_eq!(tasks.len(), 1);
         // A machine with another name at the node's address is not taken for it.
         let wrong = NodeName::from("n7");
+        let _row = attack("who is called", "another machine at a node's address", 1, "not spoken to");
         not_reached(AgentClient::of_node(&wrong, &address, &real).expect("a client").get_node(&controller).await);
     });
     let refusals = cluster.audited(&format!("a{}", usize::from(node == "n1")));

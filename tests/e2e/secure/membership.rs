@@ -1,6 +1,7 @@
 //! Nodes that join, renew, are removed; controllers that take over; listeners that stay closed.
 
 use super::cluster;
+use crate::harness::attack::attack;
 use crate::harness::cluster::wharf;
 use crate::harness::port::Port;
 use crate::harness::{Cluster, Etcd, Node, Running, job, role, until};
@@ -17,6 +18,8 @@ fn a_node_joins_works_and_is_out_when_it_is_removed() {
     assert_eq!(before["node"], "n0");
 
     // A token admits one machine, and no second one.
+    let _row =
+        attack("joining", "a name that is taken, a spent token, a removed node", 3, "refused, a new token joins");
     let token = cluster.token(&["--role", "agent"]);
     let taken = cluster.join_with(0, &token);
     assert_eq!(taken.code, 1, "{}", taken.errors());
@@ -73,6 +76,7 @@ fn two_controllers_of_one_store_are_one_authority() {
     cluster.as_token(&token, &["jobs"]).expect(0);
 
     // One that has another authority, or none, is no controller of this store.
+    let _row = attack("several controllers", "one with another authority, one with none", 2, "refuses to start");
     let none = cluster.path("c3");
     let settings = format!(
         "data_dir = '{}'\nlisten = 'unix:{}/c3.sock'\n{}",
@@ -187,6 +191,8 @@ fn pem(kind: &str, der: &[u8]) -> String {
 
 #[test]
 fn nothing_listens_openly_without_a_word() {
+    let _row =
+        attack("listeners", "open to others without a certificate, or a word", 2, "refused; spelled out it warns");
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let (shown, path) = (folder.path().display(), folder.path().join("a.toml"));
     let run = |text: String, more: &[&str]| {

@@ -1,6 +1,7 @@
 //! Tokens of people: what each role may do, and what is written down of it.
 
 use super::cluster;
+use crate::harness::attack::attack;
 use crate::harness::cluster::wharf;
 use crate::harness::{Cluster, Running, job, role, until};
 use std::fs;
@@ -32,10 +33,16 @@ fn everybody_does_what_their_role_may_and_nothing_else() {
     });
     // What everybody sees, and what is alice's alone.
     cluster.as_token(&bob, &["jobs"]).expect(0);
-    for args in [&["stop", &id][..], &["logs", &id], &["exec", &id, "--", "true"], &["ssh", &id, "--config"]] {
-        refused(&cluster, &bob, args, "belongs to alice; only alice");
+    {
+        let _row = attack("roles", "another's job: stop, logs, exec, ssh", 4, "exit 4 and who may; its owner may");
+        for args in [&["stop", &id][..], &["logs", &id], &["exec", &id, "--", "true"], &["ssh", &id, "--config"]] {
+            refused(&cluster, &bob, args, "belongs to alice; only alice");
+        }
     }
-    refused(&cluster, &bob, &["--as-user", "alice", "stop", &id], "may not act as 'alice'");
+    {
+        let _row = attack("roles", "a user as another user", 1, "exit 4");
+        refused(&cluster, &bob, &["--as-user", "alice", "stop", &id], "may not act as 'alice'");
+    }
     for args in [&["logs", &id][..], &["exec", &id, "--", "true"]] {
         refused(&cluster, &olga, args, "only alice or an admin");
     }
@@ -45,12 +52,18 @@ fn everybody_does_what_their_role_may_and_nothing_else() {
     cluster.as_token(&ada, &["exec", &id, "--", "true"]).expect(0);
 
     // Nodes are operators', tokens are admins'.
-    refused(&cluster, &bob, &["node", "cordon", "n0"], "operators and admins may");
+    {
+        let _row = attack("roles", "a user's token on an operator's call", 1, "exit 4 and who may; an operator may");
+        refused(&cluster, &bob, &["node", "cordon", "n0"], "operators and admins may");
+    }
     cluster.as_token(&olga, &["node", "cordon", "n0"]).expect(0);
     cluster.as_token(&olga, &["node", "uncordon", "n0"]).expect(0);
-    for token in [&bob, &olga] {
-        refused(&cluster, token, &["token", "list"], "admins may");
-        refused(&cluster, token, &["token", "create", "--role", "admin", "--user", "eve"], "admins may");
+    {
+        let _row = attack("roles", "tokens listed and made by others than admins", 4, "exit 4; an admin may");
+        for token in [&bob, &olga] {
+            refused(&cluster, token, &["token", "list"], "admins may");
+            refused(&cluster, token, &["token", "create", "--role", "admin", "--user", "eve"], "admins may");
+        }
     }
     let listed = cluster.as_token(&ada, &["--json", "token", "list"]).expect(0);
     let secret = ada.split('.').nth(2).expect("a secret");
@@ -86,6 +99,7 @@ fn everybody_does_what_their_role_may_and_nothing_else() {
 #[test]
 fn tokens_end_by_time_and_by_word_and_no_restore_revives_them() {
     let cluster = cluster();
+    let _row = attack("tokens", "expired, revoked, revived by a restore, forged, of another cluster", 7, "refused");
     let short = cluster.token(&["--role", "user", "--user", "alice", "--ttl", "2s"]);
     cluster.as_token(&short, &["jobs"]).expect(0);
     until("the token has expired", || {
@@ -135,6 +149,7 @@ fn tokens_end_by_time_and_by_word_and_no_restore_revives_them() {
 
 #[test]
 fn a_login_is_kept_for_its_controller_alone() {
+    let _row = attack("tokens", "a login that others may read; another controller listens", 2, "not shown");
     let cluster = cluster();
     let token = cluster.token(&["--role", "user", "--user", "alice"]);
     let home = cluster.path("home");
@@ -191,6 +206,7 @@ fn a_cluster_of_one_process_is_for_the_account_that_started_it() {
     let (address, data) = (format!("127.0.0.1:{}", port.number), place("s"));
     let dev = ["dev", "--data-dir", &data, "--listen", &address, "--agent-listen", &agent, "--gpus", "none"];
     let _dev = Running::start(wharf(&[&dev[..], &["--runtime", "process"]].concat()));
+    let _row = attack("wharf dev", "another account, at the controller and at the agent", 2, "exit 4");
     let ask = |uid: Option<u32>, to: &str| {
         let mut command = wharf(&["jobs"]);
         command.env("WHARF_CONTROLLER", to);
