@@ -1,17 +1,15 @@
 //! What every command needs: who asks, whom to ask, and how to print.
 
-use super::access::Login;
 use super::args::Global;
-use super::fail::{Failure, bad_usage};
+use super::fail::Failure;
 use super::output::write_all;
+use super::whom::Whom;
 use crate::api::{AgentApi, ControllerApi};
-use crate::config::CONTROLLER_SOCKET;
-use crate::domain::access::token::Token;
+use crate::domain::command::Error;
 use crate::domain::principal::{Principal, Role};
-use crate::rpc::{self, Credentials};
+use crate::rpc;
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -30,65 +28,67 @@ pub struct Context {
     pub color_allowed: bool,
     /// It has been said that the controller does not answer; shared, so that many streams say it once.
     pub silence_told: Arc<AtomicBool>,
-    addresses: Vec<String>,
-    credentials: Credentials,
+    whom: Whom,
+    /// Why nobody can be asked.
+    trouble: Option<Error>,
 }
 
-/// Where a controller of this machine listens on TCP, as long as its settings do not say otherwise.
-const USUAL: &str = "127.0.0.1:7600";
-
 impl Context {
-    pub fn new(global: &Global) -> Result<Self, Failure> {
-        let login = Login::load()?;
-        let addresses = addresses(global.controller.as_deref(), login.as_ref())?;
-        let token = token(global.controller.is_some(), &addresses, login.as_ref())?;
-        let credentials = token.as_ref().map(Credentials::of_token).transpose()?.unwrap_or_default();
+    pub fn new(global: &Global) -> Self {
+        // Commands that ask nobody are not concerned.
+        let (whom, trouble) = match Whom::find(global.controller.as_deref()) {
+            Ok(whom) => (whom, None),
+            Err(error) => (Whom::default(), Some(error)),
+        };
         let plain = global.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let color = !plain && !global.json && io::stdout().is_terminal();
-        Ok(Self {
-            who: principal(global.as_user.as_deref(), token.is_some()),
+        Self {
+            who: principal(global.as_user.as_deref(), whom.has_token),
             json: global.json,
-            controllers: addresses.join(","),
+            controllers: whom.addresses.join(","),
             named_user: global.as_user.clone(),
             color,
             color_allowed: !plain,
             silence_told: Arc::default(),
-            addresses,
-            credentials,
-        })
+            whom,
+            trouble,
+        }
     }
 
     /// The same for a controller of this process, as `demo` needs it.
     pub fn with_controller(&self, address: &str) -> Self {
-        let context = self.with_addresses(vec![address.to_owned()]);
-        let who = principal(self.named_user.as_deref(), false);
-        Self { credentials: Credentials::default(), who, ..context }
+        let whom = Whom::at(address);
+        Self { who: principal(self.named_user.as_deref(), false), trouble: None, ..self.with(whom) }
     }
 
     /// The same for a caller who acts as `user`, where one is named.
     pub fn for_user(&self, user: Option<&str>) -> Self {
-        let mut context = self.with_addresses(self.addresses.clone());
+        let mut context = self.with(self.whom.clone());
         if let Some(user) = user {
-            context.who = principal(Some(user), false);
+            context.who = principal(Some(user), self.whom.has_token);
             context.named_user = Some(user.to_owned());
         }
         context
     }
 
-    fn with_addresses(&self, addresses: Vec<String>) -> Self {
+    fn with(&self, whom: Whom) -> Self {
         Self {
             who: self.who.clone(),
             silence_told: self.silence_told.clone(),
-            controllers: addresses.join(","),
+            controllers: whom.addresses.join(","),
             named_user: self.named_user.clone(),
-            credentials: self.credentials.clone(),
-            addresses,
+            trouble: self.trouble.clone(),
+            whom,
             ..*self
         }
     }
 
     pub fn controller(&self) -> Result<Arc<dyn ControllerApi>, Failure> {
-        Ok(Arc::new(rpc::ControllerClient::with(&self.addresses, &self.credentials)?))
+        if let Some(trouble) = &self.trouble {
+            return Err(Failure::Error(trouble.clone()));
+        }
+        self.whom.check()?;
+        Ok(Arc::new(rpc::ControllerClient::with(&self.whom.addresses, &self.whom.credentials)?))
     }
 
     pub fn agent(&self, address: &str) -> Result<Arc<dyn AgentApi>, Failure> {
@@ -120,8 +120,8 @@ impl Context {
             color: false,
             color_allowed: false,
             silence_told: Arc::default(),
-            addresses: vec!["127.0.0.1:1".to_owned()],
-            credentials: Credentials::default(),
+            whom: Whom::at("127.0.0.1:1"),
+            trouble: None,
         }
     }
 
@@ -129,33 +129,6 @@ impl Context {
     pub fn remark(&self, text: &str) {
         let _ = writeln!(io::stderr(), "wharf: {text}");
     }
-}
-
-/// Whom to ask: who was named, or where the user has logged in, or a controller of this machine.
-fn addresses(named: Option<&str>, login: Option<&Login>) -> Result<Vec<String>, Failure> {
-    if let Some(named) = named {
-        let addresses: Vec<String> =
-            named.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect();
-        if addresses.is_empty() {
-            return Err(bad_usage("--controller names no address: HOST:PORT or unix:PATH is expected"));
-        }
-        return Ok(addresses);
-    }
-    let own =
-        || if Path::new(CONTROLLER_SOCKET).exists() { format!("unix:{CONTROLLER_SOCKET}") } else { USUAL.to_owned() };
-    Ok(login.map_or_else(|| vec![own()], |login| login.controllers.clone()))
-}
-
-/// What proves who asks: `WHARF_TOKEN`, or the login of these controllers. Nobody else is shown it.
-fn token(is_named: bool, addresses: &[String], login: Option<&Login>) -> Result<Option<Token>, Failure> {
-    let named = std::env::var("WHARF_TOKEN").ok().filter(|text| !text.is_empty());
-    let kept = login.filter(|login| !is_named || addresses.iter().any(|address| login.controllers.contains(address)));
-    let (text, from) = match (named, kept) {
-        (Some(text), _) => (text, "WHARF_TOKEN"),
-        (None, Some(login)) => (login.token.clone(), "the login"),
-        (None, None) => return Ok(None),
-    };
-    text.parse().map(Some).map_err(|error| bad_usage(format!("{from}: {error}")))
 }
 
 /// The caller: the user that was named, else whose the token is, else the one who is logged in here. Root is everything.

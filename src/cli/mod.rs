@@ -33,6 +33,7 @@ mod terminal;
 mod top;
 mod validate;
 mod wait;
+mod whom;
 mod xid;
 
 pub use args::Cli;
@@ -91,7 +92,7 @@ pub fn run(arguments: Vec<std::ffi::OsString>) -> u8 {
 }
 
 async fn dispatch(cli: Cli) -> Result<u8, Failure> {
-    let context = Context::new(&cli.global)?;
+    let context = Context::new(&cli.global);
     match cli.command {
         Command::Submit(args) => submit::submit(&context, args).await,
         Command::Validate { file } => validate::validate(&context, &file).await,

@@ -218,8 +218,18 @@ impl AgentConfig {
             }));
         }
         let root = nix::unistd::Uid::effective().is_root();
-        warnings.extend(self.warning_of_root().filter(|_| root));
+        warnings.extend(if root { self.warning_of_root() } else { self.warning_of_own_account() });
         warnings
+    }
+
+    /// What an agent says whose tasks would be of its own account, if that is not root's.
+    fn warning_of_own_account(&self) -> Option<String> {
+        let shared = self.runtime != RuntimeChoice::Docker && !self.own_account && !self.insecure;
+        shared.then(|| {
+            "run_as: without root every task that is a process is one of this agent's own account: it can read the node's \
+             key and speak for the node; containers cannot"
+                .to_owned()
+        })
     }
 
     /// What an agent that runs as root says.
@@ -411,8 +421,9 @@ mod tests {
         assert_eq!(config.check(), []);
         assert!(!config.name.is_empty());
         let about_root = config.warning_of_root().unwrap();
-        assert!(config.warnings().iter().all(|warning| *warning == about_root));
-        assert_eq!(AgentConfig { run_as: Some("submitter".into()), ..config.clone() }.warnings(), [""; 0]);
+        assert!(about_root.contains("a process of root"), "{about_root}");
+        assert!(config.warnings().iter().all(|warning| warning.starts_with("run_as: ")), "{:?}", config.warnings());
+        assert_eq!(AgentConfig { runtime: RuntimeChoice::Docker, ..config.clone() }.warnings(), [""; 0]);
         assert_eq!(parse("a.toml", ""), Ok(config.clone()));
         assert_eq!(parse("a.toml", &toml::to_string(&config).unwrap()), Ok(config));
     }

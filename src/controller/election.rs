@@ -374,11 +374,11 @@ impl ControllerApi for Elected {
     }
 
     async fn authenticate(&self, token: &Token) -> Result<Principal, Error> {
-        self.leading()?.authenticate(token).await
+        self.looking()?.authenticate(token).await
     }
 
     async fn admit_node(&self, node: &NodeName, number: u64, expires_at: Timestamp) -> Result<(), Error> {
-        self.leading()?.admit_node(node, number, expires_at).await
+        self.looking()?.admit_node(node, number, expires_at).await
     }
 
     async fn who_am_i(&self, who: &Principal) -> Result<(Principal, String), Error> {

@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+/// `TCP_LISTEN`.
+const LISTENS: &str = "0A";
 /// `TCP_ESTABLISHED`. The account of a connection that is being closed is not kept.
 const ESTABLISHED: &str = "01";
 
@@ -14,6 +16,17 @@ pub(super) fn of(own: SocketAddr, peer: SocketAddr) -> Option<u32> {
     }
     let table = if peer.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
     find(&std::fs::read_to_string(table).ok()?, own, peer)
+}
+
+/// The account that listens at `address` on loopback; none where nobody does, or it cannot be told.
+pub fn of_listener(address: SocketAddr) -> Option<u32> {
+    let table = std::fs::read_to_string(if address.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" }).ok()?;
+    let local = as_in_table(address);
+    table.lines().skip(1).find_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let is_it = *columns.get(1)? == local && *columns.get(3)? == LISTENS;
+        is_it.then(|| columns.get(7)?.parse().ok()).flatten()
+    })
 }
 
 fn find(table: &str, own: SocketAddr, peer: SocketAddr) -> Option<u32> {
@@ -49,6 +62,8 @@ mod tests {
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (served, peer) = listener.accept().unwrap();
             let own = served.local_addr().unwrap();
+            assert_eq!(of_listener(own), Some(nix::unistd::Uid::current().as_raw()), "{address}");
+            assert_eq!(of_listener(peer), None);
             assert_eq!(of(own, peer), Some(nix::unistd::Uid::current().as_raw()), "{address}");
             let other = SocketAddr::new(peer.ip(), peer.port().wrapping_add(1));
             assert_eq!(of(own, other), None);

@@ -54,6 +54,7 @@ pub use bind::{BoundListener, bind};
 pub use controller_client::ControllerClient;
 pub use credentials::Credentials;
 pub use dialer::Dialer;
+pub use local_account::of_listener;
 pub use routes::{Routes, agent_routes, controller_routes};
 pub use security::{Plain, Security};
 pub use serve::serve;

@@ -27,13 +27,11 @@ pub struct Login {
 
 impl Login {
     /// None where nobody has logged in.
-    pub fn load() -> Result<Option<Self>, Failure> {
+    pub fn load() -> Result<Option<Self>, Error> {
         let Some(path) = path() else { return Ok(None) };
         let wrong = |why: String| {
-            bad_usage(format!(
-                "{}: {why}; 'wharf login ADDR' writes it anew, 'wharf logout' deletes it",
-                path.display()
-            ))
+            let advice = "'wharf login ADDR' writes it anew, 'wharf logout' deletes it";
+            Error::new(ErrorKind::Invalid, format!("{}: {why}; {advice}", path.display()))
         };
         let text = match read(&path) {
             Ok(text) => text,

@@ -180,6 +180,14 @@ impl Fleet {
             Some(net) => (0..nodes).map(|node| format!("{}:{port}", net.near(node))).collect(),
             None => vec![format!("127.0.0.1:{port}")],
         };
+        // What controllers of one store share, as if it had been copied.
+        let (shared, own) = (self.path("c0/cluster"), self.path(&format!("c{i}")));
+        for folder in [&shared, &own] {
+            fs::create_dir_all(folder).expect("the folder is ours");
+        }
+        if i > 0 {
+            std::os::unix::fs::symlink(&shared, own.join("cluster")).expect("the folder is ours");
+        }
         let quoted: Vec<String> = listen.iter().map(|address| format!("'{address}'")).collect();
         let etcd = self.etcd.as_ref().map(|etcd| etcd.settings_of(i)).unwrap_or_default();
         let settings = format!(
