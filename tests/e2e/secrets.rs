@@ -39,6 +39,13 @@ fn told() -> Value {
     with(job("told", &[role("main", 1, command)]), &fields)
 }
 
+/// The same with its secrets among its other variables, and named by a list.
+fn told_by_a_list() -> Value {
+    let extras = json!({ "wharf": { "secrets": ["TOKEN", "OTHER"] } });
+    let env = json!({ "SHOWN": OPEN, "TOKEN": SECRET, "OTHER": "unused" });
+    with(told(), &json!({ "jobEnvs": env, "extras": extras }))
+}
+
 /// As it is, and as records may have it.
 fn needles(marker: &str) -> [Vec<u8>; 2] {
     [marker.into(), STANDARD.encode(marker).into()]
@@ -190,7 +197,7 @@ fn etcd_has_them_sealed_and_a_controller_without_the_key_is_refused() {
     let _row = attack("secrets", "a marker in etcd; a controller without the key", 2, "sealed; refuses to start");
     let etcd = Etcd::start(1);
     let cluster = Cluster::with_two_controllers(vec![Node::new("n0", "none")], &etcd.settings());
-    let id = cluster.submit(&told());
+    let id = cluster.submit(&told_by_a_list());
     cluster.wait_running(&id);
     wait_told(&cluster, &id);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");

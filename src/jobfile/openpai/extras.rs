@@ -1,9 +1,10 @@
 //! `extras`: kept as it is, but for `extras.wharf`, where jobs of OpenPAI's protocol can ask for what only wharf
 //! has: `{"onNodeLost": "wait" | "restart", "leaseSeconds": 1800, "priority": 0, "container": {...}, "nodes": {...},
-//! "placement": "pack" | "spread", "debugHoldSeconds": 604800, "secrets": {...}}`; the last is read by
-//! `secrets`.
+//! "placement": "pack" | "spread", "debugHoldSeconds": 604800, "secrets": {...} or [...]}`; the
+//! last is read by `secrets`.
 
 use super::super::fields::Fields;
+use super::super::json::Value;
 use super::super::report::{Report, as_text};
 use super::limits::{DEBUG_HOLD_SECONDS, DEFAULT_LEASE_SECONDS, LEASE_SECONDS};
 use super::{container, placement};
@@ -46,7 +47,8 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Extra
         Some(node) => container::read(node, report),
     };
     let placement = placement::read(&wharf, report);
-    if let Some(node) = wharf.get("secrets") {
+    // A list names variables, and is no object.
+    if let Some(node) = wharf.get("secrets").filter(|node| !matches!(node.value, Value::Array(_))) {
         Fields::of(node, "extras.wharf.secrets", &[], report)?;
     }
     wharf.warn_unknown(report);

@@ -2,7 +2,7 @@
 
 use super::super::json::join;
 use super::super::report::Report;
-use super::super::secrets::Lifted;
+use super::super::secrets::{Lifted, NoSecret};
 use super::job_env::{ALLOWED_NAMES, is_name, set_by_wharf};
 use super::limits::{MAX_SECRETS, MAX_SECRETS_BYTES};
 use crate::domain::secret::Secret;
@@ -21,14 +21,19 @@ pub(super) fn read(
     }
     let (mut secrets, mut complete, mut bytes) = (Vec::new(), true, 0);
     for Lifted { name, name_at, at, value } in lifted {
-        let path = join(PATH, &name);
+        let path = if name.is_empty() { PATH.to_owned() } else { join(PATH, &name) };
         let wrong = match &value {
+            Err(NoSecret::Absent) => {
+                Some(("names no variable of jobEnvs".to_owned(), "names of variables in jobEnvs"))
+            }
             _ if !is_name(&name) => Some(("is no name of a variable".to_owned(), ALLOWED_NAMES)),
             _ if set_by_wharf(&name) => Some(("is a variable that only wharf sets".to_owned(), "another name")),
             _ if env.iter().any(|(known, _)| *known == name) => {
                 Some(("is in jobEnvs too".to_owned(), "a variable in one of both"))
             }
-            Err(kind) => Some((format!("is {kind}, not a single value"), "a text, a number, true, false or null")),
+            Err(NoSecret::Kind(kind)) => {
+                Some((format!("is {kind}, not a single value"), "a text, a number, true, false or null"))
+            }
             Ok(secret) if secret.reveal().contains('\0') => {
                 Some(("holds a NUL character".to_owned(), "a text without \\u0000"))
             }

@@ -491,7 +491,16 @@ fn secrets_are_variables_that_no_message_shows() {
     assert!(!format!("{written}{parsed:?}").contains(MARKER), "{written}");
     assert_eq!(spec(&wharf(json!({ "T": most }))).secrets.len(), 1);
     assert_eq!(spec(&wharf(json!({}))).secrets, []);
+    // A list names those of jobEnvs that are secret.
+    let mut named = wharf(json!(["T"]));
+    named["jobEnvs"]["T"] = json!(MARKER);
+    let parsed = read(&named).expect("valid");
+    let found: Vec<_> = parsed.spec.secrets.iter().map(|(name, value)| (name.as_str(), value.reveal())).collect();
+    assert_eq!((found.as_slice(), parsed.spec.env.len()), ([("T", MARKER)].as_slice(), 1));
+    assert!(!format!("{parsed:?}").contains(MARKER));
     for (secrets, field) in [
+        (json!([1]), ""),
+        (json!(["SHOWN", { "T": MARKER }]), ""),
         (json!(MARKER), ""),
         (json!([MARKER]), ""),
         (json!({ "T": [MARKER] }), ".T"),
