@@ -54,6 +54,9 @@ pub async fn start_agent(config: &AgentConfig, cancel: CancellationToken) -> Res
     make_state_dir(&config.run_dir, 0o711)?;
     let (config, member) = &settle(config)?;
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    if config.controller.is_empty() {
+        tracing::warn!("this agent belongs to no cluster: 'wharf agent join ADDR -' makes its machine a node");
+    }
     let membership = member.as_ref().map(|member| Membership::new(member, plain(config))).transpose()?;
     let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     let listeners = rpc::bind(&listen, membership.is_some() || config.insecure).await?;
